@@ -1,0 +1,1 @@
+"""Files of a version: fetched, verified and laid out for Triton."""

@@ -1,0 +1,259 @@
+"""The nouns: frozen, checked values that every other module speaks in."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NewType
+
+from router.errors import InvalidName, InvalidRoute
+
+ModelName = NewType("ModelName", str)
+"""Logical name that clients use: 1 to 256 of letters, digits, `. _ - :`."""
+
+VersionId = NewType("VersionId", str)
+"""Opaque id of one immutable registry version, at most 128 characters."""
+
+BackendId = NewType("BackendId", str)
+"""Name of a configured Triton."""
+
+TritonName = NewType("TritonName", str)
+"""Model name inside a Triton, unique to one version."""
+
+WHOLE = 10_000
+"""Weights are whole hundredths of a percent; a split sums to this."""
+
+PINNED_ARM = "pinned"
+"""Reserved arm label of requests that name a version outside the split."""
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9._:-]{1,256}")
+_ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+
+
+def parse_model_name(text: str) -> ModelName:
+    """Check a logical model name.
+
+    Raises:
+        InvalidName: it is empty, too long, or holds another character.
+    """
+    if not _MODEL_NAME.fullmatch(text):
+        raise InvalidName(
+            f"model name {text[:80]!r} is not allowed",
+            hint="use 1 to 256 letters, digits, '.', '_', '-' or ':'",
+        )
+    return ModelName(text)
+
+
+class PointerKind(enum.StrEnum):
+    """What kind of movable name a registry has for a version."""
+
+    ALIAS = "alias"
+    STAGE = "stage"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output; a shape dimension of -1 is variable, the batch dimension included."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What a version takes and gives."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One immutable registry version.
+
+    Attributes:
+        registry: name of the registry in the configuration.
+        model: logical model name.
+        version: its id there.
+        format: `onnx`, `python`, `triton`, ...; "" for a model that a backend brought itself.
+        artifact: URI or absolute path of its files; "" for a model that a backend brought itself.
+        digest: `sha256:` + hex over the sorted file lines, or "" where the registry gives none.
+        contract: inputs and outputs, or None where unknown before the first load.
+        created: unix seconds, or None.
+    """
+
+    registry: str
+    model: ModelName
+    version: VersionId
+    format: str = ""
+    artifact: str = ""
+    digest: str = ""
+    contract: Contract | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    lineage: Mapping[str, str] = field(default_factory=dict)
+    created: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredModel:
+    """All that a registry says of one model at one moment.
+
+    Attributes:
+        versions: in the registry's order, oldest first (integer, else semver, else creation time).
+        stages: lower-cased stage name to version id.
+        aliases: alias without `@` to version id.
+    """
+
+    registry: str
+    name: ModelName
+    versions: Mapping[VersionId, Version]
+    stages: Mapping[str, VersionId] = field(default_factory=dict)
+    aliases: Mapping[str, VersionId] = field(default_factory=dict)
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryProblem:
+    """Something in a registry that cannot be used now; the last good reading goes on."""
+
+    subject: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryView:
+    """One complete reading of a registry."""
+
+    registry: str
+    models: Mapping[ModelName, RegisteredModel]
+    problems: tuple[RegistryProblem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BackendModel:
+    """A model that a Triton serves under its own name, outside any registry."""
+
+    name: str
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One target of a split.
+
+    Attributes:
+        name: `stable`, `canary` or the operator's word; never `pinned`.
+        reference: version id, stage, or `@alias`; "" when `backend_model` is given.
+        weight: hundredths of a percent, 0 to 10,000.
+    """
+
+    name: str
+    reference: str
+    weight: int
+    backend_model: BackendModel | None = None
+
+    def __post_init__(self) -> None:
+        if not _ARM_NAME.fullmatch(self.name) or self.name == PINNED_ARM:
+            raise InvalidRoute(
+                f"arm name {self.name[:80]!r} is not allowed",
+                hint=f"letters, digits, '_' and '-', at most 63, and not {PINNED_ARM!r}",
+            )
+        if not 0 <= self.weight <= WHOLE:
+            raise InvalidRoute(f"arm {self.name!r}: weight must be between 0 and 100")
+        if bool(self.reference) == (self.backend_model is not None):
+            raise InvalidRoute(f"arm {self.name!r}: give either version or backend_model")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The traffic policy of a model.
+
+    Attributes:
+        registry: where its references resolve; "" means the default registry.
+        deadline: seconds, or None for the gateway's default.
+    """
+
+    model: ModelName
+    arms: tuple[Arm, ...]
+    registry: str = ""
+    deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.arms:
+            raise InvalidRoute(f"route of {self.model!r}: at least one arm is needed")
+        names = [arm.name for arm in self.arms]
+        for name in names:
+            if names.count(name) > 1:
+                raise InvalidRoute(f"route of {self.model!r}: arm {name!r} is given twice")
+        total = sum(arm.weight for arm in self.arms)
+        if total != WHOLE:
+            raise InvalidRoute(
+                f"route of {self.model!r}: weights sum to {format_weight(total)}, not 100",
+                hint="change a weight so that all arms together give 100",
+            )
+
+    @property
+    def stable(self) -> Arm:
+        """The arm called `stable`, else the first one."""
+        return next((arm for arm in self.arms if arm.name == "stable"), self.arms[0])
+
+
+def format_weight(weight: int) -> str:
+    """Hundredths of a percent as people write them: 9000 is `90`, 1250 is `12.5`."""
+    return f"{weight / 100:.2f}".rstrip("0").rstrip(".")
+
+
+class Control(enum.StrEnum):
+    """Who loads and unloads models on a backend."""
+
+    EXPLICIT = "explicit"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One Triton, known by address.
+
+    Attributes:
+        grpc: `host:port` of its gRPC endpoint; http and metrics likewise, or "".
+        repository: the folder it was started on, for `control: explicit` on this host.
+        memory: bytes it may use for models, or None.
+    """
+
+    name: BackendId
+    grpc: str
+    http: str = ""
+    metrics: str = ""
+    control: Control = Control.NONE
+    repository: Path | None = None
+    memory: int | None = None
+
+
+class LoadState(enum.StrEnum):
+    """Where a version stands on one backend."""
+
+    LOADING = "loading"
+    READY = "ready"
+    UNLOADING = "unloading"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One line of a Triton's RepositoryIndex."""
+
+    name: TritonName
+    version: str
+    state: str
+    reason: str = ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether this entry can take requests."""
+        return self.state == "READY"

@@ -1,0 +1,1 @@
+"""Pure: what should be loaded where, and why."""

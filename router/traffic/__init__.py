@@ -1,0 +1,1 @@
+"""From registry and route to what the data plane runs. Pure: values in, values out."""

@@ -1,0 +1,110 @@
+"""The routing table as it crosses to the data plane: frozen structs, the same names in Rust.
+
+`gateway/dataplane/table/src/spec.rs` has one struct for each class here, with the same fields in the
+same order; `tests/bridge` compares the two. A `Snapshot` replaces everything; a `Delta` replaces whole
+models and backends by name, on top of exactly one revision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSpec:
+    """One Triton endpoint.
+
+    Attributes:
+        name: its name in the configuration; what `VersionSpec.backends` refers to.
+        address: `host:port` of its gRPC endpoint.
+    """
+
+    name: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSpec:
+    """One version of a model.
+
+    Attributes:
+        version: the concrete version id that answers carry.
+        state: `ready` (forward), `cold` (a request asks for a load and waits) or `failed`.
+        backends: names of the backends that have it ready; empty unless `ready`.
+        backend_model: Triton's model name for it.
+        backend_version: Triton's version number in text, "" for Triton's own choice.
+        reason: why it failed, for the client; "" unless `failed`.
+        metadata: a serialised `inference.ModelMetadataResponse` under the logical name, made from
+            the contract, so that a cold version can be described; b"" where it must be loaded for that.
+    """
+
+    version: str
+    state: str
+    backends: tuple[str, ...]
+    backend_model: str
+    backend_version: str
+    reason: str
+    metadata: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PointerSpec:
+    """A movable name of a version: `kind` is `alias` or `stage` (stages in lower case)."""
+
+    kind: str
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSpec:
+    """One target of the split; `weight` in hundredths of a percent. Weights sum to 10,000."""
+
+    name: str
+    version: str
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One logical model.
+
+    Attributes:
+        name: the logical name.
+        versions: all versions that a client may reach, in the registry's order.
+        pointers: aliases and stages, each to a version of `versions`.
+        arms: the split; empty where no request without a reference can be answered.
+        split_reference: the reference that the stable arm names (`production`, `@champion`, `3`); a
+            request with that reference enters the split instead of pinning.
+        deadline_ms: default deadline of unary calls, 0 for the gateway's.
+        unroutable: why `arms` is empty, for the client; "" otherwise.
+    """
+
+    name: str
+    versions: tuple[VersionSpec, ...]
+    pointers: tuple[PointerSpec, ...]
+    arms: tuple[ArmSpec, ...]
+    split_reference: str
+    deadline_ms: int
+    unroutable: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole table."""
+
+    revision: int
+    backends: tuple[BackendSpec, ...]
+    models: tuple[ModelSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Changes on top of `base_revision`: whole models and backends, by name."""
+
+    base_revision: int
+    revision: int
+    put_backends: tuple[BackendSpec, ...]
+    drop_backends: tuple[str, ...]
+    put_models: tuple[ModelSpec, ...]
+    drop_models: tuple[str, ...]
