@@ -1,0 +1,440 @@
+"""What operators can ask of a running gateway: the seam between admin API, HTTP endpoints and the app.
+
+`gateway.admin`, `gateway.http` and `gateway.metrics` translate these values to their wire and hold no
+decision; `gateway.app` implements `Operations` over the control loop. All results are frozen values, so
+that a caller may read them on another thread. Weights are hundredths of a percent, times unix seconds,
+durations and ages seconds.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from router.model import ModelName, Route
+
+
+class VersionState(enum.StrEnum):
+    """Where a version stands on the backends of this gateway, taken together.
+
+    READY: at least one backend has it. LOADING: none has it yet, one is loading it. COLD: not loaded, a
+    request would load it. FAILED: the last load failed; `reason` says why.
+    """
+
+    READY = "ready"
+    LOADING = "loading"
+    COLD = "cold"
+    FAILED = "failed"
+
+
+class ReferenceKind(enum.StrEnum):
+    """What a reference turned out to be; SPLIT: none given, or the one that the stable arm names."""
+
+    SPLIT = "split"
+    VERSION = "version"
+    ALIAS = "alias"
+    STAGE = "stage"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """One line of the list of models.
+
+    Attributes:
+        name: as the registry has it; where it cannot be a logical name, `problem` says so.
+        registry: name of its registry, or of the backend kind that brought it.
+        versions: ids in the registry's order, oldest first.
+        stages, aliases: name to version id as the registry has them (aliases without `@`).
+        ready: ids of the versions that are ready on a backend.
+        route: one line, such as `stable=production:90 canary=@challenger:10`; "" where there is none.
+        implicit: whether that route is Stagegate's own choice, because the store has none.
+        problem: why clients cannot use it now, or what waits; "" when all is well.
+    """
+
+    name: str
+    registry: str
+    versions: tuple[str, ...]
+    stages: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    ready: tuple[str, ...] = ()
+    route: str = ""
+    implicit: bool = True
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """One version of one model.
+
+    Attributes:
+        stages, aliases: names that point to it in the registry (aliases without `@`).
+        arms: names of the arms that send it traffic now.
+        format: `onnx`, `python`, ...; "" for what a backend brought itself.
+        backends: names of the backends where it is ready.
+        backend_model: its model name inside Triton.
+        metrics: what the registry knows of it, such as accuracy.
+        reason: why it is `failed`; "" otherwise.
+        created: unix seconds, or None.
+    """
+
+    version: str
+    state: VersionState
+    stages: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    arms: tuple[str, ...] = ()
+    format: str = ""
+    backends: tuple[str, ...] = ()
+    backend_model: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    digest: str = ""
+    reason: str = ""
+    created: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersions:
+    """A model with all its versions, oldest first."""
+
+    name: str
+    registry: str
+    description: str
+    versions: tuple[VersionRow, ...]
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one arm of a split gets: the version it means now and its weight."""
+
+    arm: str
+    version: str
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What a request for `model` at `reference` would meet now.
+
+    Attributes:
+        reference: as it was asked, "" for none.
+        kind: what the reference is.
+        arm: the arm label; for a split of several arms the stable one's (`shares` has all).
+        version: the version of that arm.
+        state: where that version stands.
+        backends: who would answer; empty unless `ready`.
+        backend_model: the version's model name inside Triton.
+        shares: the split, heaviest first as served; empty for a pinned reference.
+        why: sentences for people, in the order of the decision.
+    """
+
+    model: str
+    registry: str
+    reference: str
+    kind: ReferenceKind
+    arm: str
+    version: str
+    state: VersionState
+    backends: tuple[str, ...] = ()
+    backend_model: str = ""
+    shares: tuple[Share, ...] = ()
+    why: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ArmView:
+    """One arm of a route, and what clients meet through it now.
+
+    Attributes:
+        reference: as the route has it (`production`, `@champion`, `3`); for an arm with a
+            `backend_model`, that as `name` or `name/version`.
+        weight: as wanted, hundredths of a percent.
+        version: what answers now; "" where nothing does.
+        served_weight: as in force now; differs from `weight` while something loads.
+        waiting: what is waited for, as a sentence; "" when the wanted is in force.
+    """
+
+    name: str
+    reference: str
+    weight: int
+    version: str
+    served_weight: int
+    state: VersionState | None = None
+    waiting: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteView:
+    """A route and who wrote it.
+
+    Attributes:
+        implicit: made up by Stagegate, because the store has no route; then revision is 0, actor,
+            reason are "" and at is None.
+    """
+
+    route: Route
+    implicit: bool
+    arms: tuple[ArmView, ...]
+    revision: int = 0
+    actor: str = ""
+    reason: str = ""
+    at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """All explicit routes at one revision of the store, by model name."""
+
+    revision: int
+    routes: tuple[RouteView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Who asks for a change and why. `reason` may be ""."""
+
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RouteChange:
+    """One change of one route, from what to what; `after` is None for a deletion."""
+
+    model: ModelName
+    revision: int
+    before: Route | None
+    after: Route | None
+    actor: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStatus:
+    """One Triton.
+
+    Attributes:
+        control: `explicit` or `none`.
+        models: how many model versions are ready there.
+        reason: why it is not up; "" otherwise.
+        server: what it calls itself, such as `triton 2.51.0`; "" before it answered.
+    """
+
+    name: str
+    address: str
+    control: str
+    up: bool
+    models: int = 0
+    reason: str = ""
+    server: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that cannot be used now, and why."""
+
+    subject: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryStatus:
+    """One registry.
+
+    Attributes:
+        type: `folder`, ...
+        age: seconds since it was last read whole; None when it never was.
+        reason: why it cannot be read at all now; "" otherwise.
+        problems: what in it cannot be used.
+    """
+
+    name: str
+    type: str
+    models: int
+    age: float | None
+    reason: str = ""
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """How much there is, over all models."""
+
+    models: int = 0
+    versions: int = 0
+    ready: int = 0
+    loading: int = 0
+    failed: int = 0
+    routes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    """The whole gateway at a glance.
+
+    Attributes:
+        version: Stagegate's.
+        started: unix seconds.
+        uptime: seconds.
+        ready, reasons: as `/readyz` says.
+        config: path of the configuration file, or "(built in)".
+        state: where routes are kept, without credentials.
+        revision: the store's revision that is in force.
+        inference, metrics, admin: bound `host:port`.
+        connections: open client connections on the inference port.
+        requests: finished requests since the start.
+        problems: what cannot be served, beyond what the registries list.
+    """
+
+    version: str
+    started: float
+    uptime: float
+    ready: bool
+    reasons: tuple[str, ...]
+    config: str
+    state: str
+    revision: int
+    inference: str
+    metrics: str
+    admin: str
+    connections: int
+    requests: int
+    totals: Totals
+    backends: tuple[BackendStatus, ...]
+    registries: tuple[RegistryStatus, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadReport:
+    """What a reload did. `needs_restart` names keys that changed but take effect at the next start."""
+
+    config: str
+    changed: tuple[str, ...]
+    needs_restart: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether this gateway should get traffic; `reasons` says why not."""
+
+    ready: bool
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RouteWeight:
+    """Weight in force of one arm (hundredths of a percent) and the version that answers."""
+
+    model: str
+    arm: str
+    version: str
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryGauge:
+    """Numbers of one registry; `age` is None when it was never read."""
+
+    name: str
+    age: float | None
+    problems: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """Numbers for `/metrics` that the control loop knows and the data plane does not.
+
+    Attributes:
+        backends: name to whether it is up.
+    """
+
+    revision: int
+    weights: tuple[RouteWeight, ...] = ()
+    backends: Mapping[str, bool] = field(default_factory=dict)
+    registries: tuple[RegistryGauge, ...] = ()
+
+
+class Catalogue(Protocol):
+    """What there is to serve."""
+
+    async def models(self) -> tuple[ModelSummary, ...]:
+        """All models by name, those that cannot be served included, with the reason."""
+        ...
+
+    async def versions(self, model: ModelName) -> ModelVersions:
+        """One model with all its versions. Raises ModelNotFound."""
+        ...
+
+    async def resolve(self, model: ModelName, reference: str) -> Resolution:
+        """What a request would meet; by the same code as the hot path, without sending anything.
+
+        Raises:
+            ModelNotFound, VersionNotFound, InvalidReference: as a client would be answered.
+            Unavailable: the model exists, but no split of it can be answered now.
+        """
+        ...
+
+
+class Routing(Protocol):
+    """Traffic policy. `expected_revision=None` means "whatever is there"."""
+
+    async def routes(self) -> RouteTable:
+        """All explicit routes. Raises StateUnavailable."""
+        ...
+
+    async def route(self, model: ModelName) -> RouteView:
+        """The route in force, explicit or implicit. Raises ModelNotFound, StateUnavailable."""
+        ...
+
+    async def apply_routes(
+        self, routes: Sequence[Route], *, expected_revision: int | None, change: Change
+    ) -> tuple[RouteChange, ...]:
+        """Write all routes in one atomic change; one `RouteChange` each, all of one revision.
+
+        Raises:
+            ModelNotFound, VersionNotFound, InvalidRoute: a route that cannot be served as written.
+            Conflict: the store is at another revision than expected. Nothing was written.
+            StateUnavailable: the store cannot be written now.
+        """
+        ...
+
+    async def delete_route(
+        self, model: ModelName, *, expected_revision: int | None, change: Change
+    ) -> RouteChange:
+        """Go back to the implicit route. Raises RouteNotFound, Conflict, StateUnavailable."""
+        ...
+
+    async def history(self, model: ModelName, limit: int) -> tuple[RouteChange, ...]:
+        """Changes of one route, newest first, at most `limit`. Raises StateUnavailable."""
+        ...
+
+
+class Process(Protocol):
+    """The gateway itself."""
+
+    async def status(self) -> StatusReport:
+        """Everything at a glance."""
+        ...
+
+    async def readiness(self) -> Readiness:
+        """Whether this gateway should get traffic. Cheap: asked by probes."""
+        ...
+
+    async def gauges(self) -> Gauges:
+        """Numbers for `/metrics`. Cheap: asked at each scrape."""
+        ...
+
+    async def reload(self) -> ReloadReport:
+        """Read the configuration file again and take what changed, or refuse all of it.
+
+        Raises:
+            ConfigInvalid: with every mistake; nothing was changed.
+        """
+        ...
+
+
+class Operations(Catalogue, Routing, Process, Protocol):
+    """All of it; what `gateway.app` implements."""
