@@ -1,0 +1,121 @@
+//! A gRPC server with one constant answer to every unary call, cheap enough not to be the bottleneck.
+//!
+//! `constant-backend [--port 0] [--model m] [--version 1] [--answer-bytes 64]` prints
+//! `{"port": P}` when it listens, answers until stdin ends, then prints `{"requests": N}`.
+//! It reads a request to its end before it answers, or not at all where the request asks for that.
+
+#![forbid(unsafe_code)]
+
+use std::cell::Cell;
+use std::error::Error;
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::RecvStream;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{spawn_local, LocalSet};
+
+use stagegate_bench::args::Args;
+use stagegate_bench::message::{answer, EARLY_HEADER};
+use stagegate_bench::{lines, tuning};
+
+/// What every request gets, and how many there were.
+struct Backend {
+    body: Bytes,
+    trailers: HeaderMap,
+    requests: Cell<u64>,
+}
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("constant-backend: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<(), Box<dyn Error>> {
+    let mut args = Args::from_env()?;
+    let port: u16 = args.take("port", 0)?;
+    let model: String = args.take("model", "m".to_owned())?;
+    let version: String = args.take("version", "1".to_owned())?;
+    let size: usize = args.take("answer-bytes", 64)?;
+    args.finish()?;
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let backend = Rc::new(Backend {
+        body: answer(&model, &version, size),
+        trailers,
+        requests: Cell::new(0),
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    LocalSet::new().block_on(&runtime, serve(port, backend))
+}
+
+async fn serve(port: u16, backend: Rc<Backend>) -> Result<(), Box<dyn Error>> {
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    lines::say(&format!("{{\"port\": {}}}", listener.local_addr()?.port()))?;
+    let mut commands = lines::commands();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (socket, _) = accepted?;
+                let backend = Rc::clone(&backend);
+                spawn_local(async move {
+                    // A client that goes away ends its connection with an error; the next one is as good.
+                    let _ = connection(socket, backend).await;
+                });
+            }
+            command = commands.recv() => if command.is_none() { break },
+        }
+    }
+    lines::say(&format!("{{\"requests\": {}}}", backend.requests.get()))?;
+    Ok(())
+}
+
+async fn connection(socket: TcpStream, backend: Rc<Backend>) -> Result<(), Box<dyn Error>> {
+    socket.set_nodelay(true)?;
+    let mut connection = tuning::server().handshake(socket).await?;
+    while let Some(accepted) = connection.accept().await {
+        let (request, respond) = accepted?;
+        backend.requests.set(backend.requests.get() + 1);
+        if request.headers().contains_key(EARLY_HEADER) {
+            let _ = reply(&backend, respond);
+        } else {
+            let backend = Rc::clone(&backend);
+            spawn_local(async move {
+                let _ = read_and_reply(&backend, request, respond).await;
+            });
+        }
+    }
+    Ok(())
+}
+
+async fn read_and_reply(
+    backend: &Backend,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) -> Result<(), h2::Error> {
+    let mut body = request.into_body();
+    while let Some(piece) = body.data().await {
+        let len = piece?.len();
+        body.flow_control().release_capacity(len)?;
+    }
+    reply(backend, respond)
+}
+
+fn reply(backend: &Backend, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
+    let mut head = Response::new(());
+    head.headers_mut()
+        .insert("content-type", HeaderValue::from_static("application/grpc"));
+    let mut stream = respond.send_response(head, false)?;
+    stream.send_data(backend.body.clone(), false)?;
+    stream.send_trailers(backend.trailers.clone())
+}
