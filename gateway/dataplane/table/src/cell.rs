@@ -1,0 +1,144 @@
+//! What outlives one table: a model, version or arm that is published again keeps its cell, so that
+//! requests which wait for a load are woken and counters go on.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::futures::Notified;
+use tokio::sync::Notify;
+
+use crate::counters::VersionSeries;
+
+/// Where the counters of one series are kept in every thread; empty until the first request.
+#[derive(Debug, Default)]
+pub struct SeriesCell(AtomicU64);
+
+impl SeriesCell {
+    /// 0 where there is no series yet.
+    pub(crate) fn id(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    /// Only under the registry's lock.
+    pub(crate) fn set(&self, id: u64) {
+        self.0.store(id, Relaxed);
+    }
+}
+
+/// Of a logical model.
+#[derive(Debug, Default)]
+pub struct ModelCell {
+    waiting: AtomicU32,
+    pub(crate) refused: SeriesCell,
+}
+
+impl ModelCell {
+    /// Requests that wait for any version of this model to load.
+    #[must_use]
+    pub fn waiting(&self) -> u32 {
+        self.waiting.load(Relaxed)
+    }
+}
+
+/// Of one version of a model.
+#[derive(Debug, Default)]
+pub struct VersionCell {
+    waiting: AtomicU32,
+    wanted: AtomicBool,
+    notify: Notify,
+    pub(crate) pinned: SeriesCell,
+    pub(crate) usage: SeriesCell,
+}
+
+impl VersionCell {
+    /// Requests that wait for this version to load.
+    #[must_use]
+    pub fn waiting(&self) -> u32 {
+        self.waiting.load(Relaxed)
+    }
+
+    /// Completes at the next publish that touches the version.
+    ///
+    /// Call it (and `enable` it) before looking at the table again, else a publish in between is missed.
+    pub fn changed(&self) -> Notified<'_> {
+        self.notify.notified()
+    }
+
+    /// The load that was wanted ended, one way or the other.
+    pub(crate) fn settle(&self) {
+        self.wanted.store(false, Relaxed);
+    }
+
+    pub(crate) fn wake(&self) {
+        self.notify.notify_waiters();
+    }
+}
+
+/// Of one arm of a split with the version that it names.
+#[derive(Debug, Default)]
+pub struct ArmCell {
+    pub(crate) series: SeriesCell,
+}
+
+/// A request's place in the queue for a cold version; leaves it when dropped, and counts the time.
+#[derive(Debug)]
+pub struct Waiting {
+    model: Arc<ModelCell>,
+    version: Arc<VersionCell>,
+    series: Arc<VersionSeries>,
+    since: Instant,
+    first: bool,
+}
+
+impl Waiting {
+    /// Take a place, unless `limit` requests of the model wait already.
+    pub(crate) fn enter(
+        model: &Arc<ModelCell>,
+        version: &Arc<VersionCell>,
+        series: Arc<VersionSeries>,
+        limit: u32,
+    ) -> Option<Self> {
+        let room = |waiting| (waiting < limit).then_some(waiting + 1);
+        model.waiting.fetch_update(Relaxed, Relaxed, room).ok()?;
+        version.waiting.fetch_add(1, Relaxed);
+        let first = !version.wanted.swap(true, Relaxed);
+        let (model, version) = (Arc::clone(model), Arc::clone(version));
+        Some(Self {
+            model,
+            version,
+            series,
+            since: Instant::now(),
+            first,
+        })
+    }
+
+    /// Whether this request is the one that must ask for the load.
+    #[must_use]
+    pub fn must_ask(&self) -> bool {
+        self.first
+    }
+
+    /// The load could not be asked for: let the next request try.
+    pub fn not_asked(&self) {
+        self.version.settle();
+    }
+
+    /// The version's cell, to wait on.
+    #[must_use]
+    pub fn cell(&self) -> &Arc<VersionCell> {
+        &self.version
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // Nobody waits any more: whoever comes next asks again, in case the event got lost.
+        if self.version.waiting.fetch_sub(1, Relaxed) == 1 {
+            self.version.settle();
+        }
+        self.model.waiting.fetch_sub(1, Relaxed);
+        let micros = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.series.queue.record(micros);
+    }
+}

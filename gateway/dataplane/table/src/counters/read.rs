@@ -1,0 +1,254 @@
+//! The sums over all threads, as the control plane reads them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+
+use super::histogram::Buckets;
+use super::registry::{Entry, Inner, Labels};
+use super::series::{Series, VersionSeries, CODES};
+
+/// Requests of one (model, version, arm).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArmCounters {
+    /// Labels; version and arm are empty for requests that reached none.
+    pub model: String,
+    /// Concrete version id.
+    pub version: String,
+    /// The arm's name, or `pinned`.
+    pub arm: String,
+    /// Ended requests by gRPC status code.
+    pub codes: [u64; CODES],
+    /// Whole time in the gateway.
+    pub time: Buckets,
+    /// Requests that have begun and not ended.
+    pub inflight: u64,
+}
+
+/// Time that one backend took for one version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendCounters {
+    /// Labels.
+    pub model: String,
+    /// Concrete version id.
+    pub version: String,
+    /// The backend's name.
+    pub backend: String,
+    /// From the request sent to the answer read.
+    pub time: Buckets,
+}
+
+/// Time that requests waited for one version to load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueCounters {
+    /// Labels.
+    pub model: String,
+    /// Concrete version id.
+    pub version: String,
+    /// Time waited, by requests that wait no more.
+    pub time: Buckets,
+    /// Requests that wait now.
+    pub waiting: u64,
+}
+
+/// Times of streams of one (model, version, arm).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamCounters {
+    /// Labels.
+    pub model: String,
+    /// Concrete version id.
+    pub version: String,
+    /// The arm's name, or `pinned`.
+    pub arm: String,
+    /// To the first answer.
+    pub first: Buckets,
+    /// Between answers.
+    pub inter: Buckets,
+}
+
+/// All counters at one moment, each list by its labels.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Of the table that is served now.
+    pub revision: u64,
+    /// Requests.
+    pub arms: Vec<ArmCounters>,
+    /// Backend times.
+    pub backends: Vec<BackendCounters>,
+    /// Waits for cold loads.
+    pub queues: Vec<QueueCounters>,
+    /// Stream times.
+    pub streams: Vec<StreamCounters>,
+    /// Open client connections.
+    pub connections: u64,
+    /// Events that the control plane did not fetch in time.
+    pub events_dropped: u64,
+    /// Stream messages from clients.
+    pub messages_received: u64,
+    /// Stream messages to clients.
+    pub messages_sent: u64,
+}
+
+/// Sums of [`Series`].
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SeriesTotals {
+    codes: [u64; CODES],
+    time: Buckets,
+    inflight: i64,
+    streams: Option<Box<(Buckets, Buckets)>>,
+}
+
+impl SeriesTotals {
+    pub(crate) fn add(&mut self, entry: &Entry<Series>) {
+        for series in &entry.threads {
+            self.add_series(series);
+        }
+    }
+
+    fn add_series(&mut self, series: &Series) {
+        for (to, from) in self.codes.iter_mut().zip(&series.codes) {
+            *to = to.wrapping_add(from.load(Relaxed));
+        }
+        self.time.add(&series.time.read());
+        self.inflight += series.inflight();
+        if let Some(streams) = series.streams.get() {
+            self.add_streams(&streams.first.read(), &streams.inter.read());
+        }
+    }
+
+    fn add_streams(&mut self, first: &Buckets, inter: &Buckets) {
+        let sums = self.streams.get_or_insert_with(Box::default);
+        sums.0.add(first);
+        sums.1.add(inter);
+    }
+
+    fn add_totals(&mut self, other: &Self) {
+        for (to, from) in self.codes.iter_mut().zip(other.codes) {
+            *to = to.wrapping_add(from);
+        }
+        self.time.add(&other.time);
+        if let Some(streams) = &other.streams {
+            self.add_streams(&streams.0, &streams.1);
+        }
+    }
+}
+
+/// Sums of [`VersionSeries`].
+#[derive(Debug, Clone, Default)]
+pub(crate) struct VersionTotals {
+    queue: Buckets,
+    waiting: u64,
+    backends: BTreeMap<Box<str>, Buckets>,
+}
+
+impl VersionTotals {
+    pub(crate) fn add(&mut self, entry: &Entry<VersionSeries>) {
+        for series in &entry.threads {
+            self.add_series(series);
+        }
+    }
+
+    fn add_series(&mut self, series: &VersionSeries) {
+        self.queue.add(&series.queue.read());
+        series.each_backend(|name, time| {
+            self.backends
+                .entry(name.into())
+                .or_default()
+                .add(&time.read());
+        });
+    }
+
+    fn add_totals(&mut self, other: &Self) {
+        self.queue.add(&other.queue);
+        for (name, time) in &other.backends {
+            self.backends.entry(name.clone()).or_default().add(time);
+        }
+    }
+}
+
+/// Sums by label over what counts now and what ended.
+pub(crate) fn merge(inner: &Inner) -> Counters {
+    let mut counters = Counters::default();
+    let mut series: HashMap<&Arc<Labels>, SeriesTotals> = HashMap::new();
+    for entry in inner.series.entries() {
+        series.entry(&entry.labels).or_default().add(entry);
+    }
+    for (labels, totals) in inner.former_series.iter() {
+        series.entry(labels).or_default().add_totals(totals);
+    }
+    for (labels, totals) in sorted(series) {
+        push_series(&mut counters, labels, &totals);
+    }
+    let mut versions: HashMap<&Arc<Labels>, VersionTotals> = HashMap::new();
+    for entry in inner.versions.entries() {
+        let totals = versions.entry(&entry.labels).or_default();
+        totals.add(entry);
+        totals.waiting += entry.owner.waiting();
+    }
+    for (labels, totals) in inner.former_versions.iter() {
+        versions.entry(labels).or_default().add_totals(totals);
+    }
+    for (labels, totals) in sorted(versions) {
+        push_version(&mut counters, labels, &totals);
+    }
+    let mut connections = 0;
+    for thread in &inner.threads {
+        let (received, sent) = thread.messages();
+        connections += thread.connections();
+        counters.events_dropped += thread.events_dropped();
+        counters.messages_received += received;
+        counters.messages_sent += sent;
+    }
+    counters.connections = u64::try_from(connections).unwrap_or(0);
+    counters
+}
+
+fn sorted<T>(sums: HashMap<&Arc<Labels>, T>) -> Vec<(&Arc<Labels>, T)> {
+    let mut list: Vec<_> = sums.into_iter().collect();
+    list.sort_unstable_by(|a, b| a.0.cmp(b.0));
+    list
+}
+
+fn push_series(counters: &mut Counters, labels: &Labels, totals: &SeriesTotals) {
+    let (model, version, arm) = (
+        labels.model.to_string(),
+        labels.version.to_string(),
+        labels.arm.to_string(),
+    );
+    if let Some(streams) = &totals.streams {
+        counters.streams.push(StreamCounters {
+            model: model.clone(),
+            version: version.clone(),
+            arm: arm.clone(),
+            first: streams.0,
+            inter: streams.1,
+        });
+    }
+    counters.arms.push(ArmCounters {
+        model,
+        version,
+        arm,
+        codes: totals.codes,
+        time: totals.time,
+        inflight: u64::try_from(totals.inflight).unwrap_or(0),
+    });
+}
+
+fn push_version(counters: &mut Counters, labels: &Labels, totals: &VersionTotals) {
+    for (backend, time) in &totals.backends {
+        counters.backends.push(BackendCounters {
+            model: labels.model.to_string(),
+            version: labels.version.to_string(),
+            backend: backend.to_string(),
+            time: *time,
+        });
+    }
+    if totals.queue.count() > 0 || totals.waiting > 0 {
+        counters.queues.push(QueueCounters {
+            model: labels.model.to_string(),
+            version: labels.version.to_string(),
+            time: totals.queue,
+            waiting: totals.waiting,
+        });
+    }
+}

@@ -1,0 +1,243 @@
+//! Where the series of all threads are known, and what became of those that ended.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::read::Counters;
+use super::series::{Series, VersionSeries};
+use super::thread::ThreadTotals;
+use crate::cell::{ArmCell, ModelCell, SeriesCell, VersionCell};
+
+/// Most ended series whose numbers are kept, of each kind.
+pub(crate) const FORMER: usize = 10_000;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Labels {
+    pub(crate) model: Box<str>,
+    pub(crate) version: Box<str>,
+    pub(crate) arm: Box<str>,
+}
+
+impl Labels {
+    pub(crate) fn new(model: &str, version: &str, arm: &str) -> Self {
+        Self {
+            model: model.into(),
+            version: version.into(),
+            arm: arm.into(),
+        }
+    }
+}
+
+/// What keeps a series alive.
+#[derive(Debug)]
+pub(crate) enum Owner {
+    Model(Weak<ModelCell>),
+    Version(Weak<VersionCell>),
+    Arm(Weak<ArmCell>),
+    Process,
+}
+
+impl Owner {
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Model(cell) => cell.strong_count() == 0,
+            Self::Version(cell) => cell.strong_count() == 0,
+            Self::Arm(cell) => cell.strong_count() == 0,
+            Self::Process => false,
+        }
+    }
+
+    /// Requests that wait for the version that owns the series.
+    pub(crate) fn waiting(&self) -> u64 {
+        match self {
+            Self::Version(cell) => cell.upgrade().map_or(0, |cell| u64::from(cell.waiting())),
+            _ => 0,
+        }
+    }
+}
+
+/// A series in all threads that count it.
+#[derive(Debug)]
+pub(crate) struct Entry<S> {
+    pub(crate) labels: Arc<Labels>,
+    pub(crate) owner: Owner,
+    pub(crate) threads: Vec<Arc<S>>,
+}
+
+impl<S> Entry<S> {
+    /// Nobody can count it any more: its cell is gone, and nobody but us and the one thread that
+    /// made it holds it.
+    fn is_over(&self) -> bool {
+        self.owner.is_gone()
+            && self
+                .threads
+                .iter()
+                .all(|series| Arc::strong_count(series) <= 2)
+    }
+}
+
+/// All series of one kind. A place is used again after its series ended, under a new generation: a
+/// thread that still remembers the old series there sees that the number differs.
+#[derive(Debug)]
+pub(crate) struct Family<S> {
+    places: Vec<(u32, Option<Entry<S>>)>,
+    free: Vec<u32>,
+}
+
+impl<S> Default for Family<S> {
+    fn default() -> Self {
+        Self {
+            places: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+}
+
+impl<S: Default> Family<S> {
+    fn register(&mut self, cell: &SeriesCell, owner: Owner, labels: Labels) -> (u64, Arc<S>) {
+        let series = Arc::new(S::default());
+        let id = cell.id();
+        if id != 0 {
+            let at = (id as u32 - 1) as usize;
+            if let Some((_, Some(entry))) = self.places.get_mut(at) {
+                entry.threads.push(Arc::clone(&series));
+                return (id, series);
+            }
+        }
+        let entry = Entry {
+            labels: Arc::new(labels),
+            owner,
+            threads: vec![Arc::clone(&series)],
+        };
+        let id = self.place(entry);
+        cell.set(id);
+        (id, series)
+    }
+
+    fn place(&mut self, entry: Entry<S>) -> u64 {
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.places.push((0, None));
+            self.places.len() as u32 - 1
+        });
+        let place = &mut self.places[at as usize];
+        place.0 = place.0.wrapping_add(1);
+        place.1 = Some(entry);
+        u64::from(place.0) << 32 | u64::from(at + 1)
+    }
+
+    /// Take out what is over.
+    fn sweep(&mut self) -> Vec<Entry<S>> {
+        let mut over = Vec::new();
+        for (at, (_, entry)) in self.places.iter_mut().enumerate() {
+            if entry.as_ref().is_some_and(Entry::is_over) {
+                over.extend(entry.take());
+                self.free.push(at as u32);
+            }
+        }
+        over
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry<S>> {
+        self.places.iter().filter_map(|(_, entry)| entry.as_ref())
+    }
+}
+
+/// The numbers of ended series, the oldest given up first.
+#[derive(Debug)]
+pub(crate) struct Former<T> {
+    totals: HashMap<Arc<Labels>, T>,
+    order: VecDeque<Arc<Labels>>,
+}
+
+impl<T> Default for Former<T> {
+    fn default() -> Self {
+        Self {
+            totals: HashMap::new(),
+            order: VecDeque::new(),
+        }
+    }
+}
+
+impl<T: Default> Former<T> {
+    pub(crate) fn of(&mut self, labels: &Arc<Labels>) -> &mut T {
+        if !self.totals.contains_key(labels) {
+            if self.order.len() >= FORMER {
+                if let Some(oldest) = self.order.pop_front() {
+                    self.totals.remove(&oldest);
+                }
+            }
+            self.order.push_back(Arc::clone(labels));
+        }
+        self.totals.entry(Arc::clone(labels)).or_default()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Arc<Labels>, &T)> {
+        self.totals.iter()
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Inner {
+    pub(crate) series: Family<Series>,
+    pub(crate) versions: Family<VersionSeries>,
+    pub(crate) former_series: Former<super::read::SeriesTotals>,
+    pub(crate) former_versions: Former<super::read::VersionTotals>,
+    pub(crate) threads: Vec<Arc<ThreadTotals>>,
+}
+
+/// Shared by all threads; its lock is taken to register a series and to read.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    inner: Mutex<Inner>,
+}
+
+impl Registry {
+    pub(crate) fn series(
+        &self,
+        cell: &SeriesCell,
+        owner: Owner,
+        labels: Labels,
+    ) -> (u64, Arc<Series>) {
+        self.lock().series.register(cell, owner, labels)
+    }
+
+    pub(crate) fn series_for_ever(&self, labels: Labels) -> Arc<Series> {
+        self.lock()
+            .series
+            .register(&SeriesCell::default(), Owner::Process, labels)
+            .1
+    }
+
+    pub(crate) fn version(
+        &self,
+        cell: &SeriesCell,
+        owner: Owner,
+        labels: Labels,
+    ) -> (u64, Arc<VersionSeries>) {
+        self.lock().versions.register(cell, owner, labels)
+    }
+
+    pub(crate) fn thread(&self) -> Arc<ThreadTotals> {
+        let totals = Arc::new(ThreadTotals::default());
+        self.lock().threads.push(Arc::clone(&totals));
+        totals
+    }
+
+    /// The sums over all threads, by label.
+    pub(crate) fn read(&self) -> Counters {
+        let mut inner = self.lock();
+        let (series, versions) = (inner.series.sweep(), inner.versions.sweep());
+        for entry in &series {
+            inner.former_series.of(&entry.labels).add(entry);
+        }
+        for entry in &versions {
+            inner.former_versions.of(&entry.labels).add(entry);
+        }
+        super::read::merge(&inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing here is left half done by a panic: numbers may miss one request at most.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,85 @@
+//! The numbers of one series in one thread.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::histogram::{add, Histogram};
+
+/// gRPC status codes, 0 to 16.
+pub const CODES: usize = 17;
+
+const UNKNOWN: usize = 2;
+
+/// Requests of one (model, version, arm). Only the thread that made it may count.
+#[derive(Debug, Default)]
+pub struct Series {
+    pub(crate) codes: [AtomicU64; CODES],
+    pub(crate) time: Histogram,
+    pub(crate) started: AtomicU64,
+    pub(crate) streams: OnceLock<Box<Streams>>,
+}
+
+/// Times between the answers of streams.
+#[derive(Debug, Default)]
+pub struct Streams {
+    /// From the request to its first answer.
+    pub first: Histogram,
+    /// From one answer to the next.
+    pub inter: Histogram,
+}
+
+impl Series {
+    /// A request begins.
+    pub fn start(&self) {
+        add(&self.started, 1);
+    }
+
+    /// A request that began ends with that gRPC code; `micros` is its whole time in the gateway.
+    pub fn finish(&self, code: u8, micros: u64) {
+        add(
+            self.codes
+                .get(usize::from(code))
+                .unwrap_or(&self.codes[UNKNOWN]),
+            1,
+        );
+        self.time.record(micros);
+    }
+
+    /// Histograms for streams, made at first use.
+    pub fn streams(&self) -> &Streams {
+        self.streams.get_or_init(Box::default)
+    }
+
+    pub(crate) fn inflight(&self) -> i64 {
+        let ended: u64 = self.codes.iter().map(|code| code.load(Relaxed)).sum();
+        self.started.load(Relaxed).wrapping_sub(ended).cast_signed()
+    }
+}
+
+/// Times of one version that do not depend on the arm. Only the thread that made it may count.
+#[derive(Debug, Default)]
+pub struct VersionSeries {
+    /// Time waited for a cold load.
+    pub(crate) queue: Histogram,
+    backends: Mutex<Vec<(Box<str>, Arc<Histogram>)>>,
+}
+
+impl VersionSeries {
+    /// The histogram of a backend's time. Takes a lock: the thread keeps what it gives.
+    pub(crate) fn backend(&self, name: &str) -> Arc<Histogram> {
+        let mut backends = self.backends.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, histogram)) = backends.iter().find(|(other, _)| **other == *name) {
+            return Arc::clone(histogram);
+        }
+        let histogram = Arc::new(Histogram::default());
+        backends.push((name.into(), Arc::clone(&histogram)));
+        histogram
+    }
+
+    pub(crate) fn each_backend(&self, mut visit: impl FnMut(&str, &Histogram)) {
+        let backends = self.backends.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, histogram) in backends.iter() {
+            visit(name, histogram);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! One logical model as a request sees it: everything that can be made beforehand is made.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
+use stagegate_wire::encode::{len_size, put_len};
+
+use crate::cell::{ArmCell, ModelCell, VersionCell};
+use crate::grammar::Reference;
+use crate::pick::RefKind;
+
+/// Versions up to which a list is searched from end to end; longer ones have a sorted index.
+pub(crate) const LINEAR: usize = 8;
+
+/// What can be done with a version now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Forward to one of its backends.
+    Ready,
+    /// Ask for a load and wait.
+    Cold,
+    /// It cannot be loaded, for this reason.
+    Failed(Box<str>),
+}
+
+impl State {
+    /// The word that the control plane uses.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Cold => "cold",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
+/// One version of a model.
+#[derive(Debug)]
+pub struct Version {
+    /// The concrete version id that answers carry.
+    pub id: Box<str>,
+    /// What can be done with it now.
+    pub state: State,
+    /// Ids of the backends that have it ready; at least one where it is ready.
+    pub backends: Box<[u32]>,
+    /// Triton's model name for it.
+    pub backend_model: Box<str>,
+    /// Triton's version number in text, empty for Triton's own choice.
+    pub backend_version: Box<str>,
+    /// Appended to requests: Triton's names.
+    pub request_tail: Bytes,
+    /// Appended to answers: the logical name and this version.
+    pub answer_tail: Bytes,
+    /// This version in the metadata of answers; percent-encoded where it is not ASCII.
+    pub version_header: HeaderValue,
+    /// A `ModelMetadataResponse` made from the contract, or empty.
+    pub metadata: Bytes,
+    /// What lives on when the model is published again.
+    pub cell: Arc<VersionCell>,
+    pub(crate) stream_tail: OnceLock<Bytes>,
+}
+
+impl Version {
+    /// Appended to a `ModelStreamInferResponse` that has an `infer_response`; made at first use.
+    pub fn stream_tail(&self) -> &Bytes {
+        self.stream_tail.get_or_init(|| {
+            let mut out = BytesMut::with_capacity(len_size(2, self.answer_tail.len()));
+            put_len(&mut out, 2, &self.answer_tail);
+            out.freeze()
+        })
+    }
+}
+
+/// One target of a split.
+#[derive(Debug)]
+pub struct Arm {
+    /// `stable`, `canary` or the operator's word.
+    pub name: Box<str>,
+    /// Its place in [`Model::versions`].
+    pub version: u32,
+    /// Hundredths of a percent.
+    pub weight: u32,
+    /// Draws below this, and not below the arm before, go here.
+    pub(crate) until: u32,
+    /// The arm in the metadata of answers.
+    pub header: HeaderValue,
+    /// What lives on when the model is published again.
+    pub cell: Arc<ArmCell>,
+}
+
+/// A movable name of a version, sorted by kind and name.
+#[derive(Debug)]
+pub(crate) struct Pointer {
+    pub(crate) kind: RefKind,
+    pub(crate) name: Box<str>,
+    pub(crate) version: u32,
+}
+
+/// What a reference names: a place in the versions or in the pointers of a model. Two references are
+/// the same if their targets are equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) kind: RefKind,
+    pub(crate) at: u32,
+}
+
+/// One logical model.
+#[derive(Debug)]
+pub struct Model {
+    /// The logical name.
+    pub name: Box<str>,
+    /// In the registry's order, oldest first.
+    pub versions: Box<[Arc<Version>]>,
+    /// The split; empty where no request without a reference can be answered.
+    pub arms: Box<[Arm]>,
+    /// Default deadline of unary calls, where it differs from the gateway's.
+    pub deadline: Option<Duration>,
+    /// Why there are no arms, for the client.
+    pub unroutable: Box<str>,
+    /// What lives on when the model is published again.
+    pub cell: Arc<ModelCell>,
+    pub(crate) pointers: Box<[Pointer]>,
+    pub(crate) split_reference: Box<str>,
+    pub(crate) split: Option<Target>,
+    pub(crate) sorted: Box<[u32]>,
+}
+
+impl Model {
+    /// The version of that id.
+    #[must_use]
+    pub fn version(&self, id: &str) -> Option<&Arc<Version>> {
+        self.versions.get(self.version_at(id)? as usize)
+    }
+
+    /// The arm of that name.
+    #[must_use]
+    pub fn arm(&self, name: &str) -> Option<&Arm> {
+        self.arms.iter().find(|arm| *arm.name == *name)
+    }
+
+    /// The version that an arm of this model names.
+    #[must_use]
+    pub fn arm_version(&self, arm: &Arm) -> &Arc<Version> {
+        &self.versions[arm.version as usize]
+    }
+
+    /// Aliases and stages: kind, name (aliases without `@`) and version id.
+    pub fn pointers(&self) -> impl Iterator<Item = (RefKind, &str, &str)> {
+        self.pointers
+            .iter()
+            .map(|p| (p.kind, &*p.name, &*self.versions[p.version as usize].id))
+    }
+
+    pub(crate) fn version_at(&self, id: &str) -> Option<u32> {
+        let at = if self.sorted.is_empty() {
+            self.versions
+                .iter()
+                .position(|version| *version.id == *id)?
+        } else {
+            let key = |at: &u32| &*self.versions[*at as usize].id;
+            self.sorted[self.sorted.binary_search_by_key(&id, key).ok()?] as usize
+        };
+        u32::try_from(at).ok()
+    }
+
+    fn pointer_at(&self, kind: RefKind, name: &str) -> Option<Target> {
+        let key = |pointer: &Pointer| pointer.cmp_key(kind, name);
+        let at = self.pointers.binary_search_by(key).ok()?;
+        Some(Target {
+            kind,
+            at: u32::try_from(at).ok()?,
+        })
+    }
+
+    /// A version id, else an alias, else a stage in any case; only an alias after an `@`.
+    pub(crate) fn resolve(&self, reference: &Reference<'_>) -> Option<Target> {
+        if reference.alias_only {
+            return self.pointer_at(RefKind::Alias, reference.name);
+        }
+        if let Some(at) = self.version_at(reference.name) {
+            return Some(Target {
+                kind: RefKind::Version,
+                at,
+            });
+        }
+        if self.pointers.is_empty() {
+            return None;
+        }
+        self.pointer_at(RefKind::Alias, reference.name)
+            .or_else(|| self.pointer_at(RefKind::Stage, &reference.name.to_lowercase()))
+    }
+
+    pub(crate) fn version_of(&self, target: Target) -> &Arc<Version> {
+        let at = match target.kind {
+            RefKind::Alias | RefKind::Stage => self.pointers[target.at as usize].version,
+            RefKind::Split | RefKind::Version => target.at,
+        };
+        &self.versions[at as usize]
+    }
+}
+
+impl Pointer {
+    pub(crate) fn cmp_key(&self, kind: RefKind, name: &str) -> std::cmp::Ordering {
+        (self.kind, &*self.name).cmp(&(kind, name))
+    }
+}

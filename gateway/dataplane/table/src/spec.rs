@@ -1,0 +1,99 @@
+//! The routing table as it crosses from Python: the same structs as in `router/traffic/table.py`, with
+//! the same fields in the same order. `tests/bridge` compares the two.
+
+/// One Triton endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BackendSpec {
+    /// Its name in the configuration; what [`VersionSpec::backends`] refers to.
+    pub name: String,
+    /// `host:port` of its gRPC endpoint.
+    pub address: String,
+}
+
+/// One version of a model.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VersionSpec {
+    /// The concrete version id that answers carry.
+    pub version: String,
+    /// `ready`, `cold` or `failed`.
+    pub state: String,
+    /// Names of the backends that have it ready; empty unless `ready`.
+    pub backends: Vec<String>,
+    /// Triton's model name for it.
+    pub backend_model: String,
+    /// Triton's version number in text, empty for Triton's own choice.
+    pub backend_version: String,
+    /// Why it failed, for the client; empty unless `failed`.
+    pub reason: String,
+    /// A serialised `ModelMetadataResponse` under the logical name, or empty.
+    pub metadata: Vec<u8>,
+}
+
+/// A movable name of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PointerSpec {
+    /// `alias` or `stage`.
+    pub kind: String,
+    /// Without `@`; stages in lower case.
+    pub name: String,
+    /// A version of the same model.
+    pub version: String,
+}
+
+/// One target of a split.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ArmSpec {
+    /// `stable`, `canary` or the operator's word.
+    pub name: String,
+    /// A version of the same model.
+    pub version: String,
+    /// Hundredths of a percent.
+    pub weight: u32,
+}
+
+/// One logical model.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ModelSpec {
+    /// The logical name.
+    pub name: String,
+    /// All versions that a client may reach, in the registry's order.
+    pub versions: Vec<VersionSpec>,
+    /// Aliases and stages.
+    pub pointers: Vec<PointerSpec>,
+    /// The split; empty where no request without a reference can be answered.
+    pub arms: Vec<ArmSpec>,
+    /// The reference that the stable arm names; a request with it enters the split.
+    pub split_reference: String,
+    /// Default deadline of unary calls, 0 for the gateway's.
+    pub deadline_ms: u64,
+    /// Why `arms` is empty, for the client.
+    pub unroutable: String,
+}
+
+/// The whole table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Snapshot {
+    /// The control plane's number of this table.
+    pub revision: u64,
+    /// Every backend.
+    pub backends: Vec<BackendSpec>,
+    /// Every model.
+    pub models: Vec<ModelSpec>,
+}
+
+/// Changes on top of `base_revision`: whole models and backends, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Delta {
+    /// The revision that this applies to, exactly.
+    pub base_revision: u64,
+    /// The revision afterwards, larger.
+    pub revision: u64,
+    /// Backends that are new or have another address.
+    pub put_backends: Vec<BackendSpec>,
+    /// Backends that are gone.
+    pub drop_backends: Vec<String>,
+    /// Models that are new or changed.
+    pub put_models: Vec<ModelSpec>,
+    /// Models that are gone.
+    pub drop_models: Vec<String>,
+}
