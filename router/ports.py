@@ -63,6 +63,18 @@ class StoredRoute:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class RouteChangeRecord:
+    """One change of one route as the audit log has it; `after` is None for a deletion."""
+
+    revision: int
+    before: Route | None
+    after: Route | None
+    actor: str
+    reason: str
+    at: float
+
+
 class StateStore(Protocol):
     """Desired state, with one revision that rises by one with every change."""
 
@@ -91,6 +103,10 @@ class StateStore(Protocol):
         self, model: ModelName, *, expected_revision: int | None, actor: str, reason: str
     ) -> int:
         """Remove a route. Raises RouteNotFound, Conflict, StateUnavailable."""
+        ...
+
+    async def history(self, model: ModelName, limit: int) -> tuple[RouteChangeRecord, ...]:
+        """Changes of one route, newest first, at most `limit`. Raises StateUnavailable."""
         ...
 
     async def close(self) -> None:

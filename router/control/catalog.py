@@ -1,0 +1,95 @@
+"""Which models exist, put together from registries, routes and what backends bring themselves. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from router.errors import InvalidName
+from router.model import (
+    BackendId,
+    IndexEntry,
+    ModelName,
+    RegisteredModel,
+    RegistryView,
+    Route,
+    TritonName,
+    Version,
+    VersionId,
+    parse_model_name,
+)
+from router.traffic.compile import Unservable
+
+BROUGHT = "(backend)"
+"""Registry name of models that a `control: none` backend serves under its own names."""
+
+BACKEND_VERSION = "backend/"
+"""How the version ids of `backend_model` arms begin; see `router.traffic.serving`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where a version's copy is found on any backend that has it: Triton's name and version for it."""
+
+    name: TritonName
+    version: str
+
+
+def brought_models(
+    indexes: Mapping[BackendId, Iterable[IndexEntry]],
+) -> tuple[dict[ModelName, RegisteredModel], tuple[Unservable, ...]]:
+    """Models that backends nobody controls have ready: Triton's name and version as they are.
+
+    The same name and version on two backends is one version with two copies.
+    """
+    versions: dict[ModelName, dict[VersionId, Version]] = {}
+    refused: dict[str, Unservable] = {}
+    for entry in sorted((e for entries in indexes.values() for e in entries if e.ready), key=_version_order):
+        try:
+            model = parse_model_name(entry.name)
+        except InvalidName as problem:
+            refused[entry.name] = Unservable(entry.name, str(problem))
+            continue
+        version = VersionId(entry.version or "1")
+        versions.setdefault(model, {})[version] = Version(BROUGHT, model, version)
+    models = {name: RegisteredModel(BROUGHT, name, found) for name, found in versions.items()}
+    return models, tuple(refused.values())
+
+
+def _version_order(entry: IndexEntry) -> tuple[str, int, str]:
+    return entry.name, int(entry.version) if entry.version.isdecimal() else 0, entry.version
+
+
+def choose_models(
+    views: Mapping[str, RegistryView],
+    default_registry: str,
+    routes: Mapping[ModelName, Route],
+    brought: Mapping[ModelName, RegisteredModel],
+) -> dict[ModelName, RegisteredModel]:
+    """The one model behind each logical name.
+
+    A route names its registry; without one the default registry decides, and what a backend brings
+    itself comes last: a registry model wins a clash of names.
+    """
+    chosen: dict[ModelName, RegisteredModel] = dict(brought)
+    default = views.get(default_registry)
+    if default is not None:
+        chosen.update(default.models)
+    for name, route in routes.items():
+        view = views.get(route.registry) if route.registry else None
+        if view is not None and name in view.models:
+            chosen[name] = view.models[name]
+        elif route.registry and route.registry != default_registry:
+            chosen.pop(name, None)
+    return chosen
+
+
+def brought_seat(model: ModelName, version: VersionId) -> Seat:
+    """Where a version without files lives: under its own name, or as its `backend_model` arm says.
+
+    A seat without a version means whatever version that backend holds highest.
+    """
+    if not version.startswith(BACKEND_VERSION):
+        return Seat(TritonName(model), version)
+    name, _, number = version.removeprefix(BACKEND_VERSION).partition("/")
+    return Seat(TritonName(name), number)

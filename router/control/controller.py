@@ -1,0 +1,592 @@
+"""The loop that keeps the data plane true to registries, routes and backends.
+
+One task owns all state here; watchers only put new readings in and wake it. Each turn looks at the models
+that something happened to (`_dirty`), settles what clients of each see now, hands the difference to the
+data plane as one delta, and starts the loads and unloads that the plan asks for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from dataclasses import dataclass
+
+from router.control.catalog import (
+    BROUGHT,
+    Seat,
+    brought_models,
+    brought_seat,
+    choose_models,
+)
+from router.control.loader import Loader, LoaderHooks, Recorder
+from router.control.residents import BackendState, Key, Residents
+from router.errors import BackendUnavailable, RegistryUnavailable
+from router.model import (
+    BackendId,
+    IndexEntry,
+    ModelName,
+    RegisteredModel,
+    RegistryView,
+    Route,
+    TritonName,
+    Version,
+    VersionId,
+)
+from router.placement.residency import (
+    Action,
+    BackendView,
+    Load,
+    ResidencyInput,
+    Resident,
+    plan,
+)
+from router.ports import (
+    BackendDown,
+    BackendUp,
+    Clock,
+    ColdWanted,
+    DataPlane,
+    Registry,
+    StateStore,
+    StoredRoute,
+)
+from router.traffic.compile import Unservable, VersionPlacement, compile_model
+from router.traffic.serving import Serving, settle, with_backend_models
+from router.traffic.table import BackendSpec, Delta, ModelSpec, Snapshot
+
+LOG = logging.getLogger("stagegate.control")
+
+PROBE_SECONDS = 1.0
+"""How often each backend is asked for its index, and idle versions and retries are looked at."""
+
+MISSES_ALLOWED = 2
+"""Failed looks in a row before a backend counts as down; a refused connection counts at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerSettings:
+    """What an operator may set.
+
+    Attributes:
+        default_registry: where models without a route resolve; "" for none.
+        idle_unload: seconds without a request after which an unnamed version is unloaded.
+        load_timeout: seconds that one load may take.
+    """
+
+    default_registry: str
+    idle_unload: float
+    load_timeout: float
+
+
+@dataclass(slots=True)
+class ModelEntry:
+    """One logical model as served: what the registry says, what the operator says, what clients see."""
+
+    registered: RegisteredModel
+    route: StoredRoute | None
+    serving: Serving
+    spec: ModelSpec
+
+
+@dataclass(slots=True)
+class RegistryState:
+    """One registry as last read; `read_at` is monotonic seconds, None before the first reading."""
+
+    registry: Registry
+    view: RegistryView | None = None
+    read_at: float | None = None
+    error: str = ""
+
+
+class Controller:
+    """Owns the routing table; everything that changes traffic goes through here."""
+
+    def __init__(
+        self,
+        settings: ControllerSettings,
+        *,
+        store: StateStore,
+        data_plane: DataPlane,
+        clock: Clock,
+        recorder: Recorder,
+        describe: Callable[[Version], bytes],
+        triton_name: Callable[[Version], TritonName],
+    ) -> None:
+        self.settings = settings
+        self.registries: dict[str, RegistryState] = {}
+        self.residents = Residents()
+        self.models: dict[ModelName, ModelEntry] = {}
+        self.unservable: tuple[Unservable, ...] = ()
+        self.routes: dict[ModelName, StoredRoute] = {}
+        self.store_revision = 0
+        self.snapshot = Snapshot(0, (), ())
+        self._store = store
+        self._data_plane = data_plane
+        self._clock = clock
+        self._describe = describe
+        self._triton_name = triton_name
+        hooks = LoaderHooks(inflight=self._inflight, changed=self._version_changed)
+        self._loader = Loader(self.residents, clock, recorder, hooks, settings.load_timeout)
+        self._chosen: dict[ModelName, RegisteredModel] = {}
+        self._brought: dict[ModelName, RegisteredModel] = {}
+        self._cold: dict[Key, float] = {}
+        self._restore: dict[Key, float] = {}
+        self._wanted: dict[ModelName, tuple[VersionId, ...]] = {}
+        self._dirty: set[ModelName] = set()
+        self._sources_changed = True
+        self._backends_changed = True
+        self._wake = asyncio.Event()
+        self._turned = asyncio.Condition()
+        self._turns = 0
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+
+    # What others put in
+
+    def add_registry(self, registry: Registry) -> None:
+        """Begin to follow a registry."""
+        self.registries[registry.name] = RegistryState(registry)
+        self._watch(f"registry {registry.name}", self._follow_registry(self.registries[registry.name]))
+
+    def drop_registry(self, name: str) -> None:
+        """Stop following a registry; its models go."""
+        self._unwatch(f"registry {name}")
+        self.registries.pop(name, None)
+        self._sources_changed = True
+        self._wake.set()
+
+    def add_backend(self, state: BackendState) -> None:
+        """Begin to use a backend."""
+        self.residents.backends[state.name] = state
+        self._backends_changed = True
+        self._watch(f"backend {state.name}", self._follow_backend(state))
+
+    async def drop_backend(self, name: BackendId) -> None:
+        """Stop using a backend; nothing is unloaded there."""
+        self._unwatch(f"backend {name}")
+        state = self.residents.backends.pop(name, None)
+        self._backends_changed = True
+        if state is not None:
+            self._mark_holders_dirty(state.ready)
+            await state.server.close()
+        self._wake.set()
+
+    async def load_routes(self) -> None:
+        """Read all routes from the store. Raises StateUnavailable."""
+        self.store_revision, self.routes = await self._store.routes()
+        self._sources_changed = True
+        self._wake.set()
+
+    def registered(self, route: Route) -> RegisteredModel | None:
+        """The model that a route would be about, were it in force; None where there is none."""
+        state = self.registries.get(route.registry) if route.registry else None
+        if state is not None and route.registry != self.settings.default_registry:
+            return state.view.models.get(route.model) if state.view else None
+        default = self.registries.get(self.settings.default_registry)
+        if default is not None and default.view is not None and route.model in default.view.models:
+            return default.view.models[route.model]
+        return self._brought.get(route.model)
+
+    def want(self, model: ModelName, version: VersionId) -> None:
+        """Load a version as if a request had asked for it."""
+        self._cold.setdefault((model, version), self._clock.now())
+        self._wake.set()
+
+    async def turned(self) -> None:
+        """Return after a whole turn that began after this call: what was put in is in the table."""
+        async with self._turned:
+            goal = self._turns + 2 if self._wake.is_set() else self._turns + 1
+            self._wake.set()
+            await self._turned.wait_for(lambda: self._turns >= goal)
+
+    # The loop
+
+    async def run(self) -> None:
+        """Turn until cancelled."""
+        self._watch("events", self._follow_events())
+        self._watch("clock", self._follow_clock())
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                try:
+                    self._turn()
+                except Exception:  # whatever breaks here, the data plane goes on with the last table
+                    LOG.exception("a turn of the control loop broke; the last routing table stays")
+                    await asyncio.sleep(PROBE_SECONDS)
+                async with self._turned:
+                    self._turns += 1
+                    self._turned.notify_all()
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        tasks = tuple(self._watchers.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._loader.close()
+        for state in self.residents.backends.values():
+            await state.server.close()
+
+    def _turn(self) -> None:
+        if self._sources_changed:
+            self._sources_changed = False
+            self._choose()
+        self._settle_dirty()
+        if self._act():
+            self._settle_dirty()
+
+    def _choose(self) -> None:
+        """Put registries, routes and backend-brought models together; mark what differs."""
+        indexes = {
+            state.name: state.index
+            for state in self.residents.backends.values()
+            if state.up and not state.loads_for_us
+        }
+        self._brought, self.unservable = brought_models(indexes)
+        views = {name: state.view for name, state in self.registries.items() if state.view is not None}
+        routes = {name: stored.route for name, stored in self.routes.items()}
+        chosen = choose_models(views, self.settings.default_registry, routes, self._brought)
+        for name in routes.keys() - chosen.keys():
+            if any(arm.backend_model for arm in routes[name].arms):
+                chosen[name] = RegisteredModel(BROUGHT, name, {})
+        for name in self._chosen.keys() | chosen.keys():
+            before, after = self._chosen.get(name), chosen.get(name)
+            if before is not after and before != after:
+                self._dirty.add(name)
+        for name in self.routes.keys() | {n for n, entry in self.models.items() if entry.route is not None}:
+            entry = self.models.get(name)
+            if (entry.route if entry else None) != self.routes.get(name):
+                self._dirty.add(name)
+        self._chosen = chosen
+
+    def _settle_dirty(self) -> None:
+        """Settle every marked model and hand the difference to the data plane."""
+        put: list[ModelSpec] = []
+        drop: list[str] = []
+        while self._dirty:
+            name = self._dirty.pop()
+            model = self._chosen.get(name)
+            before = self.models.get(name)
+            if model is None:
+                if before is not None:
+                    del self.models[name]
+                    self._wanted.pop(name, None)
+                    drop.append(name)
+                continue
+            entry = self._settle(name, model, before)
+            self.models[name] = entry
+            if before is None or before.spec != entry.spec:
+                put.append(entry.spec)
+        if put or drop or self._backends_changed:
+            self._publish(put, drop)
+
+    def _settle(self, name: ModelName, chosen: RegisteredModel, before: ModelEntry | None) -> ModelEntry:
+        stored = self.routes.get(name)
+        route = stored.route if stored else None
+        model = with_backend_models(chosen, route)
+        placements = {version.version: self.placement(model, version) for version in model.versions.values()}
+        ready = frozenset(v for v, p in placements.items() if p.state == "ready")
+        failed = {v: p.reason for v, p in placements.items() if p.state == "failed"}
+        serving = settle(before.serving if before else None, model, route, ready, failed)
+        spec = compile_model(serving, model, placements, self._describe)
+        self._note_wanted(name, serving)
+        for version in ready:
+            self._cold.pop((name, version), None)
+            self._restore.pop((name, version), None)
+        for version in failed:
+            self._cold.pop((name, version), None)
+        return ModelEntry(model, stored, serving, spec)
+
+    def _publish(self, put: list[ModelSpec], drop: list[str]) -> None:
+        backends = tuple(BackendSpec(b.name, b.backend.grpc) for b in self.residents.backends.values())
+        before = {spec.name: spec for spec in self.snapshot.backends}
+        revision = self.snapshot.revision + 1
+        if self.snapshot.revision == 0:
+            specs = tuple(entry.spec for entry in self.models.values())
+            self._data_plane.publish(Snapshot(revision, backends, specs))
+        else:
+            self._data_plane.publish_delta(
+                Delta(
+                    base_revision=self.snapshot.revision,
+                    revision=revision,
+                    put_backends=tuple(spec for spec in backends if before.get(spec.name) != spec),
+                    drop_backends=tuple(before.keys() - {spec.name for spec in backends}),
+                    put_models=tuple(put),
+                    drop_models=tuple(drop),
+                )
+            )
+        self._backends_changed = False
+        self.snapshot = Snapshot(revision, backends, ())
+
+    # Versions and where they are
+
+    def seat(self, version: Version) -> Seat:
+        """Triton's name and version for a version."""
+        if not version.artifact:
+            return brought_seat(version.model, version.version)
+        name = self._triton_name(version)
+        self.residents.seats[name] = (version.model, version.version)
+        return Seat(name, "1")
+
+    def placement(self, model: RegisteredModel, version: Version) -> VersionPlacement:
+        """Where a version of a logical model is, for the table."""
+        key = (model.name, version.version)
+        seat = self.seat(version)
+        holders = self.residents.holders(seat)
+        if holders:
+            return VersionPlacement("ready", tuple(map(str, holders)), seat.name, seat.version, "")
+        reason = self._why_not(key, version)
+        state = "failed" if reason else "cold"
+        return VersionPlacement(state, (), seat.name, seat.version, reason)
+
+    def _why_not(self, key: Key, version: Version) -> str:
+        """Why a version that is nowhere ready cannot be loaded by asking; "" where it can."""
+        if not version.artifact:
+            return f"no backend has model '{key[0]}' version '{key[1]}' ready"
+        if not any(state.loads_for_us for state in self.residents.backends.values()):
+            return "no backend here loads models; give one `control: explicit` and its `repository`"
+        failure = self.residents.failures.get(key)
+        if failure is not None and self._clock.now() < failure.retry_at and key not in self.residents.loading:
+            return failure.reason
+        return ""
+
+    def _inflight(self, key: Key) -> int:
+        return sum(use.inflight for use in self._data_plane.usage() if (use.model, use.version) == key)
+
+    def _version_changed(self, key: Key) -> None:
+        self._dirty.add(key[0])
+        self._wake.set()
+
+    def _mark_holders_dirty(self, seats: Iterable[Seat]) -> None:
+        for seat in seats:
+            key = self.residents.seats.get(seat.name)
+            if key is not None:
+                self._dirty.add(key[0])
+
+    # Watchers: they put readings in and wake the loop
+
+    def _watch(self, name: str, work: Coroutine[None, None, None]) -> None:
+        self._watchers[name] = asyncio.create_task(work, name=name)
+
+    def _unwatch(self, name: str) -> None:
+        task = self._watchers.pop(name, None)
+        if task is not None:
+            task.cancel()
+
+    async def _follow_registry(self, state: RegistryState) -> None:
+        await self._read_registry(state)
+        async for _ in state.registry.changes():
+            await self._read_registry(state)
+
+    async def _read_registry(self, state: RegistryState) -> None:
+        try:
+            view = await state.registry.read()
+        except RegistryUnavailable as problem:
+            if state.error != str(problem):
+                LOG.warning("registry %s: %s; what was read before goes on", state.registry.name, problem)
+            state.error = str(problem)
+            return
+        except Exception as problem:  # a broken adapter must not take the others down
+            LOG.exception("registry %s: reading broke", state.registry.name)
+            state.error = f"internal error: {type(problem).__name__}: {problem}"
+            return
+        for trouble in view.problems:
+            if state.view is None or trouble not in state.view.problems:
+                LOG.warning("registry %s: %s: %s", state.registry.name, trouble.subject, trouble.message)
+        state.view, state.error, state.read_at = view, "", self._clock.now()
+        self._sources_changed = True
+        self._wake.set()
+
+    async def _follow_backend(self, state: BackendState) -> None:
+        while True:
+            await self.probe(state)
+            await asyncio.sleep(PROBE_SECONDS)
+
+    async def probe(self, state: BackendState, *, suspect: bool = False) -> None:
+        """Ask a backend for its index and note what changed; `suspect` counts a miss as down at once."""
+        started = self._clock.now()
+        try:
+            if not state.server_version:
+                info = await state.server.info()
+                state.server_name, state.server_version = info.name, info.version
+            index = await state.server.index()
+        except BackendUnavailable as problem:
+            state.misses += 1
+            if state.up and (suspect or state.misses >= MISSES_ALLOWED):
+                LOG.warning("backend %s: away: %s", state.name, problem)
+                self._note_down(state)
+            state.reason = str(problem)
+            return
+        self._note_index(state, index, started)
+
+    def _note_down(self, state: BackendState) -> None:
+        state.up = False
+        state.server_version = ""
+        self._remember_lost(state, state.ready)
+        self._mark_holders_dirty(state.ready)
+        state.ready, state.index = frozenset(), ()
+        if not state.loads_for_us:
+            self._sources_changed = True
+            self._dirty.update(self._routed_to_backends())
+        self._wake.set()
+
+    def _note_index(self, state: BackendState, index: tuple[IndexEntry, ...], started: float) -> None:
+        ready = frozenset(Seat(entry.name, entry.version or "1") for entry in index if entry.ready)
+        state.misses = 0
+        stale = started < state.touched
+        if state.up and (stale or ready == state.ready):
+            return
+        if not state.up:
+            LOG.info("backend %s: up (%s %s)", state.name, state.server_name, state.server_version)
+        if state.up and state.loads_for_us:
+            self._remember_lost(state, state.ready - ready)
+        changed = ready ^ state.ready
+        state.up, state.reason, state.ready, state.index = True, "", ready, index
+        self._mark_holders_dirty(changed)
+        if not state.loads_for_us:
+            self._sources_changed = True
+            self._dirty.update({ModelName(seat.name) for seat in changed} & self._chosen.keys())
+            self._dirty.update(self._routed_to_backends())
+        self._wake.set()
+
+    def _routed_to_backends(self) -> set[ModelName]:
+        return {
+            name
+            for name, stored in self.routes.items()
+            if any(arm.backend_model is not None for arm in stored.route.arms)
+        }
+
+    def _remember_lost(self, state: BackendState, seats: Iterable[Seat]) -> None:
+        """A Triton that restarts gets its set back, unless we unloaded it ourselves."""
+        for seat in seats:
+            key = self.residents.seats.get(seat.name)
+            if key is not None and (seat.name, state.name) not in self.residents.unloading:
+                self._restore[key] = self.residents.last_use.get(key, 0.0)
+
+    async def _follow_events(self) -> None:
+        while True:
+            for event in await self._data_plane.events():
+                match event:
+                    case ColdWanted(model, version):
+                        self.want(ModelName(model), VersionId(version))
+                        self.residents.last_use[ModelName(model), VersionId(version)] = self._clock.now()
+                    case BackendDown(backend, _) | BackendUp(backend):
+                        state = self.residents.backends.get(BackendId(backend))
+                        if state is not None:
+                            await self.probe(state, suspect=isinstance(event, BackendDown))
+
+    async def _follow_clock(self) -> None:
+        """Once a second: note use, and look again at retries and idle versions."""
+        counts: dict[Key, int] = {}
+        while True:
+            await asyncio.sleep(PROBE_SECONDS)
+            now = self._clock.now()
+            for use in self._data_plane.usage():
+                key = (ModelName(use.model), VersionId(use.version))
+                if use.inflight or use.waiting or counts.get(key, 0) != use.requests:
+                    self.residents.last_use[key] = now
+                counts[key] = use.requests
+            for (model, _), failure in self.residents.failures.items():
+                if failure.retry_at <= now:
+                    self._dirty.add(model)
+            self._wake.set()
+
+    # Acting
+
+    def _act(self) -> bool:
+        """Start what the plan asks for; whether anything was started."""
+        actions = plan(self._residency())
+        for action in actions:
+            self._start(action)
+        return bool(actions)
+
+    def _note_wanted(self, name: ModelName, serving: Serving) -> None:
+        if serving.wanted:
+            self._wanted[name] = serving.wanted
+        else:
+            self._wanted.pop(name, None)
+
+    def _residency(self) -> ResidencyInput:
+        residents = tuple(self._copies())
+        inflight: dict[Key, int] = {}
+        for use in self._data_plane.usage():
+            inflight[ModelName(use.model), VersionId(use.version)] = use.inflight
+        keys = {resident.key for resident in residents}
+        return ResidencyInput(
+            now=self._clock.now(),
+            backends=tuple(
+                BackendView(state.name, state.up, state.loads_for_us, len(state.ready))
+                for state in self.residents.backends.values()
+            ),
+            residents=residents,
+            wanted=tuple(self._wanted_keys()),
+            cold={key: since for key, since in self._cold.items() if self._exists(key)},
+            named={key: what for key in keys if (what := self._named(key))},
+            last_use=self.residents.last_use,
+            inflight=inflight,
+            loading=self.residents.loading,
+            unloading=self._unloading_keys(),
+            failures=self.residents.failures,
+            idle_unload=self.settings.idle_unload,
+        )
+
+    def _copies(self) -> Iterator[Resident]:
+        for key, seat, backend in self.residents.ours():
+            version = self._version(key)
+            stale = version is None or self.seat(version) != seat
+            if not (stale and (seat.name, backend) in self.residents.unloading):
+                yield Resident(key, backend, stale)
+
+    def _wanted_keys(self) -> Iterator[Key]:
+        """What routes want, then what a restarted backend had, most recently used first."""
+        for name, versions in self._wanted.items():
+            for version in versions:
+                yield name, version
+        for key in sorted(self._restore, key=lambda key: -self._restore[key]):
+            if self._exists(key):
+                yield key
+
+    def _unloading_keys(self) -> frozenset[tuple[Key, BackendId]]:
+        """Copies on their way out that still are the version (not stale ones)."""
+        found = set()
+        for name, backend in self.residents.unloading:
+            key = self.residents.seats.get(name)
+            version = self._version(key) if key else None
+            if key and version and self.seat(version).name == name:
+                found.add((key, backend))
+        return frozenset(found)
+
+    def _version(self, key: Key) -> Version | None:
+        entry = self.models.get(key[0])
+        return entry.registered.versions.get(key[1]) if entry else None
+
+    def _exists(self, key: Key) -> bool:
+        return self._version(key) is not None
+
+    def _named(self, key: Key) -> str:
+        """What names a version, so that it stays: a stage, an alias or an arm; "" for nothing."""
+        entry = self.models.get(key[0])
+        if entry is None:
+            return ""
+        for pointer in entry.serving.pointers:
+            if pointer.version == key[1]:
+                return f"{pointer.kind} {pointer.name}"
+        for arm in entry.serving.arms:
+            if arm.version == key[1]:
+                return f"arm {arm.name}"
+        names = (*entry.registered.stages.items(), *entry.registered.aliases.items())
+        return next((name for name, version in names if version == key[1]), "")
+
+    def _start(self, action: Action) -> None:
+        state = self.residents.backends[action.backend]
+        version = self._version(action.key)
+        if isinstance(action, Load):
+            if version is not None:
+                self._loader.load(action.key, version, self.seat(version), state, action.why)
+            return
+        for seat in tuple(state.ready):
+            current = version is not None and self.seat(version) == seat
+            if self.residents.seats.get(seat.name) == action.key and current == (action.cause != "stale"):
+                self._loader.unload(action.key, seat, state, action.cause)

@@ -1,0 +1,102 @@
+"""What the control loop knows of every backend: what is ready there, what is under way, what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from router.control.catalog import Seat
+from router.model import Backend, BackendId, Control, IndexEntry, ModelName, TritonName, VersionId
+from router.placement.backoff import Failure, after_failure
+from router.ports import ModelFolders, ModelServer
+
+Key = tuple[ModelName, VersionId]
+"""One version of one logical model."""
+
+
+@dataclass(slots=True)
+class BackendState:
+    """One Triton as last seen.
+
+    Attributes:
+        up: whether its last index was read; a backend that is not up takes no traffic and no loads.
+        ready: Triton's model name and version of all that is ready there.
+        reason: why it is not up, for people.
+        touched: monotonic seconds of our own last load or unload there; an index that was asked for
+            before that is stale.
+        misses: failed looks in a row.
+    """
+
+    backend: Backend
+    server: ModelServer
+    folders: ModelFolders | None
+    up: bool = False
+    ready: frozenset[Seat] = frozenset()
+    index: tuple[IndexEntry, ...] = ()
+    reason: str = "not asked yet"
+    touched: float = 0.0
+    misses: int = 0
+    server_name: str = ""
+    server_version: str = ""
+
+    @property
+    def name(self) -> BackendId:
+        """Its name in the configuration."""
+        return self.backend.name
+
+    def has(self, seat: Seat) -> bool:
+        """Whether the version is ready there; a seat without a version takes any."""
+        if seat.version:
+            return seat in self.ready
+        return any(held.name == seat.name for held in self.ready)
+
+    def note_ready(self, seat: Seat, now: float) -> None:
+        """A load of ours ended well."""
+        self.ready |= {seat}
+        self.touched = now
+
+    def note_gone(self, seat: Seat, now: float) -> None:
+        """An unload of ours ended."""
+        self.ready -= {seat}
+        self.touched = now
+
+    @property
+    def loads_for_us(self) -> bool:
+        """Whether we may load and unload there."""
+        return self.backend.control is Control.EXPLICIT and self.folders is not None
+
+
+@dataclass(slots=True)
+class Residents:
+    """All backends, loads and unloads under way, failures, and when a version was last used."""
+
+    backends: dict[BackendId, BackendState] = field(default_factory=dict)
+    loading: dict[Key, BackendId] = field(default_factory=dict)
+    unloading: set[tuple[TritonName, BackendId]] = field(default_factory=set)
+    failures: dict[Key, Failure] = field(default_factory=dict)
+    last_use: dict[Key, float] = field(default_factory=dict)
+    seats: dict[TritonName, Key] = field(default_factory=dict)
+
+    def holders(self, seat: Seat) -> tuple[BackendId, ...]:
+        """Backends where a version can take requests now."""
+        return tuple(
+            state.name
+            for state in self.backends.values()
+            if state.up and state.has(seat) and (seat.name, state.name) not in self.unloading
+        )
+
+    def ours(self) -> Iterator[tuple[Key, Seat, BackendId]]:
+        """Every copy of a registry version that is ready on a backend whose loads are ours."""
+        for state in self.backends.values():
+            if not (state.up and state.loads_for_us):
+                continue
+            for seat in state.ready:
+                key = self.seats.get(seat.name)
+                if key is not None:
+                    yield key, seat, state.name
+
+    def fail(self, key: Key, reason: str, now: float) -> Failure:
+        """Remember a failed load."""
+        failure = after_failure(self.failures.get(key), reason, now)
+        self.failures[key] = failure
+        return failure
