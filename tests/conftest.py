@@ -1,0 +1,17 @@
+"""What holds for every test: nothing of ours in the environment, and how hard Hypothesis looks."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# Fast looks at the same examples in each run, so that a red test speaks of the change and not of the dice.
+settings.register_profile("fast", max_examples=60, deadline=None, derandomize=True)
+# HYPOTHESIS_PROFILE=slow make test
+settings.register_profile("slow", max_examples=3000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+# Before any fixture of any scope runs: a test must not depend on what its user has set.
+for name in [key for key in os.environ if key.startswith("STAGEGATE_")]:
+    del os.environ[name]
