@@ -1,0 +1,129 @@
+"""What one key alone cannot tell: keys of later versions, names that must exist, things given twice.
+
+All checks look at the document before it is typed and take it as it comes, so that a wrong value in one
+place does not hide a mistake in another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gateway.config.document import Path, Value, as_list, as_mapping
+from gateway.config.units import parse_listen_address
+
+Finding = tuple[Path, str]
+"""Where, and what is wrong."""
+
+_LATER: tuple[tuple[tuple[str, ...], str], ...] = (
+    (
+        ("tls",),
+        "TLS is not served by this version; remove it, and put a TLS proxy in front where one is needed",
+    ),
+    (("listen", "http"), "the REST protocol is not served by this version; remove it"),
+    (("limits", "resets_per_second"), ""),
+    (("limits", "cancels_per_second"), ""),
+    (("limits", "connections_per_address"), ""),
+    (("limits", "answer_timeout"), ""),
+    (("limits", "replay"), ""),
+)
+
+_LATER_BACKEND = {"memory": "memory budgets are not served by this version; remove it"}
+_LATER_REGISTRY_TYPES = ("mlflow", "s3", "huggingface", "dvc", "sagemaker")
+
+
+def take_later(root: dict[str, Value]) -> Iterator[Finding]:
+    """Remove what the design names and this version does not serve, and tell about each."""
+    for path, message in _LATER:
+        *parents, key = path
+        here: Value = root
+        for parent in parents:
+            here = as_mapping(here).get(parent)
+        if isinstance(here, dict) and key in here:
+            del here[key]
+            yield path, message or "is not served by this version; remove it"
+    yield from _take_later_registries(root)
+    for index, backend in enumerate(as_list(root.get("backends"))):
+        for key, message in _LATER_BACKEND.items():
+            if isinstance(backend, dict) and backend.pop(key, None) is not None:
+                yield ("backends", index, key), message
+
+
+def _take_later_registries(root: dict[str, Value]) -> Iterator[Finding]:
+    registries = root.get("registries")
+    if not isinstance(registries, dict):
+        return
+    for name, registry in list(registries.items()):
+        kind = as_mapping(registry).get("type")
+        if kind in _LATER_REGISTRY_TYPES:
+            # Its other keys are right for its own type: complaining about them would mislead.
+            del registries[name]
+            yield (
+                ("registries", name, "type"),
+                f"registry type {kind!r} is not served by this version; use folder",
+            )
+
+
+def cross_check(root: dict[str, Value], registries: frozenset[str]) -> Iterator[Finding]:
+    """Mistakes between keys.
+
+    Args:
+        root: the document.
+        registries: names of all registries that were written, those of later versions included.
+    """
+    yield from _default_registry(root, registries)
+    yield from _given_twice(root, "name", "backend name")
+    yield from _given_twice(root, "grpc", "address")
+    yield from _given_twice(root, "repository", "repository")
+    yield from _repositories(root)
+    yield from _ports(root)
+
+
+def _default_registry(root: dict[str, Value], registries: frozenset[str]) -> Iterator[Finding]:
+    default = root.get("default_registry")
+    names = ", ".join(sorted(registries)) or "none"
+    if isinstance(default, str) and default not in registries:
+        yield ("default_registry",), f"there is no registry {default!r}; those given: {names}"
+    if default is None and "default_registry" not in root and len(registries) > 1:
+        yield ("default_registry",), f"is missing; name one of {names}"
+
+
+def _given_twice(root: dict[str, Value], key: str, what: str) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    for index, backend in enumerate(as_list(root.get("backends"))):
+        value = as_mapping(backend).get(key)
+        if not isinstance(value, str):
+            continue
+        if value in seen:
+            yield ("backends", index, key), f"{what} {value!r} is that of backends[{seen[value]}] already"
+        seen.setdefault(value, index)
+
+
+def _repositories(root: dict[str, Value]) -> Iterator[Finding]:
+    for index, backend in enumerate(as_list(root.get("backends"))):
+        fields = as_mapping(backend)
+        explicit = fields.get("control", "none") == "explicit"
+        if explicit and "repository" not in fields:
+            yield (
+                ("backends", index),
+                "control: explicit needs repository, the folder on this host that Triton was started on "
+                "(a Triton on another host: use control: none)",
+            )
+        if not explicit and "repository" in fields:
+            yield ("backends", index, "repository"), "is only used with control: explicit"
+
+
+def _ports(root: dict[str, Value]) -> Iterator[Finding]:
+    listen = as_mapping(root.get("listen"))
+    seen: dict[tuple[str, int], str] = {}
+    for key in ("inference", "metrics", "admin"):
+        value = listen.get(key)
+        try:
+            address = parse_listen_address(value) if isinstance(value, str) else None
+        except ValueError:
+            continue
+        if address is None or address.port == 0:
+            continue
+        place = (address.numeric, address.port)
+        if place in seen:
+            yield ("listen", key), f"{address} is listen.{seen[place]} already"
+        seen.setdefault(place, key)
