@@ -34,7 +34,7 @@ generate: $(STAMPS)/check ## make the generated files anew after a change in pro
 	@scripts/generate
 
 .PHONY: bench
-bench: $(STAMPS)/extension $(STAMPS)/bench ## CPU per proxied request beside nginx, HAProxy and Envoy (minutes)
+bench: $(STAMPS)/extension ## CPU per proxied request beside nginx, HAProxy and Envoy (minutes)
 	@scripts/bench
 
 .PHONY: bench-instructions
@@ -43,7 +43,7 @@ bench-instructions: $(STAMPS)/venv ## instructions per request of the data plane
 
 .PHONY: clean
 clean: ## remove all that was built, installed or trained here
-	rm -rf .venv build dist *.egg-info $(DATAPLANE)/target gateway/_dataplane*.so examples/models examples/data .stagegate
+	rm -rf .venv .tools build dist *.egg-info $(DATAPLANE)/target gateway/_dataplane*.so examples/models examples/data .stagegate
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench-results
 	find gateway router protos examples loadtest tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -61,10 +61,6 @@ $(STAMPS)/test: $(STAMPS)/run
 
 $(STAMPS)/check: $(STAMPS)/test
 	@scripts/install dev
-	@touch $@
-
-$(STAMPS)/bench: $(STAMPS)/run
-	@scripts/install bench
 	@touch $@
 
 $(STAMPS)/extension: $(STAMPS)/run $(RUST) scripts/build
