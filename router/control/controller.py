@@ -133,6 +133,7 @@ class Controller:
         self._cold: dict[Key, float] = {}
         self._restore: dict[Key, float] = {}
         self._wanted: dict[ModelName, tuple[VersionId, ...]] = {}
+        self._counts: dict[Key, int] = {}
         self._dirty: set[ModelName] = set()
         self._sources_changed = True
         self._backends_changed = True
@@ -144,8 +145,10 @@ class Controller:
     # What others put in
 
     def add_registry(self, registry: Registry) -> None:
-        """Begin to follow a registry."""
-        self.registries[registry.name] = RegistryState(registry)
+        """Begin to follow a registry; one of the same name hands over when the new one is read."""
+        self._unwatch(f"registry {registry.name}")
+        before = self.registries.get(registry.name)
+        self.registries[registry.name] = RegistryState(registry, view=before.view if before else None)
         self._watch(f"registry {registry.name}", self._follow_registry(self.registries[registry.name]))
 
     def drop_registry(self, name: str) -> None:
@@ -192,10 +195,21 @@ class Controller:
         self._cold.setdefault((model, version), self._clock.now())
         self._wake.set()
 
+    def pending(self, key: Key) -> bool:
+        """Whether a version that was asked for is neither ready nor failed yet."""
+        return key in self._cold or key in self.residents.loading
+
+    def set_settings(self, settings: ControllerSettings) -> None:
+        """Take changed settings over."""
+        self.settings = settings
+        self._loader.load_timeout = settings.load_timeout
+        self._sources_changed = True
+        self._wake.set()
+
     async def turned(self) -> None:
         """Return after a whole turn that began after this call: what was put in is in the table."""
         async with self._turned:
-            goal = self._turns + 2 if self._wake.is_set() else self._turns + 1
+            goal = self._turns + 1  # a turn never awaits, so none is under way now
             self._wake.set()
             await self._turned.wait_for(lambda: self._turns >= goal)
 
@@ -214,8 +228,8 @@ class Controller:
                 except Exception:  # whatever breaks here, the data plane goes on with the last table
                     LOG.exception("a turn of the control loop broke; the last routing table stays")
                     await asyncio.sleep(PROBE_SECONDS)
+                self._turns += 1
                 async with self._turned:
-                    self._turns += 1
                     self._turned.notify_all()
         finally:
             await self._close()
@@ -478,20 +492,22 @@ class Controller:
                             await self.probe(state, suspect=isinstance(event, BackendDown))
 
     async def _follow_clock(self) -> None:
-        """Once a second: note use, and look again at retries and idle versions."""
-        counts: dict[Key, int] = {}
         while True:
             await asyncio.sleep(PROBE_SECONDS)
-            now = self._clock.now()
-            for use in self._data_plane.usage():
-                key = (ModelName(use.model), VersionId(use.version))
-                if use.inflight or use.waiting or counts.get(key, 0) != use.requests:
-                    self.residents.last_use[key] = now
-                counts[key] = use.requests
-            for (model, _), failure in self.residents.failures.items():
-                if failure.retry_at <= now:
-                    self._dirty.add(model)
-            self._wake.set()
+            self.look_at_time()
+
+    def look_at_time(self) -> None:
+        """Once a second: note use, and look again at retries and idle versions."""
+        now = self._clock.now()
+        for use in self._data_plane.usage():
+            key = (ModelName(use.model), VersionId(use.version))
+            if use.inflight or use.waiting or self._counts.get(key, 0) != use.requests:
+                self.residents.last_use[key] = now
+            self._counts[key] = use.requests
+        for (model, _), failure in self.residents.failures.items():
+            if failure.retry_at <= now:
+                self._dirty.add(model)
+        self._wake.set()
 
     # Acting
 

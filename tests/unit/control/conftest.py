@@ -1,0 +1,230 @@
+"""A control loop among fakes: everything happens when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from router.control.controller import Controller, ControllerSettings
+from router.control.residents import BackendState
+from router.errors import BackendUnavailable, LoadFailed
+from router.model import (
+    Backend,
+    BackendId,
+    Control,
+    IndexEntry,
+    ModelName,
+    RegisteredModel,
+    RegistryView,
+    Route,
+    TritonName,
+    Version,
+    VersionId,
+)
+from router.ports import RouteChangeRecord, ServerInfo, StoredRoute
+from tests.fakes.data_plane import FakeDataPlane
+
+
+class ManualClock:
+    """Time that a test moves."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def now(self) -> float:
+        return self.time
+
+    def unix(self) -> float:
+        return self.time
+
+
+class Shelf:
+    """A registry whose content the test sets."""
+
+    name = "local"
+
+    def __init__(self) -> None:
+        self.models: dict[ModelName, RegisteredModel] = {}
+        self.fault: Exception | None = None
+        self._changed = asyncio.Event()
+
+    async def read(self) -> RegistryView:
+        if self.fault is not None:
+            raise self.fault
+        return RegistryView("local", dict(self.models))
+
+    async def changes(self) -> AsyncIterator[None]:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            yield
+
+    def put(
+        self,
+        model: str,
+        versions: str,
+        stages: dict[str, str] | None = None,
+        aliases: dict[str, str] | None = None,
+    ) -> None:
+        """Register a model with one version for each letter or digit of `versions`."""
+        name = ModelName(model)
+        found = {
+            VersionId(v): Version("local", name, VersionId(v), format="onnx", artifact=f"/models/{model}/{v}")
+            for v in versions
+        }
+        to_ids = lambda names: {key: VersionId(value) for key, value in (names or {}).items()}  # noqa: E731
+        self.models[name] = RegisteredModel("local", name, found, to_ids(stages), to_ids(aliases))
+        self._changed.set()
+
+
+class Triton:
+    """A model server that loads when the test lets it."""
+
+    def __init__(self, name: str, control: Control) -> None:
+        self.backend = Backend(BackendId(name), f"{name}:1", control=control, repository=Path("/repository"))
+        self.ready: set[tuple[str, str]] = set()
+        self.bad: set[str] = set()
+        self.away = False
+        self.loads: list[str] = []
+        self.hold: asyncio.Event | None = None
+
+    async def info(self) -> ServerInfo:
+        if self.away:
+            raise BackendUnavailable(f"{self.backend.name} is away")
+        return ServerInfo("triton", "2.51.0", ())
+
+    async def index(self) -> tuple[IndexEntry, ...]:
+        if self.away:
+            raise BackendUnavailable(f"{self.backend.name} is away")
+        return tuple(IndexEntry(TritonName(name), version, "READY") for name, version in self.ready)
+
+    async def load(self, name: TritonName, *, timeout: float) -> None:
+        self.loads.append(name)
+        if self.hold is not None:
+            await self.hold.wait()
+        if name in self.bad:
+            raise LoadFailed("this model cannot be loaded")
+        self.ready.add((name, "1"))
+
+    async def unload(self, name: TritonName, *, timeout: float) -> None:
+        self.ready.discard((name, "1"))
+
+    async def close(self) -> None:
+        pass
+
+
+class Folders:
+    """Model folders that are always there."""
+
+    async def put(
+        self, version: Version, name: TritonName, progress: Callable[[str], None] | None = None
+    ) -> Path:
+        return Path("/repository") / name
+
+    async def remove(self, name: TritonName) -> None:
+        pass
+
+    def present(self) -> frozenset[TritonName]:
+        return frozenset()
+
+
+class Routes:
+    """A store of routes in a dictionary."""
+
+    def __init__(self) -> None:
+        self.at = 0
+        self.held: dict[ModelName, StoredRoute] = {}
+
+    def put(self, route: Route) -> None:
+        """Write a route."""
+        self.at += 1
+        self.held[route.model] = StoredRoute(route, self.at, "test", "", 0.0)
+
+    async def revision(self) -> int:
+        return self.at
+
+    async def routes(self) -> tuple[int, dict[ModelName, StoredRoute]]:
+        return self.at, dict(self.held)
+
+    async def put_routes(self, routes: object, **_: object) -> int:
+        raise NotImplementedError
+
+    async def delete_route(self, model: ModelName, **_: object) -> int:
+        raise NotImplementedError
+
+    async def history(self, model: ModelName, limit: int) -> tuple[RouteChangeRecord, ...]:
+        return ()
+
+    async def close(self) -> None:
+        pass
+
+
+@dataclass
+class Records:
+    """Loads and unloads as they were counted."""
+
+    loads: list[tuple[str, str, str, bool]] = field(default_factory=list)
+    unloads: list[tuple[str, str, str, str]] = field(default_factory=list)
+
+    def loaded(self, model: str, version: str, backend: str, seconds: float, *, ok: bool) -> None:
+        self.loads.append((model, version, backend, ok))
+
+    def unloaded(self, model: str, version: str, backend: str, reason: str) -> None:
+        self.unloads.append((model, version, backend, reason))
+
+
+class World:
+    """One control loop and all that it talks to."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.shelf = Shelf()
+        self.routes = Routes()
+        self.plane = FakeDataPlane()
+        self.records = Records()
+        self.controller = Controller(
+            ControllerSettings(default_registry="local", idle_unload=1800.0, load_timeout=60.0),
+            store=self.routes,  # type: ignore[arg-type]
+            data_plane=self.plane,
+            clock=self.clock,
+            recorder=self.records,
+            describe=lambda version: b"",
+            triton_name=lambda version: TritonName(f"{version.model}.{version.version}"),
+        )
+
+    def add_triton(self, name: str = "t0", control: Control = Control.EXPLICIT) -> Triton:
+        """Add a backend that is up."""
+        triton = Triton(name, control)
+        folders = Folders() if control is Control.EXPLICIT else None
+        self.controller.add_backend(BackendState(triton.backend, triton, folders))
+        return triton
+
+    async def settle(self) -> None:
+        """Let everything that can happen now happen."""
+        for state in self.controller.residents.backends.values():
+            await self.controller.probe(state)
+        for _ in range(4):
+            await self.controller.turned()
+            for _ in range(20):
+                await asyncio.sleep(0)
+
+    async def later(self, seconds: float) -> None:
+        """Move the clock and look at what time brings."""
+        self.clock.time += seconds
+        self.controller.look_at_time()
+        await self.settle()
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    """A running control loop on one folder registry."""
+    world = World()
+    task = asyncio.create_task(world.controller.run())
+    world.controller.add_registry(world.shelf)
+    yield world
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,239 @@
+"""The control loop: what it puts into the table, and when."""
+
+from __future__ import annotations
+
+import asyncio
+
+from router.control.catalog import Seat
+from router.errors import RegistryUnavailable
+from router.model import Arm, BackendModel, Control, ModelName, Route
+from router.ports import BackendDown, ColdWanted
+from tests.unit.control.conftest import World
+
+
+async def loaded(world: World, model: str = "m", version: str = "1") -> None:
+    """Ask for a version as a cold request does, and let it load."""
+    world.plane.happen(ColdWanted(model, version))
+    await world.settle()
+    assert world.plane.state(model, version) == "ready"
+
+
+async def test_a_registered_model_is_cold_until_somebody_asks(world: World) -> None:
+    """Nothing is loaded for a plain model at first sight; a request loads exactly its version."""
+    triton = world.add_triton()
+    world.shelf.put("m", "12", {"production": "1"})
+    await world.settle()
+    assert triton.loads == []
+
+    await loaded(world)
+
+    assert triton.loads == ["m.1"]
+    assert world.plane.arms("m") == {"stable": ("1", 10_000)}
+
+
+async def test_many_requests_for_a_cold_version_cause_one_load(world: World) -> None:
+    """While a load runs, asking again starts no second one."""
+    triton = world.add_triton()
+    triton.hold = asyncio.Event()
+    world.shelf.put("m", "1")
+    await world.settle()
+    for _ in range(5):
+        world.plane.happen(ColdWanted("m", "1"))
+        await world.settle()
+    triton.hold.set()
+    await world.settle()
+
+    assert triton.loads == ["m.1"]
+    assert world.plane.state("m", "1") == "ready"
+
+
+async def test_a_stage_moves_traffic_only_after_the_load(world: World) -> None:
+    """While the new version loads, the old one keeps all traffic; afterwards the new one has it."""
+    triton = world.add_triton()
+    world.shelf.put("m", "12", {"production": "1"})
+    await world.settle()
+    await loaded(world)
+    triton.hold = asyncio.Event()
+    world.shelf.put("m", "12", {"production": "2"})
+    await world.settle()
+    while_loading = world.plane.arms("m")
+    triton.hold.set()
+    await world.settle()
+
+    assert while_loading == {"stable": ("1", 10_000)}
+    assert world.plane.arms("m") == {"stable": ("2", 10_000)}
+    for table in world.plane.history:
+        states = {version.version: version.state for version in table["m"].versions} if "m" in table else {}
+        if "2" in states and any(arm.version == "2" for arm in table["m"].arms):
+            assert states["2"] == "ready"
+
+
+async def test_a_version_that_cannot_load_never_takes_traffic(world: World) -> None:
+    """The failure is shown with its reason, retried with back-off, and the old version goes on."""
+    triton = world.add_triton()
+    triton.bad = {"m.2"}
+    world.shelf.put("m", "12", {"production": "1"})
+    await world.settle()
+    await loaded(world)
+    world.shelf.put("m", "12", {"production": "2"})
+    await world.settle()
+    failed = next(v for v in world.plane.models["m"].versions if v.version == "2")
+    assert (failed.state, failed.reason) == ("failed", "this model cannot be loaded")
+    assert world.plane.arms("m") == {"stable": ("1", 10_000)}
+
+    triton.bad = set()
+    await world.later(2.0)
+
+    assert triton.loads == ["m.1", "m.2", "m.2"]
+    assert world.plane.arms("m") == {"stable": ("2", 10_000)}
+
+
+async def test_a_registry_that_cannot_be_read_changes_nothing(world: World) -> None:
+    """The last reading goes on, and the registry's state says why."""
+    world.add_triton()
+    world.shelf.put("m", "1")
+    await world.settle()
+    await loaded(world)
+    before = world.plane.models
+    world.shelf.fault = RegistryUnavailable("the disk is gone")
+    world.shelf.put("m", "12")
+    await world.settle()
+
+    assert world.plane.models == before
+    assert world.controller.registries["local"].error == "the disk is gone"
+
+
+async def test_a_triton_that_restarts_gets_its_set_back(world: World) -> None:
+    """What was loaded before is loaded again without a request."""
+    triton = world.add_triton()
+    world.shelf.put("m", "12")
+    await world.settle()
+    await loaded(world, version="1")
+    triton.ready.clear()
+    await world.settle()
+
+    assert triton.loads == ["m.1", "m.1"]
+    assert world.plane.state("m", "1") == "ready"
+
+
+async def test_a_lost_connection_takes_the_backend_out_at_once(world: World) -> None:
+    """The data plane's own notice is enough: requests wait for the other backend instead of failing."""
+    first = world.add_triton("t0")
+    world.shelf.put("m", "1")
+    await world.settle()
+    await loaded(world)
+    second = world.add_triton("t1")
+    await world.settle()
+    first.away = True
+    world.plane.happen(BackendDown("t0", "connection refused"))
+    await world.settle()
+
+    assert second.loads == ["m.1"]
+    assert world.plane.models["m"].versions[0].backends == ("t1",)
+
+
+async def test_one_missed_look_does_not_take_a_backend_out(world: World) -> None:
+    """A single slow answer changes nothing; the second in a row does."""
+    triton = world.add_triton()
+    world.shelf.put("m", "1")
+    await world.settle()
+    await loaded(world)
+    triton.away = True
+    state = next(iter(world.controller.residents.backends.values()))
+    await world.controller.probe(state)
+    assert state.up
+
+    await world.controller.probe(state)
+
+    assert not state.up
+
+
+async def test_a_version_that_nothing_names_is_unloaded_when_idle(world: World) -> None:
+    """After the idle time it goes; what a stage names stays for ever."""
+    triton = world.add_triton()
+    world.shelf.put("m", "12", {"production": "1"})
+    await world.settle()
+    await loaded(world, version="1")
+    await loaded(world, version="2")
+    await world.later(1799.0)
+    assert triton.ready == {("m.1", "1"), ("m.2", "1")}
+
+    await world.later(2.0)
+
+    assert triton.ready == {("m.1", "1")}
+    assert world.records.unloads == [("m", "2", "t0", "idle")]
+    assert world.plane.state("m", "2") == "cold"
+
+
+async def test_a_split_waits_for_its_new_arm(world: World) -> None:
+    """A canary with weight gets it only once it is resident; then both arms have exactly theirs."""
+    triton = world.add_triton()
+    world.shelf.put("m", "12", {"production": "1"})
+    await world.settle()
+    await loaded(world)
+    triton.hold = asyncio.Event()
+    world.routes.put(Route(ModelName("m"), (Arm("stable", "production", 9_000), Arm("canary", "2", 1_000))))
+    await world.controller.load_routes()
+    await world.settle()
+    while_loading = world.plane.arms("m")
+    triton.hold.set()
+    await world.settle()
+
+    assert while_loading == {"stable": ("1", 10_000)}
+    assert world.plane.arms("m") == {"stable": ("1", 9_000), "canary": ("2", 1_000)}
+
+
+async def test_models_of_a_triton_that_nobody_controls_are_routable(world: World) -> None:
+    """Name and version are Triton's; the highest is the default; a registry model wins a clash."""
+    triton = world.add_triton("legacy", Control.NONE)
+    triton.ready = {("resnet", "1"), ("resnet", "10"), ("resnet", "9"), ("m", "7")}
+    world.shelf.put("m", "1")
+    await world.settle()
+
+    assert world.plane.arms("resnet") == {"stable": ("10", 10_000)}
+    assert world.plane.models["resnet"].versions[0].backend_model == "resnet"
+    assert [v.version for v in world.plane.models["m"].versions] == ["1"]
+
+
+async def test_an_arm_may_name_a_model_of_such_a_triton(world: World) -> None:
+    """`backend_model` puts a model that somebody else loads behind a logical name."""
+    triton = world.add_triton("legacy", Control.NONE)
+    triton.ready = {("fraud_old", "3")}
+    world.routes.put(Route(ModelName("fraud"), (Arm("stable", "", 10_000, BackendModel("fraud_old", "3")),)))
+    await world.controller.load_routes()
+    await world.settle()
+    version = world.plane.models["fraud"].versions[0]
+
+    assert (version.state, version.backend_model, version.backend_version) == ("ready", "fraud_old", "3")
+    triton.ready = set()
+    await world.settle()
+    assert world.plane.models["fraud"].versions[0].state == "failed"
+
+
+async def test_a_model_that_goes_from_the_registry_goes_from_the_table(world: World) -> None:
+    """A deleted model is unknown at the next look."""
+    world.add_triton()
+    world.shelf.put("m", "1")
+    world.shelf.put("n", "1")
+    await world.settle()
+    del world.shelf.models[ModelName("n")]
+    world.shelf.put("m", "1")
+    await world.settle()
+
+    assert set(world.plane.models) == {"m"}
+
+
+async def test_new_files_behind_a_version_id_replace_the_old_copy(world: World) -> None:
+    """A copy whose files the registry no longer names is stale: it goes, and the new one is loaded."""
+    triton = world.add_triton()
+    world.shelf.put("m", "1", {"production": "1"})
+    await world.settle()
+    await loaded(world)
+    assert Seat("m.1", "1") in next(iter(world.controller.residents.backends.values())).ready
+    del world.shelf.models[ModelName("m")]
+    world.shelf.put("n", "1")
+    await world.settle()
+    await world.later(1.0)
+
+    assert triton.ready == set()
+    assert world.records.unloads == [("m", "1", "t0", "stale")]
