@@ -162,6 +162,12 @@ class ProtocolConfig(Section):
         default=(), description="groups (repository, shared_memory, trace, log) or exact method names"
     )
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The allowed methods, groups unfolded, each once."""
+        words = (METHOD_GROUPS.get(word, (word,)) for word in self.allow)
+        return tuple(dict.fromkeys(method for group in words for method in group))
+
 
 class AuthConfig(Section):
     """Who may call."""
