@@ -195,6 +195,12 @@ class Controller:
         self._cold.setdefault((model, version), self._clock.now())
         self._wake.set()
 
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Return when something holds, looked at after each turn."""
+        async with self._turned:
+            self._wake.set()
+            await self._turned.wait_for(holds)
+
     def pending(self, key: Key) -> bool:
         """Whether a version that was asked for is neither ready nor failed yet."""
         return key in self._cold or key in self.residents.loading
@@ -401,10 +407,12 @@ class Controller:
             if state.error != str(problem):
                 LOG.warning("registry %s: %s; what was read before goes on", state.registry.name, problem)
             state.error = str(problem)
+            self._wake.set()
             return
         except Exception as problem:  # a broken adapter must not take the others down
             LOG.exception("registry %s: reading broke", state.registry.name)
             state.error = f"internal error: {type(problem).__name__}: {problem}"
+            self._wake.set()
             return
         for trouble in view.problems:
             if state.view is None or trouble not in state.view.problems:
@@ -432,6 +440,7 @@ class Controller:
                 LOG.warning("backend %s: away: %s", state.name, problem)
                 self._note_down(state)
             state.reason = str(problem)
+            self._wake.set()
             return
         self._note_index(state, index, started)
 
