@@ -1,0 +1,397 @@
+"""What clients of one model see now, and how that follows the registry and the route. Pure.
+
+The registry and the operator say what is wanted at once; clients must only meet versions that are
+loaded. `settle` holds both together with four rules:
+
+1. A stage or alias that moves goes on naming its old version until the new one is ready, unless the old
+   one is gone from the registry. A pointer that is seen for the first time goes straight to its target.
+2. Arms resolve through the pointers *as served*, so a weight change is never held up by a stage whose
+   new version is still loading (or cannot be loaded): it takes effect on the old one.
+3. A split that would put a version in front of clients that was not there before waits as a whole until
+   that version is ready. A split between versions that already answer takes effect at once.
+4. What cannot be resolved never takes away what serves: the last version of that arm goes on, else its
+   weight goes to the stable arm.
+
+`settle` is idempotent, and reaches what is wanted as soon as all of it is ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from router.alias import highest, parse_reference, resolve
+from router.errors import InvalidReference, VersionNotFound
+from router.model import (
+    WHOLE,
+    Arm,
+    BackendModel,
+    ModelName,
+    PointerKind,
+    RegisteredModel,
+    Route,
+    Version,
+    VersionId,
+    format_weight,
+)
+
+PRODUCTION = "production"
+"""The stage that the implicit route follows where a model has it."""
+
+STABLE = "stable"
+"""The arm of the implicit route."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """A stage or alias and the version it names for clients now."""
+
+    kind: PointerKind
+    name: str
+    version: VersionId
+
+
+@dataclass(frozen=True, slots=True)
+class ServedArm:
+    """One target of the split in force; `weight` in hundredths of a percent."""
+
+    name: str
+    version: VersionId
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Something wanted that clients do not see yet.
+
+    Attributes:
+        what: `stage production`, `alias champion` or `arm canary`.
+        version: the version it waits for; "" where its reference names none.
+        sentence: for people: what is waited for, and what answers until then.
+    """
+
+    what: str
+    version: VersionId
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What clients of one model see now.
+
+    Attributes:
+        pointers: stages and aliases as served, sorted by kind and name.
+        arms: the split in force, summing to 10,000; empty where `unroutable` says why.
+        split_reference: the reference that enters the split besides the empty one; "" for none.
+        deadline_ms: default deadline of unary calls, 0 for the gateway's.
+        implicit: whether the route is the implicit one.
+        waiting: what is wanted and not seen yet.
+        wanted: versions to load without being asked by a request, in the registry's order: targets of
+            moved pointers and arms, and all weighted versions of a split of two or more arms.
+        unroutable: why a request without a reference cannot be answered; "" otherwise.
+    """
+
+    model: ModelName
+    pointers: tuple[Pointer, ...]
+    arms: tuple[ServedArm, ...]
+    split_reference: str
+    deadline_ms: int
+    implicit: bool
+    waiting: tuple[Waiting, ...]
+    wanted: tuple[VersionId, ...]
+    unroutable: str
+
+
+def backend_version_id(model: BackendModel) -> VersionId:
+    """The version id under which a split shows a model that a backend brought itself."""
+    return VersionId("/".join(("backend", model.name, model.version)).rstrip("/"))
+
+
+def with_backend_models(model: RegisteredModel, route: Route | None) -> RegisteredModel:
+    """Add the `backend_model` targets of a route to a model as versions without registry or artifact.
+
+    They come first, so the highest version of the registry stays the last. `settle` and
+    `compile_model` both want the result.
+    """
+    brought = {
+        version: Version(registry="", model=model.name, version=version)
+        for arm in (route.arms if route else ())
+        if arm.backend_model is not None
+        and (version := backend_version_id(arm.backend_model)) not in model.versions
+    }
+    return replace(model, versions={**brought, **model.versions}) if brought else model
+
+
+def implicit_route(model: RegisteredModel) -> Route | None:
+    """One arm `stable` on `production` where the model has that stage, else on the highest version.
+
+    None where the model has neither.
+    """
+    reference = PRODUCTION if PRODUCTION in model.stages else highest(_own_versions(model))
+    if reference is None:
+        return None
+    return Route(model=model.name, arms=(Arm(STABLE, reference, WHOLE),), registry=model.registry)
+
+
+def settle(
+    previous: Serving | None,
+    model: RegisteredModel,
+    route: Route | None,
+    ready: frozenset[VersionId],
+    failed: Mapping[VersionId, str],
+) -> Serving:
+    """Decide what clients of a model see now.
+
+    Args:
+        previous: what they saw until now; None at first sight.
+        model: the registry's last good reading, with `with_backend_models` applied.
+        route: the explicit route, or None for the implicit one.
+        ready: versions that at least one backend can answer for now.
+        failed: versions whose last load failed, with the reason.
+
+    Returns:
+        The new state; it equals `previous` where nothing is to change.
+    """
+    return _Settling(previous, model, route, ready, failed).run()
+
+
+def split_exactly(weights: Sequence[int]) -> list[int]:
+    """Scale positive weights so that they sum to exactly 10,000, by largest remainder."""
+    total = sum(weights)
+    shares = [weight * WHOLE // total for weight in weights]
+    by_remainder = sorted(range(len(weights)), key=lambda i: (-(weights[i] * WHOLE % total), i))
+    for index in by_remainder[: WHOLE - sum(shares)]:
+        shares[index] += 1
+    return shares
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A desired arm: the version it should serve, and what is wrong with its reference."""
+
+    arm: Arm
+    version: VersionId | None
+    problem: str
+
+
+class _Settling:
+    """One run of `settle`: its inputs, and the sentences collected on the way."""
+
+    def __init__(
+        self,
+        previous: Serving | None,
+        model: RegisteredModel,
+        route: Route | None,
+        ready: frozenset[VersionId],
+        failed: Mapping[VersionId, str],
+    ) -> None:
+        self.model = model
+        self.explicit = route
+        self.route = route or implicit_route(model)
+        self.ready = ready
+        self.failed = failed
+        self.waiting: list[Waiting] = []
+        self.wanted: set[VersionId] = set()
+        self.old_arms = previous.arms if previous else ()
+        self.old_reference = previous.split_reference if previous else ""
+        self.old_pointers = {(p.kind, p.name): p.version for p in previous.pointers} if previous else {}
+
+    def run(self) -> Serving:
+        pointers = self._pointers()
+        arms, reference, unroutable = self._split(self.route, pointers)
+        deadline = self.route.deadline if self.route else None
+        return Serving(
+            model=self.model.name,
+            pointers=pointers,
+            arms=tuple(arms),
+            split_reference=reference,
+            deadline_ms=0 if deadline is None else max(1, round(deadline * 1_000)),
+            implicit=self.explicit is None,
+            waiting=tuple(self.waiting),
+            wanted=tuple(v.version for v in self.model.versions.values() if self._to_load(v)),
+            unroutable=unroutable,
+        )
+
+    # Pointers
+
+    def _pointers(self) -> tuple[Pointer, ...]:
+        named = [(PointerKind.ALIAS, name, to) for name, to in sorted(self.model.aliases.items())]
+        named += [(PointerKind.STAGE, name, to) for name, to in sorted(self.model.stages.items())]
+        served = ((kind, name, self._pointer(kind, name, target)) for kind, name, target in named)
+        return tuple(Pointer(kind, name, version) for kind, name, version in served if version is not None)
+
+    def _pointer(self, kind: PointerKind, name: str, target: VersionId) -> VersionId | None:
+        """The version that a stage or alias names for clients now (rule 1)."""
+        what = f"{kind} {name}"
+        old = self._existing(self.old_pointers.get((kind, name)))
+        if target not in self.model.versions:
+            goes_on = "nothing answers for it" if old is None else f"version {old} goes on"
+            missing = f"points to version {target}, which registry {self.model.registry!r} does not have"
+            self._wait(what, target, f"{missing}; {goes_on}")
+            return old
+        if old is None or old == target or target in self.ready:
+            return target
+        self.wanted.add(target)
+        self._wait(what, target, f"{self._why_not(target)}; version {old} answers until then")
+        return old
+
+    # The split
+
+    def _split(
+        self, route: Route | None, pointers: Sequence[Pointer]
+    ) -> tuple[Sequence[ServedArm], str, str]:
+        """The arms in force, the reference that enters them, and why there are none."""
+        if route is None:
+            return (), "", f"model {self.model.name!r} has no versions"
+        targets = [self._target(arm, pointers) for arm in route.arms]
+        stable = next(target for target in targets if target.arm.name == route.stable.name)
+        if stable.version is None:
+            return self._without_stable(stable)
+        desired = self._desired(targets, stable)
+        blocked = [arm for arm in desired if self._blocks(arm)]
+        held = self._held(desired, route.stable.name) if blocked else []
+        if held:
+            arms, reference = held, self.old_reference
+        else:
+            arms, reference = self._first_split(desired, blocked, route.stable.name), route.stable.reference
+        # Where every cold arm is in force already, requests wait for the loads and no arm does.
+        self._wait_for_arms([arm for arm in blocked if arm not in arms], arms)
+        for split in (desired, arms):
+            self._keep_loaded(split)
+        return arms, reference, ""
+
+    def _target(self, arm: Arm, pointers: Sequence[Pointer]) -> _Target:
+        old = self._existing(next((a.version for a in self.old_arms if a.name == arm.name), None))
+        if arm.backend_model is not None:
+            version = backend_version_id(arm.backend_model)
+            if version in self.model.versions:
+                return _Target(arm, version, "")
+            return _Target(arm, old, f"no backend model {arm.backend_model.name!r} is known")
+        try:
+            return _Target(arm, self._resolve(arm.reference, pointers), "")
+        except (InvalidReference, VersionNotFound) as error:
+            return _Target(arm, old, error.message)
+
+    def _resolve(self, text: str, pointers: Sequence[Pointer]) -> VersionId:
+        """The version that a reference names as served (rule 2)."""
+        reference = parse_reference(text)
+        as_served = replace(
+            self.model,
+            aliases={p.name: p.version for p in pointers if p.kind is PointerKind.ALIAS},
+            stages={p.name: p.version for p in pointers if p.kind is PointerKind.STAGE},
+        )
+        try:
+            return resolve(as_served, reference).version
+        except VersionNotFound:
+            # The registry's own reading knows better why: a pointer into nothing is still a pointer.
+            return resolve(self.model, reference).version
+
+    def _without_stable(self, stable: _Target) -> tuple[Sequence[ServedArm], str, str]:
+        """The stable arm names nothing and never did: what serves goes on as a whole (rule 4)."""
+        arms = [arm for arm in self.old_arms if arm.version in self.model.versions]
+        if sum(arm.weight for arm in arms) != WHOLE:
+            return (), "", f"arm {stable.arm.name!r} cannot be resolved: {stable.problem}"
+        self._wait(f"arm {stable.arm.name}", VersionId(""), f"{stable.problem}; until then: {_show(arms)}")
+        self._keep_loaded(arms)
+        return arms, self.old_reference, ""
+
+    def _desired(self, targets: Sequence[_Target], stable: _Target) -> list[ServedArm]:
+        """The arms as the route wants them; the weight of an arm without a version goes to stable."""
+        arms: list[ServedArm] = []
+        loose = 0
+        for target in targets:
+            what = f"arm {target.arm.name}"
+            if target.version is None:
+                loose += target.arm.weight
+                text = f"{target.problem}; its weight goes to arm {stable.arm.name}"
+                self._wait(what, VersionId(""), text)
+                continue
+            if target.problem:
+                self._wait(what, VersionId(""), f"{target.problem}; version {target.version} goes on")
+            arms.append(ServedArm(target.arm.name, target.version, target.arm.weight))
+        return _add_weight(arms, stable.arm.name, loose)
+
+    def _blocks(self, arm: ServedArm) -> bool:
+        """Whether an arm would put a version that is not loaded in front of clients (rule 3)."""
+        if arm.weight == 0 or arm.version in self.ready:
+            return False
+        in_front = any(old.weight and old.version == arm.version for old in self.old_arms)
+        return not in_front and not self._gone(arm.name)
+
+    def _gone(self, name: str) -> bool:
+        """Whether this arm served a version that the registry no longer has."""
+        return any(old.name == name and old.version not in self.model.versions for old in self.old_arms)
+
+    def _held(self, desired: Sequence[ServedArm], stable: str) -> list[ServedArm]:
+        """The split before, as a whole; an arm whose version is gone has its new one at once."""
+        wanted = {arm.name: arm.version for arm in desired}
+        arms: list[ServedArm] = []
+        loose = 0
+        for old in self.old_arms:
+            version = self._existing(old.version) or wanted.get(old.name)
+            if version is None:
+                loose += old.weight
+            else:
+                arms.append(replace(old, version=version))
+        heirs = [arm.name for arm in arms if arm.weight]
+        if not heirs:
+            return []
+        return _add_weight(arms, stable if stable in heirs else heirs[0], loose)
+
+    def _first_split(
+        self, desired: list[ServedArm], blocked: Sequence[ServedArm], stable: str
+    ) -> list[ServedArm]:
+        """The split where there is nothing to hold on to: all of it, or the part that is ready."""
+        ready = [arm for arm in desired if arm.weight and arm.version in self.ready]
+        if not blocked or not ready:
+            return desired
+        safe = [arm for arm in ready if arm.name == stable] or ready
+        weights = split_exactly([arm.weight for arm in safe])
+        return [replace(arm, weight=weight) for arm, weight in zip(safe, weights, strict=True)]
+
+    def _wait_for_arms(self, blocked: Sequence[ServedArm], in_force: Sequence[ServedArm]) -> None:
+        for arm in blocked:
+            self.wanted.add(arm.version)
+            text = f"{self._why_not(arm.version)}; until then: {_show(in_force)}"
+            self._wait(f"arm {arm.name}", arm.version, text)
+
+    def _keep_loaded(self, split: Sequence[ServedArm]) -> None:
+        """A version of a real split is never loaded by the request that meets it first."""
+        if len(split) > 1:
+            self.wanted.update(arm.version for arm in split if arm.weight)
+
+    # Small things
+
+    def _existing(self, version: VersionId | None) -> VersionId | None:
+        return version if version in self.model.versions else None
+
+    def _to_load(self, version: Version) -> bool:
+        return version.version in self.wanted and _has_files(version)
+
+    def _why_not(self, version: VersionId) -> str:
+        ours = _has_files(self.model.versions[version])
+        if version in self.failed:
+            what = "its load failed" if ours else "no backend can serve it"
+            return f"cannot move to version {version}, {what}: {self.failed[version]}"
+        return f"waits for version {version} to be {'loaded' if ours else 'ready on a backend'}"
+
+    def _wait(self, what: str, version: VersionId, text: str) -> None:
+        self.waiting.append(Waiting(what, version, f"{what} of model {self.model.name!r}: {text}"))
+
+
+def _has_files(version: Version) -> bool:
+    """Whether it is ours to load; a model that a backend brought has neither format nor artifact."""
+    return bool(version.format or version.artifact)
+
+
+def _own_versions(model: RegisteredModel) -> dict[VersionId, Version]:
+    return {key: value for key, value in model.versions.items() if value.registry == model.registry}
+
+
+def _add_weight(arms: list[ServedArm], heir: str, weight: int) -> list[ServedArm]:
+    """Give weight that lost its arm to another one."""
+    return [replace(arm, weight=arm.weight + weight) if arm.name == heir else arm for arm in arms]
+
+
+def _show(arms: Sequence[ServedArm]) -> str:
+    return ", ".join(f"{arm.name} = {arm.version} at {format_weight(arm.weight)} %" for arm in arms)
