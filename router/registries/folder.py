@@ -1,0 +1,426 @@
+"""The folder registry: files that a person can edit.
+
+    models/<model>/model.yaml               description, stages, aliases, tags
+    models/<model>/<version>/version.yaml   format, artifact, digest, contract, metrics, tags, lineage
+
+Every file keeps its own last good reading: a file that is cut, empty or wrong is a problem with its line,
+and what it said before goes on. A model whose `model.yaml` was never readable is left out, because without
+its stages nobody can say which version clients should get.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from router.alias import in_order, parse_reference
+from router.errors import InvalidName, InvalidReference, RegistryUnavailable
+from router.model import (
+    ModelName,
+    RegisteredModel,
+    RegistryProblem,
+    RegistryView,
+    Version,
+    VersionId,
+    parse_model_name,
+)
+from router.registries.manifest import (
+    Complaint,
+    ModelManifest,
+    Unreadable,
+    VersionManifest,
+    read_model,
+    read_version,
+)
+
+MODEL_FILE = "model.yaml"
+VERSION_FILE = "version.yaml"
+
+POLL_SECONDS = 0.25
+SETTLE_SECONDS = 0.1
+"""A change is told once the files have been still for this long, so that half a write is rarely read."""
+
+_SETTLE_LOOKS = 3
+_REST = 20
+_LONGEST_REST = 0.35
+_MAX_FILE = 1 << 20
+_FRESH_NS = 100_000_000
+_TEMPORARY = (".tmp", ".part", ".swp", "~")
+
+Signature = tuple[int, int, int, bool]
+"""A file's ctime (which nobody can set back), size and inode, and whether it changed so recently that a
+further change might leave all of these as they are: a clock tick is coarser than a write."""
+
+ModelSignature = tuple[Signature | None, tuple[tuple[str, Signature | None], ...]]
+"""`model.yaml`, and each version folder with its `version.yaml`; None for a file that is not there."""
+
+Tree = Mapping[str, ModelSignature]
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a folder is somebody's work in progress: `.name`, `name.tmp`, `name.part`, `name~`."""
+    return name.startswith(".") or name.endswith(_TEMPORARY)
+
+
+class FolderRegistry:
+    """`ports.Registry` over a folder. Reads files in a thread; never writes."""
+
+    def __init__(
+        self, name: str, path: Path, *, poll: float = POLL_SECONDS, settle: float = SETTLE_SECONDS
+    ) -> None:
+        self._name = name
+        self._path = path.absolute()
+        self._poll = poll
+        self._settle = settle
+        self._lock = threading.Lock()
+        self._scanner = _Scanner(self._path)
+        self._models: dict[str, _ModelFolder] = {}
+        self._seen: Tree | None = None
+
+    @property
+    def name(self) -> str:
+        """Its key in the configuration."""
+        return self._name
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._path
+
+    async def read(self) -> RegistryView:
+        """Read everything, whole; files that did not change since the last time are not read again.
+
+        Raises:
+            RegistryUnavailable: the folder is not there or cannot be listed.
+        """
+        return await asyncio.to_thread(self._read)
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Yield once for each change on disk, well within a second of it."""
+        seen = self._seen
+        if seen is None:
+            seen = await asyncio.to_thread(self._look)
+        cost = 0.0
+        while True:
+            await asyncio.sleep(max(self._poll, min(cost * _REST, _LONGEST_REST)))
+            started = time.perf_counter()
+            now = await asyncio.to_thread(self._look, quick=True)
+            cost = time.perf_counter() - started
+            if now == seen:
+                continue
+            for _ in range(_SETTLE_LOOKS):
+                await asyncio.sleep(self._settle)
+                before, now = now, await asyncio.to_thread(self._look)
+                if now == before:
+                    break
+            seen = now
+            yield
+
+    def _look(self, *, quick: bool = False) -> Tree | None:
+        """The tree as it is now; None where the folder cannot be listed."""
+        try:
+            with self._lock:
+                return self._scanner.scan(quick=quick)
+        except OSError:
+            return None
+
+    def _read(self) -> RegistryView:
+        with self._lock:
+            try:
+                tree = self._scanner.scan()
+            except OSError as error:
+                raise RegistryUnavailable(
+                    f"registry {self._name!r}: folder {self._path} cannot be read: {error.strerror}",
+                    hint="create it, or change `path`",
+                ) from error
+            self._models = {
+                folder: self._models.get(folder) or _ModelFolder(self._name, self._path / folder)
+                for folder in tree
+            }
+            for folder, signature in tree.items():
+                self._models[folder].update(signature)
+            self._seen = tree
+            return self._view()
+
+    def _view(self) -> RegistryView:
+        folders = [self._models[folder] for folder in sorted(self._models)]
+        return RegistryView(
+            registry=self._name,
+            models={folder.model.name: folder.model for folder in folders if folder.model is not None},
+            problems=tuple(problem for folder in folders for problem in folder.problems),
+        )
+
+
+class _Scanner:
+    """Looks at names and times of files.
+
+    A folder whose own time stands is not listed again. Versions do not change once they are there, so a
+    quick look asks only every other model for its `version.yaml` files, in turns.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = str(root)
+        self._listed: dict[str, tuple[Signature, tuple[str, ...]]] = {}
+        self._tree: dict[str, ModelSignature] = {}
+        self._turn = 0
+
+    def scan(self, *, quick: bool = False) -> Tree:
+        """All files as they are now. Raises OSError where the root cannot be listed."""
+        horizon = time.time_ns() - _FRESH_NS
+        before, self._tree = self._tree, {}
+        known, self._listed = self._listed, {}
+        self._turn ^= 1
+        for index, model in enumerate(self._list(self._root, known, horizon)):
+            path = f"{self._root}/{model}"
+            try:
+                versions = self._list(path, known, horizon)
+            except OSError:
+                continue  # it went away between the two looks
+            skip = quick and index % 2 == self._turn and known.get(path) == self._listed[path]
+            self._tree[model] = (
+                _signature(f"{path}/{MODEL_FILE}", horizon),
+                before[model][1]
+                if skip and model in before
+                else tuple(
+                    [(name, _signature(f"{path}/{name}/{VERSION_FILE}", horizon)) for name in versions]
+                ),
+            )
+        return self._tree
+
+    def _list(
+        self, path: str, known: Mapping[str, tuple[Signature, tuple[str, ...]]], horizon: int
+    ) -> tuple[str, ...]:
+        """Names of the folders in a folder, sorted."""
+        status = os.stat(path)
+        signature = (status.st_ctime_ns, status.st_size, status.st_ino, status.st_ctime_ns > horizon)
+        last = known.get(path)
+        if last is not None and last[0] == signature and not signature[-1]:
+            names = last[1]
+        else:
+            with os.scandir(path) as entries:
+                names = tuple(sorted(e.name for e in entries if not is_temporary(e.name) and e.is_dir()))
+        self._listed[path] = (signature, names)
+        return names
+
+
+def _signature(path: str, horizon: int) -> Signature | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    changed = status.st_ctime_ns
+    return changed, status.st_size, status.st_ino, changed > horizon
+
+
+_Manifest = TypeVar("_Manifest", ModelManifest, VersionManifest)
+
+
+class _File(Generic[_Manifest]):
+    """One manifest: its last good reading, and what is wrong with what is on disk now."""
+
+    def __init__(self, path: Path, read: Callable[[str], _Manifest]) -> None:
+        self.good: _Manifest | None = None
+        self.complaints: tuple[Complaint, ...] = ()
+        self.broken = False
+        self._path = path
+        self._read: Callable[[str], _Manifest] = read
+        self._signature: Signature | None = None
+        self._good_text = ""
+
+    @property
+    def was_there(self) -> bool:
+        """Whether there ever was a readable file."""
+        return bool(self._good_text)
+
+    def update(self, signature: Signature | None) -> None:
+        """Read the file again if it differs from the last look."""
+        if signature is not None and signature == self._signature and not signature[-1]:
+            return
+        self._signature = signature
+        try:
+            if signature is None:
+                raise Unreadable([Complaint(1, "is not there")])
+            text = _read_text(self._path)
+            _refuse_cut(text, self._good_text)
+            manifest = self._read(text)
+        except Unreadable as error:
+            self.broken, self.complaints = True, error.complaints
+        else:
+            self.broken, self.complaints = False, manifest.complaints
+            self.good, self._good_text = manifest, text
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise Unreadable([Complaint(1, f"cannot be read: {error.strerror}")]) from error
+    if len(data) > _MAX_FILE:
+        raise Unreadable([Complaint(1, f"is larger than {_MAX_FILE} bytes")])
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise Unreadable([Complaint(line, "is not UTF-8 text")]) from error
+
+
+def _refuse_cut(text: str, before: str) -> None:
+    """A file that now stops inside a line of its former self was cut, even if it still is valid YAML."""
+    if len(text) >= len(before) or not before.startswith(text) or text.endswith("\n"):
+        return
+    if before[len(text)] != "\n":
+        line = text.count("\n") + 1
+        raise Unreadable([Complaint(line, "stops in the middle of a line that was longer; it looks cut")])
+
+
+class _ModelFolder:
+    """One model: its files, and the model that they make."""
+
+    def __init__(self, registry: str, path: Path) -> None:
+        self.model: RegisteredModel | None = None
+        self.problems: tuple[RegistryProblem, ...] = ()
+        self._registry = registry
+        self._path = path
+        self._signature: ModelSignature | None = None
+        self._manifest = _File[ModelManifest](path / MODEL_FILE, read_model)
+        self._versions: dict[str, _File[VersionManifest]] = {}
+
+    def update(self, signature: ModelSignature) -> None:
+        """Read again what differs from the last look."""
+        if signature == self._signature and not _is_fresh(signature):
+            return
+        self._signature = signature
+        model_file, version_files = signature
+        self._manifest.update(model_file)
+        known = self._versions
+        self._versions = {}
+        for name, version_file in version_files:
+            path = self._path / name
+            file = known.get(name) or _File[VersionManifest](
+                path / VERSION_FILE, partial(_read_version, path)
+            )
+            file.update(version_file)
+            self._versions[name] = file
+        if model_file is None and not self._manifest.was_there:
+            self._manifest.good = ModelManifest()  # the file is optional where there are versions
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        problems: list[RegistryProblem] = []
+        try:
+            name = parse_model_name(self._path.name)
+        except InvalidName as error:
+            self.problems = (RegistryProblem(self._path.name, f"cannot be served: {error}"),)
+            return
+        versions = self._good_versions(name, problems)
+        manifest = self._good_manifest(versions, problems)
+        self.model = None
+        if manifest is not None:
+            self.model = RegisteredModel(
+                registry=self._registry,
+                name=name,
+                versions=in_order(versions),
+                stages=manifest.stages,
+                aliases=manifest.aliases,
+                description=manifest.description,
+                tags=manifest.tags,
+            )
+            problems += _dangling(self.model)
+        self.problems = tuple(problems)
+
+    def _good_manifest(
+        self, versions: Sequence[Version], problems: list[RegistryProblem]
+    ) -> ModelManifest | None:
+        file, folder = self._manifest, self._path.name
+        if file.was_there or self._has_file():
+            problems += _complain(folder, f"{folder}/{MODEL_FILE}", file, "the model is left out")
+            return file.good
+        if not versions:
+            text = f"has neither {MODEL_FILE} nor a version that can be read; the model is left out"
+            problems.append(RegistryProblem(folder, text))
+            return None
+        return file.good
+
+    def _has_file(self) -> bool:
+        return self._signature is not None and self._signature[0] is not None
+
+    def _good_versions(self, model: ModelName, problems: list[RegistryProblem]) -> list[Version]:
+        found: list[Version] = []
+        for folder, file in self._versions.items():
+            subject = f"{model}/{folder}"
+            try:
+                parse_reference(folder)
+                if folder.startswith("@"):
+                    raise InvalidReference("a version id cannot begin with '@'")
+            except InvalidReference as error:
+                problems.append(RegistryProblem(subject, f"cannot be a version id: {error}"))
+                continue
+            problems += _complain(subject, f"{subject}/{VERSION_FILE}", file, "the version is left out")
+            if file.good is not None:
+                found.append(self._version(model, VersionId(folder), file.good))
+        return found
+
+    def _version(self, model: ModelName, version: VersionId, manifest: VersionManifest) -> Version:
+        artifact = manifest.artifact if manifest.is_uri else str(self._path / version / manifest.artifact)
+        return Version(
+            registry=self._registry,
+            model=model,
+            version=version,
+            format=manifest.format,
+            artifact=artifact,
+            digest=manifest.digest,
+            contract=manifest.contract,
+            metrics=manifest.metrics,
+            tags=manifest.tags,
+            lineage=manifest.lineage,
+            created=manifest.created,
+        )
+
+
+def _read_version(folder: Path, text: str) -> VersionManifest:
+    """Read `version.yaml` and check that a path stays in its folder, through links too. Raises Unreadable."""
+    manifest = read_version(text)
+    if not manifest.is_uri:
+        real = Path(os.path.realpath(folder / manifest.artifact))
+        if not real.is_relative_to(os.path.realpath(folder)):
+            raise Unreadable([Complaint(1, f"artifact: {manifest.artifact!r} is a link out of the folder")])
+    return manifest
+
+
+def _complain(
+    subject: str, path: str, file: _File[ModelManifest] | _File[VersionManifest], without: str
+) -> list[RegistryProblem]:
+    if not file.broken:
+        outcome = ""
+    else:
+        outcome = f"; {without}" if file.good is None else "; the last good reading goes on"
+    return [
+        RegistryProblem(subject, f"{path}:{complaint.line}: {complaint.message}{outcome}")
+        for complaint in file.complaints
+    ]
+
+
+def _dangling(model: RegisteredModel) -> list[RegistryProblem]:
+    pointers = [("stage", name, to) for name, to in model.stages.items()]
+    pointers += [("alias", name, to) for name, to in model.aliases.items()]
+    return [
+        RegistryProblem(
+            model.name,
+            f"{model.name}/{MODEL_FILE}: {kind} {name!r} points to version {version!r}, which does not exist",
+        )
+        for kind, name, version in pointers
+        if version not in model.versions
+    ]
+
+
+def _is_fresh(signature: ModelSignature) -> bool:
+    model_file, version_files = signature
+    files = (model_file, *(file for _, file in version_files))
+    return any(file is not None and file[-1] for file in files)

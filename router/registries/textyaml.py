@@ -1,0 +1,150 @@
+"""YAML in which every scalar is its own text: `1.10` stays `1.10`, `on` and `no` stay words.
+
+Duplicate keys, anchors and tags that build objects are refused; lines are kept for messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import yaml
+
+MAX_DEPTH = 32
+"""Deeper nesting is refused; no document of ours needs more than six."""
+
+Path = tuple[str | int, ...]
+"""Where in a document: keys and list indexes."""
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class YamlProblem(Exception):
+    """A document that cannot be read; `line` is 1-based."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where a node stands in the text: characters `start` to `end`, and its 1-based line."""
+
+    start: int
+    end: int
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A parsed document.
+
+    Attributes:
+        value: dicts, lists and text; None for a key without a value and for an empty document.
+        keys, values: where the key and the value of each path stand.
+    """
+
+    value: object
+    keys: dict[Path, Span] = field(default_factory=dict)
+    values: dict[Path, Span] = field(default_factory=dict)
+
+    def line(self, path: Path) -> int:
+        """The line of a path, else of the nearest thing around it; 1 for the document."""
+        while path:
+            span = self.keys.get(path) or self.values.get(path)
+            if span:
+                return span.line
+            path = path[:-1]
+        return 1
+
+
+def parse(text: str) -> Document:
+    """Parse one YAML document.
+
+    Raises:
+        YamlProblem: it is not YAML, holds several documents, a duplicate key, an anchor, or is too deep.
+    """
+    try:
+        events = iter(list(yaml.parse(text, Loader=_LOADER)))
+    except yaml.MarkedYAMLError as error:
+        raise _syntax_problem(text, error) from error
+    except yaml.YAMLError as error:
+        raise YamlProblem(1, " ".join(str(error).split())) from error
+    return _Builder(events).document()
+
+
+def _syntax_problem(text: str, error: yaml.MarkedYAMLError) -> YamlProblem:
+    mark = error.problem_mark or error.context_mark
+    line = mark.line + 1 if mark else 1
+    if mark and text[mark.index : mark.index + 1] == "@":
+        return YamlProblem(line, "a value that begins with '@' must be quoted, such as \"@champion\"")
+    return YamlProblem(line, f"not valid YAML: {error.problem or error.context}")
+
+
+class _Builder:
+    """Turns the parser's events into values and spans."""
+
+    def __init__(self, events: Iterator[yaml.Event]) -> None:
+        self._events = events
+        self._keys: dict[Path, Span] = {}
+        self._values: dict[Path, Span] = {}
+
+    def document(self) -> Document:
+        value: object = None
+        documents = 0
+        for event in self._events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    raise YamlProblem(_line(event), "holds more than one document")
+                value = self._node(next(self._events), ())
+        return Document(value, self._keys, self._values)
+
+    def _node(self, event: yaml.Event, path: Path) -> object:
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise YamlProblem(_line(event), "anchors and references are not supported; write it out")
+        if len(path) > MAX_DEPTH:
+            raise YamlProblem(_line(event), f"is nested deeper than {MAX_DEPTH} levels")
+        if isinstance(event, yaml.ScalarEvent):
+            self._values[path] = _span(event, event)
+            # A plain nothing is "no value"; a quoted nothing is an empty text.
+            return None if event.value == "" and not event.style else str(event.value)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(event, path)
+        return self._sequence(event, path)
+
+    def _mapping(self, start: yaml.Event, path: Path) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for event in self._events:
+            if isinstance(event, yaml.MappingEndEvent):
+                self._values[path] = _span(start, event)
+                return found
+            if not isinstance(event, yaml.ScalarEvent):
+                raise YamlProblem(_line(event), "a key must be plain text")
+            key = str(event.value)
+            if key in found:
+                raise YamlProblem(_line(event), f"key {key!r} is given twice")
+            self._keys[(*path, key)] = _span(event, event)
+            found[key] = self._node(next(self._events), (*path, key))
+        raise YamlProblem(_line(start), "ends in the middle of a mapping")
+
+    def _sequence(self, start: yaml.Event, path: Path) -> list[object]:
+        found: list[object] = []
+        for event in self._events:
+            if isinstance(event, yaml.SequenceEndEvent):
+                self._values[path] = _span(start, event)
+                return found
+            found.append(self._node(event, (*path, len(found))))
+        raise YamlProblem(_line(start), "ends in the middle of a list")
+
+
+def _line(event: yaml.Event) -> int:
+    mark = event.start_mark
+    return mark.line + 1 if mark else 1
+
+
+def _span(start: yaml.Event, end: yaml.Event) -> Span:
+    first, last = start.start_mark, end.end_mark
+    return Span(first.index if first else 0, last.index if last else 0, _line(start))
