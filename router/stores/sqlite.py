@@ -1,0 +1,328 @@
+"""State in one SQLite file on a local disk, for one process.
+
+Every change is one transaction that moves the revision, writes the routes and appends to the audit log, on
+disk before the call returns. All database work happens on one thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from router.errors import StateUnavailable
+from router.model import ModelName, Route
+from router.ports import RouteChangeRecord, StoredRoute
+from router.stores.audit import AuditEntry, change_of, seal, verify_chain
+from router.stores.changes import check_revision, check_routes, no_route
+from router.stores.codec import canonical, decode_route, encode_route
+from router.stores.lockfile import LockFile
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x53544754
+"""Marks the file as ours in its header ("STGT")."""
+
+_SCHEMA = """
+CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), revision INTEGER NOT NULL) STRICT;
+INSERT INTO state VALUES (1, 0);
+CREATE TABLE route (
+    model TEXT PRIMARY KEY, document TEXT NOT NULL, revision INTEGER NOT NULL,
+    actor TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE audit (
+    revision INTEGER PRIMARY KEY, at REAL NOT NULL, actor TEXT NOT NULL, reason TEXT NOT NULL,
+    action TEXT NOT NULL, targets TEXT NOT NULL, before TEXT NOT NULL, after TEXT NOT NULL,
+    before_hash TEXT NOT NULL, after_hash TEXT NOT NULL, previous TEXT NOT NULL, hash TEXT NOT NULL
+) STRICT;
+CREATE TABLE audit_target (
+    model TEXT NOT NULL, revision INTEGER NOT NULL REFERENCES audit, PRIMARY KEY (model, revision)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER audit_is_append_only_1 BEFORE UPDATE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER audit_is_append_only_2 BEFORE DELETE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+"""
+
+_AUDIT_COLUMNS = (
+    "revision, at, actor, reason, action, targets, before, after, before_hash, after_hash, previous, hash"
+)
+
+_Answer = TypeVar("_Answer")
+
+
+class SqliteStore:
+    """`ports.StateStore` in a SQLite file. Make one with `open`."""
+
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        self._path = path
+        self._clock = clock
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stagegate-state")
+        self._closed = False
+        self._lock: LockFile | None = None
+        self._connection: sqlite3.Connection | None = None
+
+    @classmethod
+    async def open(cls, path: Path, *, clock: Callable[[], float] = time.time) -> SqliteStore:
+        """Open or make the file, check all of it, and hold it for this process.
+
+        Args:
+            path: absolute path of the database file; its folder is made where only that one is missing.
+                A lock file `<path>.lock` stands beside it.
+            clock: unix seconds, for the audit log.
+
+        Raises:
+            StateUnavailable: another process holds it, it is damaged, its audit log was changed, a newer
+                version wrote it, it is no state of ours, or it cannot be read or written.
+        """
+        store = cls(path, clock)
+        try:
+            await store._run(store._open)
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def revision(self) -> int:
+        """The current revision; 0 for a new store. Raises StateUnavailable."""
+        return await self._run(lambda: _revision(self._db))
+
+    async def routes(self) -> tuple[int, dict[ModelName, StoredRoute]]:
+        """The revision and all routes at it, read in one transaction. Raises StateUnavailable."""
+        return await self._run(self._routes)
+
+    async def put_routes(
+        self, routes: Sequence[Route], *, expected_revision: int | None, actor: str, reason: str
+    ) -> int:
+        """Write several routes in one change. Raises InvalidInput, Conflict, StateUnavailable.
+
+        A cancelled call may have been carried out; the revision tells.
+        """
+        check_routes(routes)
+        after: dict[ModelName, Route | None] = {route.model: route for route in routes}
+        return await self._run(lambda: self._change("put_routes", after, expected_revision, actor, reason))
+
+    async def delete_route(
+        self, model: ModelName, *, expected_revision: int | None, actor: str, reason: str
+    ) -> int:
+        """Remove a route. Raises RouteNotFound, Conflict, StateUnavailable."""
+        return await self._run(
+            lambda: self._change("delete_route", {model: None}, expected_revision, actor, reason)
+        )
+
+    async def history(self, model: ModelName, limit: int) -> tuple[RouteChangeRecord, ...]:
+        """Changes of one route, newest first, at most `limit`. Raises StateUnavailable."""
+        return await self._run(lambda: self._history(model, limit))
+
+    async def audit_log(self) -> tuple[AuditEntry, ...]:
+        """The whole log, oldest first. Raises StateUnavailable."""
+        return await self._run(lambda: tuple(_entries(self._db)))
+
+    async def close(self) -> None:
+        """Close the file and give the lock back; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown(wait=False)
+
+    async def _run(self, work: Callable[[], _Answer]) -> _Answer:
+        """Do database work on the thread; what goes wrong there names the file."""
+        if self._closed:
+            raise StateUnavailable(f"state {self._path} is closed")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except sqlite3.Error as error:
+            raise StateUnavailable(f"state {self._path}: {error}") from error
+
+    # On the thread
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StateUnavailable(f"state {self._path} is not open")
+        return self._connection
+
+    def _open(self) -> None:
+        try:
+            self._path.parent.mkdir(mode=0o700, exist_ok=True)  # one level: a mistyped path stays an error
+        except OSError as error:
+            raise StateUnavailable(f"folder {self._path.parent} cannot be made: {error.strerror}") from error
+        self._lock = LockFile(self._path.with_name(self._path.name + ".lock"), f"state {self._path}")
+        try:
+            # Made here and not by SQLite, so that nobody else can read it from the first moment.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as error:
+            raise StateUnavailable(f"state {self._path} cannot be opened: {error.strerror}") from error
+        self._connection = sqlite3.connect(self._path, isolation_level=None)
+        self._prepare(self._connection)
+        verify_chain(_entries(self._connection), _revision(self._connection))
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        application, schema = _pragma(db, "application_id"), _pragma(db, "user_version")
+        tables = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if tables and application != APPLICATION_ID:
+            raise StateUnavailable(f"{self._path} is a database of something else, not a Stagegate state")
+        if schema > SCHEMA_VERSION:
+            raise StateUnavailable(
+                f"state {self._path} has schema {schema}; this version reads up to {SCHEMA_VERSION}",
+                hint="use the version that wrote it, or a newer one",
+            )
+        found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if found != "ok":
+            raise StateUnavailable(f"state {self._path} is damaged: {found}", hint="restore a backup")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA foreign_keys = ON")
+        if not tables:
+            with _transaction(db):
+                for statement in _statements(_SCHEMA):
+                    db.execute(statement)
+                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _routes(self) -> tuple[int, dict[ModelName, StoredRoute]]:
+        with _transaction(self._db, "BEGIN"):
+            revision = _revision(self._db)
+            rows = self._db.execute(
+                "SELECT model, document, revision, actor, reason, at FROM route"
+            ).fetchall()
+        return revision, {
+            ModelName(model): StoredRoute(decode_route(model, document), written, actor, reason, at)
+            for model, document, written, actor, reason, at in rows
+        }
+
+    def _history(self, model: ModelName, limit: int) -> tuple[RouteChangeRecord, ...]:
+        where = (
+            "WHERE revision IN (SELECT revision FROM audit_target WHERE model = ? "
+            "ORDER BY revision DESC LIMIT ?)"
+        )
+        entries = list(_entries(self._db, where, (model, max(limit, 0))))
+        return tuple(change_of(model, entry) for entry in reversed(entries))
+
+    def _change(
+        self,
+        action: str,
+        after: dict[ModelName, Route | None],
+        expected: int | None,
+        actor: str,
+        reason: str,
+    ) -> int:
+        db = self._db
+        with _transaction(db):
+            current = _revision(db)
+            check_revision(current, expected)
+            before: dict[str, str | None] = {model: self._document(model) for model in after}
+            for model, route in after.items():
+                if route is None and before[model] is None:
+                    raise no_route(model)
+            last = db.execute("SELECT hash FROM audit ORDER BY revision DESC LIMIT 1").fetchone()
+            entry = seal(
+                revision=current + 1,
+                at=self._clock(),
+                actor=actor,
+                reason=reason,
+                action=action,
+                before=before,
+                after={model: encode_route(route) if route else None for model, route in after.items()},
+                previous=last[0] if last else "",
+            )
+            for model, route in after.items():
+                self._write(model, route, entry)
+            _append(db, entry)
+            db.execute("UPDATE state SET revision = ?", (entry.revision,))
+        return entry.revision
+
+    def _document(self, model: ModelName) -> str | None:
+        row = self._db.execute("SELECT document FROM route WHERE model = ?", (model,)).fetchone()
+        return str(row[0]) if row else None
+
+    def _write(self, model: ModelName, route: Route | None, entry: AuditEntry) -> None:
+        if route is None:
+            self._db.execute("DELETE FROM route WHERE model = ?", (model,))
+            return
+        self._db.execute(
+            "INSERT OR REPLACE INTO route VALUES (?, ?, ?, ?, ?, ?)",
+            (model, encode_route(route), entry.revision, entry.actor, entry.reason, entry.at),
+        )
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._lock is not None:
+            self._lock.release()
+
+
+@contextlib.contextmanager
+def _transaction(db: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+    db.execute(begin)
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        # SQLite itself rolls back on a full disk; then there is nothing left to roll back.
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _revision(db: sqlite3.Connection) -> int:
+    return int(db.execute("SELECT revision FROM state").fetchone()[0])
+
+
+def _pragma(db: sqlite3.Connection, name: str) -> int:
+    return int(db.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Split a script, so that it can run inside a transaction (`executescript` commits first)."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _append(db: sqlite3.Connection, entry: AuditEntry) -> None:
+    db.execute(
+        f"INSERT INTO audit ({_AUDIT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constant
+        (
+            entry.revision,
+            entry.at,
+            entry.actor,
+            entry.reason,
+            entry.action,
+            canonical(list(entry.targets)),
+            entry.before,
+            entry.after,
+            entry.before_hash,
+            entry.after_hash,
+            entry.previous,
+            entry.hash,
+        ),
+    )
+    targets = [(model, entry.revision) for model in entry.targets]
+    db.executemany("INSERT INTO audit_target VALUES (?, ?)", targets)
+
+
+def _entries(
+    db: sqlite3.Connection, where: str = "", values: tuple[str | int, ...] = ()
+) -> Iterator[AuditEntry]:
+    query = f"SELECT {_AUDIT_COLUMNS} FROM audit {where} ORDER BY revision"  # noqa: S608 - constants only
+    for row in db.execute(query, values):
+        fields = list(row)
+        try:
+            fields[5] = tuple(json.loads(fields[5]))
+        except (ValueError, TypeError) as error:
+            raise StateUnavailable(
+                f"audit log: entry {fields[0]} was changed after it was written"
+            ) from error
+        yield AuditEntry(*fields)
