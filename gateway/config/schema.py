@@ -205,7 +205,7 @@ class LimitsConfig(Section):
         default=20_000, description="client connections, all together"
     )
     upstream_connections: Annotated[int, Whole(1, 256)] = Field(
-        default=1, description="connections of each data plane thread to each backend"
+        default=4, description="connections of each data plane thread to each backend"
     )
     queue_per_model: Annotated[int, Whole(0, 1_000_000)] = Field(
         default=256, description="requests of a model that may wait for a version to load"
