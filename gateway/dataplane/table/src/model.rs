@@ -1,5 +1,6 @@
 //! One logical model as a request sees it: everything that can be made beforehand is made.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -190,7 +191,7 @@ impl Model {
             return None;
         }
         self.pointer_at(RefKind::Alias, reference.name)
-            .or_else(|| self.pointer_at(RefKind::Stage, &reference.name.to_lowercase()))
+            .or_else(|| self.pointer_at(RefKind::Stage, &lower_case(reference.name)))
     }
 
     pub(crate) fn version_of(&self, target: Target) -> &Arc<Version> {
@@ -200,6 +201,17 @@ impl Model {
         };
         &self.versions[at as usize]
     }
+}
+
+/// Stages are written in any case; mostly in lower case, which costs nothing.
+fn lower_case(text: &str) -> Cow<'_, str> {
+    if text
+        .bytes()
+        .all(|b| b.is_ascii() && !b.is_ascii_uppercase())
+    {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.to_lowercase())
 }
 
 impl Pointer {

@@ -383,3 +383,21 @@ fn a_version_that_was_loaded_is_asked_for_again_when_it_turns_cold() {
         .must_ask());
     drop(held);
 }
+
+#[test]
+fn every_one_of_very_many_series_is_read() {
+    let names: Vec<String> = (0..1_300).map(|n| format!("m{n}")).collect();
+    let published = published(names.iter().map(|name| model(name)).collect());
+    let (mut counters, table) = (published.thread_counters(), published.load());
+    for name in &names {
+        let picked = pick(&table, name.as_bytes(), b"", || 0).unwrap();
+        let series = counters.series(&picked);
+        series.start();
+        series.finish(0, 1);
+    }
+
+    let read = published.counters();
+
+    assert_eq!(1_300, read.arms.len());
+    assert!(read.arms.iter().all(|arm| arm.codes[0] == 1));
+}

@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 use super::histogram::Buckets;
-use super::registry::{Entry, Inner, Labels};
+use super::registry::{Entry, Labels};
 use super::series::{Series, VersionSeries, CODES};
+use super::thread::ThreadTotals;
 
 /// Requests of one (model, version, arm).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +123,7 @@ impl SeriesTotals {
         sums.1.add(inter);
     }
 
-    fn add_totals(&mut self, other: &Self) {
+    pub(crate) fn add_totals(&mut self, other: &Self) {
         for (to, from) in self.codes.iter_mut().zip(other.codes) {
             *to = to.wrapping_add(from);
         }
@@ -143,6 +144,7 @@ pub(crate) struct VersionTotals {
 
 impl VersionTotals {
     pub(crate) fn add(&mut self, entry: &Entry<VersionSeries>) {
+        self.waiting += entry.owner.waiting();
         for series in &entry.threads {
             self.add_series(series);
         }
@@ -158,7 +160,7 @@ impl VersionTotals {
         });
     }
 
-    fn add_totals(&mut self, other: &Self) {
+    pub(crate) fn add_totals(&mut self, other: &Self) {
         self.queue.add(&other.queue);
         for (name, time) in &other.backends {
             self.backends.entry(name.clone()).or_default().add(time);
@@ -166,46 +168,46 @@ impl VersionTotals {
     }
 }
 
-/// Sums by label over what counts now and what ended.
-pub(crate) fn merge(inner: &Inner) -> Counters {
-    let mut counters = Counters::default();
-    let mut series: HashMap<&Arc<Labels>, SeriesTotals> = HashMap::new();
-    for entry in inner.series.entries() {
-        series.entry(&entry.labels).or_default().add(entry);
-    }
-    for (labels, totals) in inner.former_series.iter() {
-        series.entry(labels).or_default().add_totals(totals);
-    }
-    for (labels, totals) in sorted(series) {
-        push_series(&mut counters, labels, &totals);
-    }
-    let mut versions: HashMap<&Arc<Labels>, VersionTotals> = HashMap::new();
-    for entry in inner.versions.entries() {
-        let totals = versions.entry(&entry.labels).or_default();
-        totals.add(entry);
-        totals.waiting += entry.owner.waiting();
-    }
-    for (labels, totals) in inner.former_versions.iter() {
-        versions.entry(labels).or_default().add_totals(totals);
-    }
-    for (labels, totals) in sorted(versions) {
-        push_version(&mut counters, labels, &totals);
-    }
-    let mut connections = 0;
-    for thread in &inner.threads {
-        let (received, sent) = thread.messages();
-        connections += thread.connections();
-        counters.events_dropped += thread.events_dropped();
-        counters.messages_received += received;
-        counters.messages_sent += sent;
-    }
-    counters.connections = u64::try_from(connections).unwrap_or(0);
-    counters
+/// Sums by label.
+#[derive(Debug, Default)]
+pub(crate) struct Sums {
+    series: HashMap<Arc<Labels>, SeriesTotals>,
+    versions: HashMap<Arc<Labels>, VersionTotals>,
 }
 
-fn sorted<T>(sums: HashMap<&Arc<Labels>, T>) -> Vec<(&Arc<Labels>, T)> {
+impl Sums {
+    pub(crate) fn series(&mut self, labels: &Arc<Labels>) -> &mut SeriesTotals {
+        self.series.entry(Arc::clone(labels)).or_default()
+    }
+
+    pub(crate) fn version(&mut self, labels: &Arc<Labels>) -> &mut VersionTotals {
+        self.versions.entry(Arc::clone(labels)).or_default()
+    }
+
+    pub(crate) fn counters(self, threads: &[Arc<ThreadTotals>]) -> Counters {
+        let mut counters = Counters::default();
+        for (labels, totals) in sorted(self.series) {
+            push_series(&mut counters, &labels, &totals);
+        }
+        for (labels, totals) in sorted(self.versions) {
+            push_version(&mut counters, &labels, &totals);
+        }
+        let mut connections = 0;
+        for thread in threads {
+            let (received, sent) = thread.messages();
+            connections += thread.connections();
+            counters.events_dropped += thread.events_dropped();
+            counters.messages_received += received;
+            counters.messages_sent += sent;
+        }
+        counters.connections = u64::try_from(connections).unwrap_or(0);
+        counters
+    }
+}
+
+fn sorted<T>(sums: HashMap<Arc<Labels>, T>) -> Vec<(Arc<Labels>, T)> {
     let mut list: Vec<_> = sums.into_iter().collect();
-    list.sort_unstable_by(|a, b| a.0.cmp(b.0));
+    list.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     list
 }
 

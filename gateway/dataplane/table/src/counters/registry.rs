@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::read::Counters;
+use super::read::{Counters, SeriesTotals, Sums, VersionTotals};
 use super::series::{Series, VersionSeries};
 use super::thread::ThreadTotals;
 use crate::cell::{ArmCell, ModelCell, SeriesCell, VersionCell};
@@ -125,20 +125,26 @@ impl<S: Default> Family<S> {
         u64::from(place.0) << 32 | u64::from(at + 1)
     }
 
-    /// Take out what is over.
-    fn sweep(&mut self) -> Vec<Entry<S>> {
-        let mut over = Vec::new();
-        for (at, (_, entry)) in self.places.iter_mut().enumerate() {
+    /// Show the entries at some places; what is over is taken out and shown as such. False at the end.
+    pub(crate) fn visit(
+        &mut self,
+        places: std::ops::Range<usize>,
+        mut live: impl FnMut(&Entry<S>),
+        mut over: impl FnMut(&Entry<S>),
+    ) -> bool {
+        let end = places.end.min(self.places.len());
+        for at in places.start..end {
+            let entry = &mut self.places[at].1;
             if entry.as_ref().is_some_and(Entry::is_over) {
-                over.extend(entry.take());
+                if let Some(ended) = entry.take() {
+                    over(&ended);
+                }
                 self.free.push(at as u32);
+            } else if let Some(entry) = entry {
+                live(entry);
             }
         }
-        over
-    }
-
-    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry<S>> {
-        self.places.iter().filter_map(|(_, entry)| entry.as_ref())
+        end < self.places.len()
     }
 }
 
@@ -177,18 +183,27 @@ impl<T: Default> Former<T> {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Inner {
-    pub(crate) series: Family<Series>,
-    pub(crate) versions: Family<VersionSeries>,
-    pub(crate) former_series: Former<super::read::SeriesTotals>,
-    pub(crate) former_versions: Former<super::read::VersionTotals>,
-    pub(crate) threads: Vec<Arc<ThreadTotals>>,
+struct Inner {
+    series: Family<Series>,
+    versions: Family<VersionSeries>,
+    threads: Vec<Arc<ThreadTotals>>,
 }
 
-/// Shared by all threads; its lock is taken to register a series and to read.
+/// The numbers of ended series; locked for a whole reading, so that there is one at a time.
+#[derive(Debug, Default)]
+struct Ended {
+    series: Former<SeriesTotals>,
+    versions: Former<VersionTotals>,
+}
+
+/// Places that are read while the lock is held: registering waits for these at most.
+const AT_ONCE: usize = 512;
+
+/// Shared by all threads. Its lock is taken to register a series, and in short pieces to read.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     inner: Mutex<Inner>,
+    ended: Mutex<Ended>,
 }
 
 impl Registry {
@@ -198,13 +213,11 @@ impl Registry {
         owner: Owner,
         labels: Labels,
     ) -> (u64, Arc<Series>) {
-        self.lock().series.register(cell, owner, labels)
+        lock(&self.inner).series.register(cell, owner, labels)
     }
 
     pub(crate) fn series_for_ever(&self, labels: Labels) -> Arc<Series> {
-        self.lock()
-            .series
-            .register(&SeriesCell::default(), Owner::Process, labels)
+        self.series(&SeriesCell::default(), Owner::Process, labels)
             .1
     }
 
@@ -214,30 +227,51 @@ impl Registry {
         owner: Owner,
         labels: Labels,
     ) -> (u64, Arc<VersionSeries>) {
-        self.lock().versions.register(cell, owner, labels)
+        lock(&self.inner).versions.register(cell, owner, labels)
     }
 
     pub(crate) fn thread(&self) -> Arc<ThreadTotals> {
         let totals = Arc::new(ThreadTotals::default());
-        self.lock().threads.push(Arc::clone(&totals));
+        lock(&self.inner).threads.push(Arc::clone(&totals));
         totals
     }
 
     /// The sums over all threads, by label.
     pub(crate) fn read(&self) -> Counters {
-        let mut inner = self.lock();
-        let (series, versions) = (inner.series.sweep(), inner.versions.sweep());
-        for entry in &series {
-            inner.former_series.of(&entry.labels).add(entry);
+        let mut ended = lock(&self.ended);
+        let mut sums = Sums::default();
+        for start in (0..).step_by(AT_ONCE) {
+            let live = |entry: &Entry<Series>| sums.series(&entry.labels).add(entry);
+            let over = |entry: &Entry<Series>| ended.series.of(&entry.labels).add(entry);
+            if !lock(&self.inner)
+                .series
+                .visit(start..start + AT_ONCE, live, over)
+            {
+                break;
+            }
         }
-        for entry in &versions {
-            inner.former_versions.of(&entry.labels).add(entry);
+        for start in (0..).step_by(AT_ONCE) {
+            let live = |entry: &Entry<VersionSeries>| sums.version(&entry.labels).add(entry);
+            let over = |entry: &Entry<VersionSeries>| ended.versions.of(&entry.labels).add(entry);
+            if !lock(&self.inner)
+                .versions
+                .visit(start..start + AT_ONCE, live, over)
+            {
+                break;
+            }
         }
-        super::read::merge(&inner)
+        for (labels, totals) in ended.series.iter() {
+            sums.series(labels).add_totals(totals);
+        }
+        for (labels, totals) in ended.versions.iter() {
+            sums.version(labels).add_totals(totals);
+        }
+        let threads = lock(&self.inner).threads.clone();
+        sums.counters(&threads)
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing here is left half done by a panic: numbers may miss one request at most.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Nothing under these locks is left half done by a panic: numbers may miss one request at most.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

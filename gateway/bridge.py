@@ -1,0 +1,216 @@
+"""The data plane as the rest of the gateway sees it; the only importer of `gateway._dataplane`.
+
+`Settings` and the structs of `router.traffic.table` have the same fields as their Rust counterparts;
+`tests/bridge` compares them. What comes back (`Counters` and its parts, `Explanation`) are frozen values
+of the extension.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway._dataplane import (
+    BUCKET_BOUNDS_US,
+    VERSION,
+    ArmCounters,
+    BackendCounters,
+    Core,
+    Counters,
+    Event,
+    Explanation,
+    QueueCounters,
+    StreamCounters,
+)
+from router.ports import BackendDown, BackendUp, ColdWanted, DataPlaneEvent, VersionUse
+from router.traffic.table import Delta, Snapshot
+
+__all__ = [
+    "BUCKET_BOUNDS_US",
+    "VERSION",
+    "ArmCounters",
+    "BackendCounters",
+    "Counters",
+    "DataPlane",
+    "Event",
+    "Explanation",
+    "QueueCounters",
+    "Settings",
+    "StreamCounters",
+]
+
+_DRAIN_LOOK_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the data plane is told once, at its start.
+
+    Attributes:
+        host: address to listen on.
+        port: port to listen on; 0 for a free one.
+        threads: worker threads, at least 1.
+        max_message: longest message in bytes, on the wire and inflated.
+        max_streams: concurrent streams on one client connection.
+        max_header_list: bytes of a request's header list.
+        max_frame: bytes of one frame that clients may send.
+        max_connections: client connections in all.
+        upstream_connections: connections of one thread to one backend.
+        queue_per_model: requests of one model that may wait for a load.
+        default_deadline_ms: deadline of unary calls that bring none; 0 for none.
+        handshake_timeout_ms: time for the connection preface.
+        idle_timeout_ms: time after which a connection with nothing open is closed.
+        inflate_ratio: most that a message may grow by being inflated.
+        allow: groups (`repository`, `shared_memory`, `trace`, `log`) or methods open to clients.
+        server_name: what ServerMetadata says; clients of Triton insist on `triton`.
+        server_version: version in ServerMetadata.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    threads: int = 1
+    max_message: int = 64 << 20
+    max_streams: int = 256
+    max_header_list: int = 16 << 10
+    max_frame: int = 64 << 10
+    max_connections: int = 20_000
+    upstream_connections: int = 4
+    queue_per_model: int = 256
+    default_deadline_ms: int = 30_000
+    handshake_timeout_ms: int = 10_000
+    idle_timeout_ms: int = 300_000
+    inflate_ratio: int = 100
+    allow: tuple[str, ...] = ()
+    server_name: str = "triton"
+    server_version: str = VERSION
+
+
+class DataPlane:
+    """A running data plane; implements `router.ports.DataPlane`.
+
+    It listens and runs its threads from construction until `stop`. It cannot be used in a forked
+    process: every method raises RuntimeError there.
+
+    Args:
+        settings: fixed for its life.
+
+    Raises:
+        OSError: the port cannot be listened on; names the address.
+        TypeError, ValueError: a setting of the wrong type or beyond its range; names the field.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._core = Core(settings)
+
+    @property
+    def inference_port(self) -> int:
+        """The bound port."""
+        return self._core.inference_port
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Swap the whole table in.
+
+        Raises:
+            ValueError: the table contradicts itself; names the object. The old one stays.
+        """
+        self._core.publish(snapshot)
+
+    def publish_delta(self, delta: Delta) -> None:
+        """Swap a change in, at a cost that does not grow with the table.
+
+        Raises:
+            ValueError: the delta contradicts itself or the table, or `base_revision` is not the current
+                revision. The old table stays.
+        """
+        self._core.publish_delta(delta)
+
+    def set_ready(self, ready: bool) -> None:
+        """Say what ServerReady and the health service answer."""
+        self._core.set_ready(ready)
+
+    async def events(self) -> Sequence[DataPlaneEvent]:
+        """Wait for events and return all there are. One caller at a time; may be cancelled."""
+        while True:
+            events = self._core.drain_events()
+            if events:
+                return tuple(_event(event) for event in events)
+            await self._readable()
+
+    async def _readable(self) -> None:
+        loop = asyncio.get_running_loop()
+        readable = asyncio.Event()
+        descriptor = self._core.event_fd()
+        loop.add_reader(descriptor, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(descriptor)
+
+    def usage(self) -> Sequence[VersionUse]:
+        """Use of every version that had a request: begun, in flight and waiting, over all arms."""
+        return version_use(self._core.counters())
+
+    def counters(self) -> Counters:
+        """All counters of all threads, at this moment."""
+        return self._core.counters()
+
+    def explain(self, model: str, version: str = "", draw: int = 0) -> Explanation:
+        """How a request with these names would be answered, by the code that answers requests.
+
+        Args:
+            model: as in `model_name`, with or without `@ref`.
+            version: as in `model_version`.
+            draw: which lot of the split, 0 to 9,999.
+
+        Raises:
+            ValueError: `draw` is out of range.
+        """
+        return self._core.explain(model, version, draw)
+
+    async def drain(self, timeout: float) -> bool:
+        """Refuse new connections, let clients finish, close what is left after `timeout` seconds.
+
+        Returns:
+            Whether every client connection is closed.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        self._core.drain(int(timeout * 1000))
+        # The last connection may close in any thread, and none of them tells Python.
+        while not self._core.drained() and loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_DRAIN_LOOK_S)
+        return self._core.drained()
+
+    def stop(self) -> None:
+        """Close everything and wait for the threads to end. Idempotent."""
+        self._core.stop()
+
+
+def _event(event: Event) -> DataPlaneEvent:
+    match event.kind:
+        case "cold":
+            return ColdWanted(model=event.model, version=event.version)
+        case "backend_down":
+            return BackendDown(backend=event.backend, reason=event.detail)
+        case "backend_up":
+            return BackendUp(backend=event.backend)
+        case other:
+            raise ValueError(f"the data plane sent an event of unknown kind {other!r}")
+
+
+def version_use(counters: Counters) -> tuple[VersionUse, ...]:
+    """Add counters up by version, over arms; requests that reached no version are left out."""
+    sums: dict[tuple[str, str], tuple[int, int, int]] = {}
+    for arm in counters.arms:
+        if arm.version:
+            begun, inflight, waiting = sums.get((arm.model, arm.version), (0, 0, 0))
+            begun += sum(arm.codes) + arm.inflight
+            sums[arm.model, arm.version] = (begun, inflight + arm.inflight, waiting)
+    for queue in counters.queues:
+        begun, inflight, waiting = sums.get((queue.model, queue.version), (0, 0, 0))
+        sums[queue.model, queue.version] = (begun, inflight, waiting + queue.waiting)
+    return tuple(
+        VersionUse(model=model, version=version, requests=begun, inflight=inflight, waiting=waiting)
+        for (model, version), (begun, inflight, waiting) in sorted(sums.items())
+    )

@@ -1,0 +1,214 @@
+//! The class `Core`: one running data plane.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use stagegate_core::{Dataplane, Settings};
+use stagegate_table::{pick, PickError, Published, State, Table, TableError, WHOLE};
+
+use crate::mirror::read;
+use crate::values::{tuple, Counters, Event, Explanation};
+
+/// A running data plane. Its threads live until `stop`, or until it is collected.
+#[pyclass(frozen, module = "gateway._dataplane")]
+pub(crate) struct Core {
+    // None only while it is dropped.
+    plane: Option<Dataplane>,
+    published: Arc<Published>,
+    process: u32,
+}
+
+impl Core {
+    /// The data plane, unless this is a child process: threads do not survive a fork.
+    fn plane(&self) -> PyResult<&Dataplane> {
+        if self.process != std::process::id() {
+            return Err(PyRuntimeError::new_err(
+                "the data plane cannot be used in a forked process; start it there, or spawn",
+            ));
+        }
+        self.plane
+            .as_ref()
+            .ok_or_else(|| PyRuntimeError::new_err("the data plane is gone"))
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // Stopping would wait for threads that this process does not have.
+            std::mem::forget(self.plane.take());
+        }
+    }
+}
+
+fn refused(error: TableError) -> PyErr {
+    PyValueError::new_err(error.0)
+}
+
+#[pymethods]
+impl Core {
+    #[new]
+    fn new(py: Python<'_>, settings: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let settings: Settings = read(settings)?;
+        let address = format!("{}:{}", settings.host, settings.port);
+        let published = Published::new();
+        let shared = Arc::clone(&published);
+        let plane = py
+            .detach(|| Dataplane::start(settings, shared))
+            .map_err(|error| {
+                let why = error.to_string();
+                let why = why.split(" (os error").next().unwrap_or_default();
+                let text = format!("cannot listen on {address}: {why}");
+                // With a number Python makes the subclass that fits, such as PermissionError.
+                match error.raw_os_error() {
+                    Some(number) => PyOSError::new_err((number, text)),
+                    None => PyOSError::new_err(text),
+                }
+            })?;
+        Ok(Self {
+            plane: Some(plane),
+            published,
+            process: std::process::id(),
+        })
+    }
+
+    /// The bound port; settings may ask for 0.
+    #[getter]
+    fn inference_port(&self) -> PyResult<u16> {
+        Ok(self.plane()?.port())
+    }
+
+    /// A descriptor that is readable while there are events.
+    fn event_fd(&self) -> PyResult<i32> {
+        Ok(self.plane()?.events().fd())
+    }
+
+    /// Take all events.
+    fn drain_events(&self) -> PyResult<Vec<Event>> {
+        let event = |event: stagegate_core::Event| Event {
+            kind: event.kind.name().to_owned(),
+            model: event.model,
+            version: event.version,
+            backend: event.backend,
+            detail: event.detail,
+        };
+        Ok(self
+            .plane()?
+            .events()
+            .drain()
+            .into_iter()
+            .map(event)
+            .collect())
+    }
+
+    /// Swap the whole table in.
+    fn publish(&self, py: Python<'_>, snapshot: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.plane()?;
+        let snapshot = read(snapshot)?;
+        py.detach(|| self.published.publish(snapshot))
+            .map_err(refused)
+    }
+
+    /// Swap a change in.
+    fn publish_delta(&self, py: Python<'_>, delta: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.plane()?;
+        let delta = read(delta)?;
+        py.detach(|| self.published.publish_delta(delta))
+            .map_err(refused)
+    }
+
+    /// What `ServerReady` and the health service say.
+    fn set_ready(&self, ready: bool) -> PyResult<()> {
+        self.plane()?.set_ready(ready);
+        Ok(())
+    }
+
+    /// All counters, over all threads.
+    fn counters(&self, py: Python<'_>) -> PyResult<Counters> {
+        self.plane()?;
+        let counters = py.detach(|| self.published.counters());
+        Counters::new(py, counters)
+    }
+
+    /// How a request with these names would be answered, by the code that answers requests.
+    fn explain(
+        &self,
+        py: Python<'_>,
+        model: &str,
+        version: &str,
+        draw: u32,
+    ) -> PyResult<Explanation> {
+        self.plane()?;
+        if draw >= WHOLE {
+            return Err(PyValueError::new_err(format!(
+                "draw must be between 0 and {}",
+                WHOLE - 1
+            )));
+        }
+        let table = self.published.load();
+        explain(py, &table, (model, version), draw)
+    }
+
+    /// Not ready, no new connections, finish what runs, close what is left at the timeout. Returns at
+    /// once; `drained` tells.
+    fn drain(&self, timeout_ms: u64) -> PyResult<()> {
+        self.plane()?.drain(Duration::from_millis(timeout_ms));
+        Ok(())
+    }
+
+    /// Whether a drain was asked for and no client connection is left.
+    fn drained(&self) -> PyResult<bool> {
+        Ok(self.plane()?.drained())
+    }
+
+    /// Close everything and wait for the threads to end. Idempotent.
+    fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        let plane = self.plane()?;
+        py.detach(|| plane.stop());
+        Ok(())
+    }
+}
+
+fn explain(
+    py: Python<'_>,
+    table: &Table,
+    (model, version): (&str, &str),
+    draw: u32,
+) -> PyResult<Explanation> {
+    let picked = match pick(table, model.as_bytes(), version.as_bytes(), || draw) {
+        Ok(picked) => picked,
+        Err(error) => return refusal(py, &error),
+    };
+    let backend = |id: &u32| table.backend(*id).map(|backend| backend.name.to_string());
+    Ok(Explanation {
+        model: picked.model.name.to_string(),
+        version: picked.version.id.to_string(),
+        arm: picked.arm_name().to_owned(),
+        state: picked.version.state.word().to_owned(),
+        backends: tuple(py, picked.version.backends.iter().filter_map(backend))?,
+        reference_kind: picked.reference.word().to_owned(),
+        code: 0,
+        message: match &picked.version.state {
+            State::Failed(reason) => reason.to_string(),
+            State::Ready | State::Cold => String::new(),
+        },
+    })
+}
+
+fn refusal(py: Python<'_>, error: &PickError) -> PyResult<Explanation> {
+    Ok(Explanation {
+        model: error
+            .model
+            .as_ref()
+            .map_or_else(String::new, |model| model.name.to_string()),
+        version: String::new(),
+        arm: String::new(),
+        state: String::new(),
+        backends: tuple(py, std::iter::empty::<String>())?,
+        reference_kind: String::new(),
+        code: error.code(),
+        message: error.message.clone(),
+    })
+}

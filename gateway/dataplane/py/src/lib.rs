@@ -1,0 +1,52 @@
+//! The Python extension `gateway._dataplane`; only `gateway/bridge.py` imports it.
+//!
+//! - [`core`]: the class `Core`, a running data plane.
+//! - [`mirror`]: the structs that Python hands over, read by the names of their fields.
+//! - [`values`]: what Python gets back.
+//!
+//! The threads of the data plane never attach to Python, and nothing of Python is kept by them.
+
+mod core;
+mod mirror;
+mod values;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+/// The fields of every struct that Python hands over, in the order of the Rust side.
+#[pyfunction]
+fn struct_fields(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let fields = PyDict::new(py);
+    for (name, names) in mirror::ALL {
+        fields.set_item(name, PyTuple::new(py, *names)?)?;
+    }
+    Ok(fields)
+}
+
+/// The data plane of Stagegate.
+#[pymodule(gil_used = false)]
+#[pyo3(name = "_dataplane")]
+mod extension {
+    #[pymodule_export]
+    use super::core::Core;
+    #[pymodule_export]
+    use super::struct_fields;
+    #[pymodule_export]
+    use super::values::{
+        ArmCounters, BackendCounters, Counters, Event, Explanation, QueueCounters, StreamCounters,
+    };
+    #[pymodule_export]
+    const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+    use pyo3::prelude::*;
+    use pyo3::types::PyTuple;
+    use stagegate_table::counters::BOUNDS_MICROS;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add(
+            "BUCKET_BOUNDS_US",
+            PyTuple::new(module.py(), BOUNDS_MICROS)?,
+        )
+    }
+}

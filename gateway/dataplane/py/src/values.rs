@@ -1,0 +1,197 @@
+//! What Python gets back: frozen values, compared and shown like dataclasses.
+
+// The constructors that pyo3 makes have an argument a field.
+#![allow(clippy::too_many_arguments)]
+
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use stagegate_table::counters::{self, Buckets};
+
+macro_rules! values {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? })*) => {
+        $($(#[$doc])*
+        #[pyclass(frozen, get_all, new = "from_fields", module = "gateway._dataplane")]
+        pub(crate) struct $name {
+            $(pub(crate) $field: $type,)*
+        }
+
+        #[pymethods]
+        impl $name {
+            fn __eq__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>) -> PyResult<bool> {
+                let Ok(other) = other.cast::<Self>() else { return Ok(false) };
+                $(if !slf.getattr(stringify!($field))?.eq(other.getattr(stringify!($field))?)? {
+                    return Ok(false);
+                })*
+                Ok(true)
+            }
+
+            fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+                let fields = [$(
+                    format!("{}={}", stringify!($field), slf.getattr(stringify!($field))?.repr()?),
+                )*];
+                Ok(format!("{}({})", stringify!($name), fields.join(", ")))
+            }
+        })*
+    };
+}
+
+values! {
+    /// Something that the control plane should know. `kind` is `cold`, `backend_down` or `backend_up`;
+    /// fields that a kind does not use are empty.
+    Event { kind: String, model: String, version: String, backend: String, detail: String }
+
+    /// Requests of one model, version and arm. `codes` has 17 numbers, one a gRPC status code, of ended
+    /// requests; `buckets` has 16, not cumulative, of times in the gateway.
+    ArmCounters {
+        model: String,
+        version: String,
+        arm: String,
+        codes: Py<PyTuple>,
+        buckets: Py<PyTuple>,
+        sum_us: u64,
+        inflight: u64,
+    }
+
+    /// Time that one backend took for one version.
+    BackendCounters {
+        model: String,
+        version: String,
+        backend: String,
+        buckets: Py<PyTuple>,
+        sum_us: u64,
+    }
+
+    /// Time that requests waited for one version to load, and how many wait now.
+    QueueCounters {
+        model: String,
+        version: String,
+        buckets: Py<PyTuple>,
+        sum_us: u64,
+        waiting: u64,
+    }
+
+    /// Time to the first answer of streams, and between their answers.
+    StreamCounters {
+        model: String,
+        version: String,
+        arm: String,
+        first_buckets: Py<PyTuple>,
+        first_sum_us: u64,
+        inter_buckets: Py<PyTuple>,
+        inter_sum_us: u64,
+    }
+
+    /// All counters at one moment.
+    Counters {
+        revision: u64,
+        arms: Py<PyTuple>,
+        backends: Py<PyTuple>,
+        queues: Py<PyTuple>,
+        streams: Py<PyTuple>,
+        connections: u64,
+        events_dropped: u64,
+        messages_received: u64,
+        messages_sent: u64,
+    }
+
+    /// How a request would be answered. `code` is 0 where it resolves, else a gRPC status code.
+    Explanation {
+        model: String,
+        version: String,
+        arm: String,
+        state: String,
+        backends: Py<PyTuple>,
+        reference_kind: String,
+        code: u8,
+        message: String,
+    }
+}
+
+/// A tuple of anything.
+pub(crate) fn tuple<'py, T: IntoPyObject<'py>>(
+    py: Python<'py>,
+    items: impl IntoIterator<Item = T>,
+) -> PyResult<Py<PyTuple>> {
+    let items: Vec<T> = items.into_iter().collect();
+    Ok(PyTuple::new(py, items)?.unbind())
+}
+
+fn buckets(py: Python<'_>, time: &Buckets) -> PyResult<Py<PyTuple>> {
+    tuple(py, time.counts)
+}
+
+/// A tuple of values made from a list.
+fn tuple_of<T, V>(
+    py: Python<'_>,
+    items: Vec<T>,
+    make: impl Fn(T) -> PyResult<V>,
+) -> PyResult<Py<PyTuple>>
+where
+    V: pyo3::PyClass + Into<pyo3::PyClassInitializer<V>>,
+{
+    let values = items.into_iter().map(|item| Py::new(py, make(item)?));
+    tuple(py, values.collect::<PyResult<Vec<_>>>()?)
+}
+
+impl Counters {
+    pub(crate) fn new(py: Python<'_>, read: counters::Counters) -> PyResult<Self> {
+        Ok(Self {
+            revision: read.revision,
+            arms: tuple_of(py, read.arms, |arm| arm_counters(py, arm))?,
+            backends: tuple_of(py, read.backends, |backend| backend_counters(py, backend))?,
+            queues: tuple_of(py, read.queues, |queue| queue_counters(py, queue))?,
+            streams: tuple_of(py, read.streams, |stream| stream_counters(py, stream))?,
+            connections: read.connections,
+            events_dropped: read.events_dropped,
+            messages_received: read.messages_received,
+            messages_sent: read.messages_sent,
+        })
+    }
+}
+
+fn arm_counters(py: Python<'_>, arm: counters::ArmCounters) -> PyResult<ArmCounters> {
+    Ok(ArmCounters {
+        model: arm.model,
+        version: arm.version,
+        arm: arm.arm,
+        codes: tuple(py, arm.codes)?,
+        buckets: buckets(py, &arm.time)?,
+        sum_us: arm.time.sum_micros,
+        inflight: arm.inflight,
+    })
+}
+
+fn backend_counters(
+    py: Python<'_>,
+    backend: counters::BackendCounters,
+) -> PyResult<BackendCounters> {
+    Ok(BackendCounters {
+        model: backend.model,
+        version: backend.version,
+        backend: backend.backend,
+        buckets: buckets(py, &backend.time)?,
+        sum_us: backend.time.sum_micros,
+    })
+}
+
+fn queue_counters(py: Python<'_>, queue: counters::QueueCounters) -> PyResult<QueueCounters> {
+    Ok(QueueCounters {
+        model: queue.model,
+        version: queue.version,
+        buckets: buckets(py, &queue.time)?,
+        sum_us: queue.time.sum_micros,
+        waiting: queue.waiting,
+    })
+}
+
+fn stream_counters(py: Python<'_>, stream: counters::StreamCounters) -> PyResult<StreamCounters> {
+    Ok(StreamCounters {
+        model: stream.model,
+        version: stream.version,
+        arm: stream.arm,
+        first_buckets: buckets(py, &stream.first)?,
+        first_sum_us: stream.first.sum_micros,
+        inter_buckets: buckets(py, &stream.inter)?,
+        inter_sum_us: stream.inter.sum_micros,
+    })
+}
