@@ -2,10 +2,11 @@
 
     python examples/train.py [--output FOLDER]
 
-`digits` reads handwritten digits: version 1 is a logistic regression, 2 a forest that is better, 3 a forest
-trained on shuffled labels, which is really bad. `diabetes` predicts the progress of the disease: 1 is a
-ridge regression, 2 a boosted ensemble. FOLDER (this folder, if not given) gets `models/`, the registry, and `data/`,
-held-out rows for clients to send. Nothing is trained again while this script and its result stay the same.
+`digits` reads handwritten digits: version 1 is a logistic regression, 2 a forest that is better, 3 a
+forest trained on shuffled labels, which is really bad. `diabetes` predicts the progress of the disease:
+1 is a ridge regression, 2 a boosted ensemble. FOLDER (this folder, if not given) gets `models/`, the
+registry, and `data/`, held-out rows for clients to send. Nothing is trained again while this script and
+its result stay the same.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from sklearn.preprocessing import StandardScaler
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from router.artifacts.digest import digest_of  # noqa: E402
+from router.artifacts.digest import digest_of
 
 SEED = 7
 HELD_OUT = 0.25
