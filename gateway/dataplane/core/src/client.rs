@@ -1,0 +1,194 @@
+//! The client's side of one call: where its answer goes, and everything that can end it early.
+
+use std::future::{poll_fn, Future};
+use std::pin::pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use h2::server::SendResponse;
+use h2::SendStream;
+use http::{HeaderMap, Response};
+
+use crate::deadline::{Deadline, Deadlines};
+use crate::joined::Joined;
+use crate::status::{answer_head, Status};
+use crate::upload::Upload;
+
+/// How long a client may leave an answer untaken.
+pub(crate) const UNTAKEN: Duration = Duration::from_secs(30);
+
+/// Pieces up to this are handed to h2 without asking for room, once a call.
+pub(crate) const SMALL: usize = 16 << 10;
+
+/// Why a call ends other than by a forwarded answer.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The client gets this status.
+    Status(Status),
+    /// The client is gone, or takes nothing: there is nobody to tell.
+    Gone,
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+/// How far the answer is.
+pub(crate) enum Answer {
+    Nothing(SendResponse<Joined>),
+    Begun(SendStream<Joined>),
+    Done,
+}
+
+impl Answer {
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Nothing(respond) => respond.poll_reset(cx).map(|_| ()),
+            Self::Begun(send) => send.poll_reset(cx).map(|_| ()),
+            Self::Done => Poll::Pending,
+        }
+    }
+
+    /// Room for a part of `want` bytes.
+    pub(crate) fn poll_room(&mut self, want: usize, cx: &mut Context<'_>) -> Poll<Result<usize, Failure>> {
+        match self {
+            Self::Begun(send) => poll_room(send, want, cx).map(|room| room.ok_or(Failure::Gone)),
+            _ => Poll::Ready(Err(Failure::Gone)),
+        }
+    }
+
+    pub(crate) fn data(&mut self, piece: Joined) -> Result<(), Failure> {
+        match self {
+            Self::Begun(send) => send.send_data(piece, false).map_err(|_| Failure::Gone),
+            _ => Err(Failure::Gone),
+        }
+    }
+}
+
+/// Room to send on a stream: bytes, at least one. `None` where nothing can be sent any more.
+pub(crate) fn poll_room(
+    send: &mut SendStream<Joined>,
+    want: usize,
+    cx: &mut Context<'_>,
+) -> Poll<Option<usize>> {
+    send.reserve_capacity(want);
+    loop {
+        // What was granted before and not used is not told again by `poll_capacity`.
+        let room = send.capacity();
+        if room > 0 {
+            return Poll::Ready(Some(room.min(want)));
+        }
+        match send.poll_capacity(cx) {
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(_) => return Poll::Ready(None),
+            Poll::Pending => return Poll::Pending,
+        }
+    }
+}
+
+/// One client that waits for an answer.
+pub(crate) struct Client<'w> {
+    pub(crate) answer: Answer,
+    pub(crate) deadline: Deadline<'w>,
+    /// The request on its way to a backend; goes on while the answer comes.
+    pub(crate) upload: Option<Upload>,
+    pub(crate) started: Instant,
+}
+
+impl<'w> Client<'w> {
+    pub(crate) fn new(respond: SendResponse<Joined>, deadlines: &'w Deadlines, started: Instant) -> Self {
+        Self {
+            answer: Answer::Nothing(respond),
+            deadline: Deadline::new(deadlines, None),
+            upload: None,
+            started,
+        }
+    }
+
+    /// Wait for something, unless the deadline passes, the client goes away, or its request turns out
+    /// to be broken.
+    pub(crate) async fn wait<T>(
+        &mut self,
+        mut poll: impl FnMut(&mut Answer, &mut Context<'_>) -> Poll<T>,
+    ) -> Result<T, Failure> {
+        poll_fn(|cx| {
+            if let Poll::Ready(value) = poll(&mut self.answer, cx) {
+                return Poll::Ready(Ok(value));
+            }
+            self.poll_stop(cx).map(Err)
+        })
+        .await
+    }
+
+    /// Ready when the call must end.
+    pub(crate) fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
+        if let Some(upload) = &mut self.upload {
+            if let Poll::Ready(Err(failure)) = upload.poll(cx) {
+                return Poll::Ready(failure);
+            }
+        }
+        if self.deadline.poll(cx).is_ready() {
+            return Poll::Ready(Status::deadline().into());
+        }
+        self.answer.poll_reset(cx).map(|()| Failure::Gone)
+    }
+
+    /// Begin the answer; with `end` that is all of it.
+    pub(crate) fn head(&mut self, response: Response<()>, end: bool) -> Result<(), Failure> {
+        let Answer::Nothing(respond) = &mut self.answer else { return Err(Failure::Gone) };
+        let send = respond.send_response(response, end).map_err(|_| Failure::Gone)?;
+        self.answer = if end { Answer::Done } else { Answer::Begun(send) };
+        Ok(())
+    }
+
+    /// Send a piece without waiting. Only for what is small and comes once.
+    pub(crate) fn send_now(&mut self, piece: Joined) -> Result<(), Failure> {
+        self.answer.data(piece)
+    }
+
+    /// Send a piece as the client takes it.
+    pub(crate) async fn send(&mut self, mut piece: Joined) -> Result<(), Failure> {
+        while piece.has_remaining() {
+            let room = self.room(piece.remaining()).await?;
+            let part = piece.split_to(room);
+            self.answer.data(part)?;
+        }
+        Ok(())
+    }
+
+    async fn room(&mut self, want: usize) -> Result<usize, Failure> {
+        let mut untaken = pin!(tokio::time::sleep(UNTAKEN));
+        self.wait(|answer, cx| match answer.poll_room(want, cx) {
+            Poll::Pending => untaken.as_mut().poll(cx).map(|()| Err(Failure::Gone)),
+            ready => ready,
+        })
+        .await?
+    }
+
+    /// End the answer.
+    pub(crate) fn trailers(&mut self, trailers: HeaderMap) -> Result<(), Failure> {
+        match std::mem::replace(&mut self.answer, Answer::Done) {
+            Answer::Begun(mut send) => send.send_trailers(trailers).map_err(|_| Failure::Gone),
+            _ => Err(Failure::Gone),
+        }
+    }
+
+    /// End the call with a status, however far its answer is.
+    pub(crate) fn finish(&mut self, status: &Status) {
+        let _ = match &self.answer {
+            Answer::Nothing(_) => self.head(status.trailers_only(), true),
+            Answer::Begun(_) => self.trailers(status.trailers()),
+            Answer::Done => Ok(()),
+        };
+    }
+
+    /// A whole answer that is made here: one message and OK.
+    pub(crate) async fn reply(&mut self, message: Bytes) -> Result<(), Failure> {
+        self.head(answer_head(), false)?;
+        self.send(Joined::message(message, Bytes::new())).await?;
+        self.trailers(Status::ok().trailers())
+    }
+}

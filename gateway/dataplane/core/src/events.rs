@@ -1,0 +1,206 @@
+//! What the data plane tells the control plane: a bounded queue and a file descriptor that wakes it.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::event::{eventfd, EventfdFlags};
+use stagegate_table::counters::ThreadTotals;
+
+/// Events that wait for the control plane at most; what comes on top is counted and dropped.
+pub const CAPACITY: usize = 4096;
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventKind {
+    /// A request wants a version that is not loaded.
+    Cold,
+    /// A backend cannot be connected to.
+    BackendDown,
+    /// A backend that was down is connected again.
+    BackendUp,
+}
+
+impl EventKind {
+    /// Its name on the Python side.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::BackendDown => "backend_down",
+            Self::BackendUp => "backend_up",
+        }
+    }
+}
+
+/// One event; fields that its kind does not use are empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What happened.
+    pub kind: EventKind,
+    /// Logical model, for `Cold`.
+    pub model: String,
+    /// Concrete version, for `Cold`.
+    pub version: String,
+    /// Backend by name, for the other two.
+    pub backend: String,
+    /// Why, in words.
+    pub detail: String,
+}
+
+/// The queue, shared by all worker threads.
+#[derive(Debug)]
+pub struct Events {
+    queue: Mutex<VecDeque<Event>>,
+    /// Backends that are down, so that threads that notice the same thing tell it once.
+    down: Mutex<HashMap<String, bool>>,
+    ready: OwnedFd,
+}
+
+impl Events {
+    /// An empty queue.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            queue: Mutex::default(),
+            down: Mutex::default(),
+            ready: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
+        })
+    }
+
+    /// The descriptor that becomes readable when there are events.
+    #[must_use]
+    pub fn fd(&self) -> RawFd {
+        self.ready.as_fd().as_raw_fd()
+    }
+
+    /// Take all events and make the descriptor quiet.
+    #[must_use]
+    pub fn drain(&self) -> Vec<Event> {
+        // An error means that it was quiet already.
+        let _ = rustix::io::read(&self.ready, &mut [0u8; 8]);
+        lock(&self.queue).drain(..).collect()
+    }
+
+    fn forget_backend(&self, name: &str) {
+        lock(&self.down).remove(name);
+    }
+
+    /// Note the state of a backend; whether that is news.
+    fn is_news(&self, name: &str, is_down: bool) -> bool {
+        let mut down = lock(&self.down);
+        if down.get(name).copied().unwrap_or(false) == is_down {
+            return false;
+        }
+        down.insert(name.to_owned(), is_down);
+        true
+    }
+
+    /// Queue an event; false where there is no room.
+    fn push(&self, event: Event) -> bool {
+        {
+            let mut queue = lock(&self.queue);
+            if queue.len() >= CAPACITY {
+                return false;
+            }
+            queue.push_back(event);
+        }
+        // Fails only where the counter is at its end, and then the descriptor is readable anyway.
+        let _ = rustix::io::write(&self.ready, &1u64.to_ne_bytes());
+        true
+    }
+}
+
+/// One thread's way to the queue.
+#[derive(Debug, Clone)]
+pub(crate) struct Teller {
+    events: Arc<Events>,
+    totals: Arc<ThreadTotals>,
+}
+
+impl Teller {
+    pub(crate) fn new(events: &Arc<Events>, totals: &Arc<ThreadTotals>) -> Self {
+        Self { events: Arc::clone(events), totals: Arc::clone(totals) }
+    }
+
+    /// Ask for a load; false where the event could not be kept.
+    pub(crate) fn cold(&self, model: &str, version: &str) -> bool {
+        let (model, version) = (model.to_owned(), version.to_owned());
+        let (backend, detail) = <_>::default();
+        self.tell(Event { kind: EventKind::Cold, model, version, backend, detail })
+    }
+
+    /// Tell that a backend went down or came up, unless that was told already.
+    pub(crate) fn backend(&self, name: &str, is_down: bool, detail: &str) {
+        if self.events.is_news(name, is_down) {
+            let kind = if is_down { EventKind::BackendDown } else { EventKind::BackendUp };
+            let (model, version) = <_>::default();
+            let (backend, detail) = (name.to_owned(), detail.to_owned());
+            self.tell(Event { kind, model, version, backend, detail });
+        }
+    }
+
+    /// Forget what was told of a backend that is gone from the table.
+    pub(crate) fn forget_backend(&self, name: &str) {
+        self.events.forget_backend(name);
+    }
+
+    fn tell(&self, event: Event) -> bool {
+        let kept = self.events.push(event);
+        if !kept {
+            self.totals.event_dropped();
+        }
+        kept
+    }
+}
+
+/// These maps stay consistent whatever panics, so a poisoned lock is as good as any.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn teller() -> (Arc<Events>, Teller) {
+        let events = Arc::new(Events::new().unwrap());
+        let teller = Teller::new(&events, &Arc::default());
+        (events, teller)
+    }
+
+    #[test]
+    fn a_backend_is_told_down_and_up_once_per_change() {
+        let (events, teller) = teller();
+
+        teller.backend("t0", false, "");
+        teller.backend("t0", true, "refused");
+        teller.backend("t0", true, "refused again");
+        teller.backend("t0", false, "");
+
+        let kinds: Vec<_> = events.drain().into_iter().map(|event| event.kind).collect();
+        assert_eq!(vec![EventKind::BackendDown, EventKind::BackendUp], kinds);
+    }
+
+    #[test]
+    fn events_beyond_the_capacity_are_refused() {
+        let (events, teller) = teller();
+        for _ in 0..CAPACITY {
+            assert!(teller.cold("m", "1"));
+        }
+
+        assert!(!teller.cold("m", "1"));
+        assert_eq!(CAPACITY, events.drain().len());
+    }
+
+    #[test]
+    fn the_descriptor_is_quiet_after_a_drain() {
+        let (events, teller) = teller();
+        teller.cold("m", "1");
+        let _ = events.drain();
+
+        let again = rustix::io::read(&events.ready, &mut [0u8; 8]);
+
+        assert_eq!(Err(rustix::io::Errno::AGAIN), again.map(|_| ()));
+    }
+}

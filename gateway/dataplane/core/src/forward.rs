@@ -1,0 +1,212 @@
+//! Calls about a model that a backend answers and the gateway re-encodes, and calls passed through raw.
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Response};
+use stagegate_table::State;
+use stagegate_wire::rewrite::{rename_config, rename_metadata, rename_statistics};
+use stagegate_wire::Malformed;
+
+use crate::client::{Client, Failure};
+use crate::cold;
+use crate::download::{self, Rename};
+use crate::exchange::{exchange, Ask};
+use crate::framer::Caps;
+use crate::headers;
+use crate::joined::Joined;
+use crate::message::{malformed, Message};
+use crate::reader::{ReadError, Reader};
+use crate::routed::Routed;
+use crate::status::{answer_head, parse_code, Code, Status, GRPC_STATUS};
+use crate::unary::{own_deadline, usual_deadline};
+use crate::worker::Worker;
+
+/// A call whose answer is re-encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum About {
+    Metadata,
+    Config,
+    Statistics,
+}
+
+/// Read a unary request that is not an inference.
+pub(crate) async fn receive(
+    worker: &Worker,
+    client: &mut Client<'_>,
+    headers: &mut HeaderMap,
+    body: RecvStream,
+) -> Result<Message, Failure> {
+    let own = own_deadline(headers, client.started)?;
+    client.deadline.set(own.or_else(|| usual_deadline(worker, client.started)));
+    Message::read(client, body, headers, &worker.shared.settings).await
+}
+
+/// Read such a request to its end.
+pub(crate) async fn receive_whole(
+    worker: &Worker,
+    client: &mut Client<'_>,
+    head: Parts,
+    body: RecvStream,
+) -> Result<Bytes, Failure> {
+    let mut headers = head.headers;
+    let mut message = receive(worker, client, &mut headers, body).await?;
+    message.whole(client).await
+}
+
+/// Answer `ModelMetadata`, `ModelConfig` or `ModelStatistics`.
+pub(crate) async fn about_model(
+    worker: &Worker,
+    client: &mut Client<'_>,
+    head: Parts,
+    body: RecvStream,
+    about: About,
+) -> Result<(), Failure> {
+    let mut headers = head.headers;
+    let message = receive(worker, client, &mut headers, body).await?;
+    let names = message.names()?;
+    if about == About::Statistics && names.model.is_empty() {
+        let text = "ModelStatistics of all models is not supported; name one model";
+        return Err(Status::new(Code::Unimplemented, text).into());
+    }
+    let mut routed = worker.resolve(names)?;
+    if about == About::Metadata && routed.version.state != State::Ready {
+        if let Some(known) = known_metadata(&routed)? {
+            return client.reply(known).await;
+        }
+    }
+    cold::ready_for(worker, client, &mut routed).await?;
+    let path = head.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    headers::for_backend(&mut headers);
+    let ask = Ask {
+        path: &path,
+        headers,
+        tail: routed.version.request_tail.clone(),
+        backends: &routed.version.backends,
+        what: &|| routed.what(),
+    };
+    let (response, via) = exchange(worker, client, message, ask).await?;
+    let answer = collect(worker, client, response, via.name(), &routed).await?;
+    let Some((mut head, message)) = answer else { return Ok(()) };
+    let message = encode(worker, &routed, &message, about).map_err(|error| {
+        Status::internal(format!("backend '{}' gave an answer that cannot be read: {error}", via.name()))
+    })?;
+    // What was inflated is plain now.
+    head.headers_mut().remove(headers::GRPC_ENCODING);
+    reply(worker, client, head, message, &routed).await
+}
+
+/// The metadata that the contract of a version gives, where it does.
+fn known_metadata(routed: &Routed) -> Result<Option<Bytes>, Status> {
+    let version = &routed.version;
+    if version.metadata.is_empty() {
+        return Ok(None);
+    }
+    rename_metadata(&version.metadata, &routed.model.name, &[&version.id]).map(Some).map_err(malformed)
+}
+
+fn encode(worker: &Worker, routed: &Routed, message: &[u8], about: About) -> Result<Bytes, Malformed> {
+    let (model, version) = (&*routed.model.name, &*routed.version.id);
+    match about {
+        About::Metadata => rename_metadata(message, model, &[version]),
+        About::Config => rename_config(message, model, &|triton| logical_name(worker, routed, triton)),
+        About::Statistics => rename_statistics(message, model, version),
+    }
+}
+
+/// The logical name of a Triton model, such as a step of an ensemble.
+fn logical_name(worker: &Worker, routed: &Routed, triton: &str) -> Option<String> {
+    if *routed.version.backend_model == *triton {
+        return Some(routed.model.name.to_string());
+    }
+    // There is no index for it: only a config with ensemble steps gets here, off the hot path.
+    worker.with_table(|table| {
+        let mut models = table.models();
+        let model = models.find(|model| model.versions.iter().any(|v| *v.backend_model == *triton))?;
+        Some(model.name.to_string())
+    })
+}
+
+async fn reply(
+    worker: &Worker,
+    client: &mut Client<'_>,
+    mut head: Response<()>,
+    message: Bytes,
+    routed: &Routed,
+) -> Result<(), Failure> {
+    download::mark(head.headers_mut(), worker, Some(routed));
+    client.head(head, false)?;
+    client.send(Joined::message(message, Bytes::new())).await?;
+    client.trailers(Status::ok().trailers())
+}
+
+/// The one message of an answer with its head. `None` where the backend refused: the client has that.
+async fn collect(
+    worker: &Worker,
+    client: &mut Client<'_>,
+    response: Response<RecvStream>,
+    backend: &str,
+    routed: &Routed,
+) -> Result<Option<(Response<()>, Bytes)>, Failure> {
+    let (head, body) = download::accept_head(response, backend)?;
+    let mut reader = Reader::new(body, Caps::of(&worker.shared.settings));
+    let mut message = None;
+    loop {
+        match client.wait(|_, cx| reader.poll_message(head.headers(), cx)).await? {
+            Ok(Some(next)) => message = Some(next),
+            Ok(None) => break,
+            Err(ReadError::Status(status)) => return Err(status.into()),
+            Err(ReadError::Broken(error)) => return Err(Status::of_upstream_error(&error, backend).into()),
+        }
+    }
+    let trailers = client.wait(|_, cx| reader.body().poll_trailers(cx)).await?;
+    let trailers = trailers.map_err(|error| Status::of_upstream_error(&error, backend))?;
+    let mut last = trailers.unwrap_or_else(|| head.headers().clone());
+    let ok = last.get(GRPC_STATUS).map(parse_code) == Some(Code::Ok as u8);
+    if let (true, Some(message)) = (ok, message) {
+        return Ok(Some((head, message)));
+    }
+    if ok || !last.contains_key(GRPC_STATUS) {
+        return Err(Status::internal(format!("backend '{backend}' gave no answer and no error")).into());
+    }
+    headers::for_client(&mut last);
+    download::rewrite_text(&mut last, Some((&routed.version.backend_model, &routed.model.name)));
+    let mut refusal = answer_head();
+    refusal.headers_mut().extend(last);
+    client.head(refusal, true)?;
+    Ok(None)
+}
+
+/// Pass a call that `protocol.allow` opened to the one backend that there is.
+pub(crate) async fn pass_through(
+    worker: &Worker,
+    client: &mut Client<'_>,
+    head: Parts,
+    body: RecvStream,
+) -> Result<(), Failure> {
+    let mut headers = head.headers;
+    let message = receive(worker, client, &mut headers, body).await?;
+    let backends: Vec<u32> =
+        worker.with_table(|table| table.backends().iter().map(|backend| backend.id).collect());
+    let path = head.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    if backends.len() != 1 {
+        let text = format!(
+            "{} concerns one Triton, and the gateway has {}; call that Triton itself",
+            path.path().rsplit('/').next().unwrap_or_default(),
+            backends.len()
+        );
+        return Err(Status::new(Code::FailedPrecondition, text).into());
+    }
+    headers::for_backend(&mut headers);
+    let ask = Ask {
+        path: &path,
+        headers,
+        tail: Bytes::new(),
+        backends: &backends,
+        what: &|| path.to_string(),
+    };
+    let (response, via) = exchange(worker, client, message, ask).await?;
+    let rename = Rename { tail: Bytes::new(), names: None };
+    download::forward(worker, client, response, via.name(), rename, None).await.map(|_| ())
+}

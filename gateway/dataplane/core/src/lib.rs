@@ -1,0 +1,41 @@
+//! The data plane: it accepts gRPC calls, routes each by the published table, and forwards it to a
+//! Triton that has the version. Nothing in here knows Python.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod allow;
+mod answer;
+mod client;
+mod cold;
+mod connection;
+mod dataplane;
+mod deadline;
+mod dispatch;
+mod download;
+mod events;
+mod exchange;
+mod forward;
+mod framer;
+mod headers;
+mod health;
+mod io;
+mod joined;
+mod listen;
+mod message;
+mod pool;
+mod reader;
+mod reflection;
+mod routed;
+mod settings;
+mod shared;
+mod status;
+mod stream;
+mod token;
+mod unary;
+mod upload;
+mod upstream;
+mod worker;
+
+pub use dataplane::Dataplane;
+pub use events::{Event, EventKind, Events};
+pub use settings::Settings;

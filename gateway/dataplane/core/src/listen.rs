@@ -1,0 +1,113 @@
+//! The listening socket, and the thread that hands its connections to the workers.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::mpsc;
+
+use crate::shared::{Load, Shared};
+use crate::worker::Command;
+
+const BACKLOG: i32 = 4096;
+/// Pause after an accept that failed, such as for want of file descriptors.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Where the acceptor sends connections to.
+pub(crate) type Target = (mpsc::UnboundedSender<Command>, Arc<Load>);
+
+/// The acceptor's thread and the way to end it.
+pub(crate) struct Acceptor {
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Bind the port; it must not be taken.
+pub(crate) fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, format!("{host} has no address"));
+    for address in (host, port).to_socket_addrs()? {
+        match bind_address(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn bind_address(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Without it a restart would have to wait for old connections; SO_REUSEPORT, which would let two
+    // gateways share a port by mistake, is left off.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+impl Acceptor {
+    /// Start the thread.
+    pub(crate) fn start(
+        listener: TcpListener,
+        targets: Vec<Target>,
+        shared: Arc<Shared>,
+    ) -> io::Result<Self> {
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let stopped = Arc::clone(&stop);
+        let name = "stagegate-accept".to_owned();
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || accept_until(&listener, &stopped, &targets, &shared))?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+
+    /// Close the listening socket. Idempotent.
+    pub(crate) fn stop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
+            let _ = thread.join();
+        }
+    }
+}
+
+fn accept_until(listener: &TcpListener, stop: &OwnedFd, targets: &[Target], shared: &Arc<Shared>) {
+    loop {
+        let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+        // An error here is an interruption by a signal: look again.
+        if poll(&mut fds, None).is_err() {
+            continue;
+        }
+        if !fds[1].revents().is_empty() {
+            return;
+        }
+        loop {
+            match listener.accept() {
+                Ok((tcp, _)) => hand_out(tcp, targets, shared),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(_) => {
+                    std::thread::sleep(PAUSE);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted)
+}
+
+fn hand_out(tcp: std::net::TcpStream, targets: &[Target], shared: &Arc<Shared>) {
+    let Some((commands, load)) = targets.iter().min_by_key(|(_, load)| load.weight()) else { return };
+    let Some(admitted) = shared.admit(load) else { return };
+    if tcp.set_nonblocking(true).is_ok() {
+        // Fails only while the worker is being stopped, and then the connection ends as it should.
+        let _ = commands.send(Command::Accept(tcp, admitted));
+    }
+}

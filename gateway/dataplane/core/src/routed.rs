@@ -1,0 +1,143 @@
+//! A request with the version that answers it, and its place in the counters.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::HeaderValue;
+use stagegate_table::{pick, Model, Pick, PickError, RefKind, Series, Version, WHOLE};
+use stagegate_wire::names::Names;
+
+use crate::client::Failure;
+use crate::status::{Code, Status};
+use crate::worker::Worker;
+
+/// One request in the counters: in flight until it is dropped.
+pub(crate) struct Count {
+    series: Arc<Series>,
+    started: Instant,
+    code: Option<u8>,
+}
+
+impl Count {
+    pub(crate) fn start(series: &Arc<Series>, started: Instant) -> Self {
+        series.start();
+        Self { series: Arc::clone(series), started, code: None }
+    }
+
+    /// How it ended. Without this it counts as cancelled, or as internal where its task panicked.
+    pub(crate) fn set(&mut self, code: u8) {
+        self.code = Some(code);
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        let unset = if std::thread::panicking() { Code::Internal } else { Code::Cancelled };
+        self.series.finish(self.code.unwrap_or(unset as u8), micros_since(self.started));
+    }
+}
+
+pub(crate) fn micros_since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What a request was routed to.
+#[derive(Clone)]
+pub(crate) struct Routed {
+    pub(crate) model: Arc<Model>,
+    pub(crate) version: Arc<Version>,
+    /// The arm, for the metadata of the answer.
+    pub(crate) arm: HeaderValue,
+}
+
+impl Routed {
+    fn new(pick: &Pick<'_>) -> Self {
+        Self {
+            model: Arc::clone(pick.model),
+            version: Arc::clone(pick.version),
+            arm: pick.arm_header(),
+        }
+    }
+
+    /// This version as a pick, for what is counted by version.
+    pub(crate) fn pick(&self) -> Pick<'_> {
+        Pick { model: &self.model, version: &self.version, arm: None, reference: RefKind::Version }
+    }
+
+    /// What a text calls it.
+    pub(crate) fn what(&self) -> String {
+        format!("model '{}' version {}", self.model.name, self.version.id)
+    }
+}
+
+impl Worker {
+    /// Route an inference by its names, and count it; a refusal is counted here.
+    pub(crate) fn route(&self, names: Names<'_>, started: Instant) -> Result<(Routed, Count), Status> {
+        self.with_counters(|table, counters| {
+            match pick(table, names.model, names.version, || self.draws.below(WHOLE)) {
+                Ok(pick) => Ok((Routed::new(&pick), Count::start(counters.series(&pick), started))),
+                Err(error) => {
+                    Count::start(counters.refused(&error), started).set(error.code());
+                    Err(refusal(error))
+                }
+            }
+        })
+    }
+
+    /// Route anything else by its names; only inferences are counted.
+    pub(crate) fn resolve(&self, names: Names<'_>) -> Result<Routed, Status> {
+        self.with_table(|table| {
+            let draw = || self.draws.below(WHOLE);
+            match pick(table, names.model, names.version, draw) {
+                Ok(pick) => Ok(Routed::new(&pick)),
+                Err(error) => Err(refusal(error)),
+            }
+        })
+    }
+
+    /// Route a message of a stream, with its arm's name and its series. A refusal counts where the
+    /// message is the stream's `first`.
+    pub(crate) fn route_message(
+        &self,
+        names: Names<'_>,
+        first: bool,
+        started: Instant,
+    ) -> Result<(Routed, Option<Box<str>>, Arc<Series>), Status> {
+        self.with_counters(|table, counters| {
+            match pick(table, names.model, names.version, || self.draws.below(WHOLE)) {
+                Ok(pick) => {
+                    let arm = pick.arm.map(|arm| arm.name.clone());
+                    Ok((Routed::new(&pick), arm, Arc::clone(counters.series(&pick))))
+                }
+                Err(error) => {
+                    if first {
+                        Count::start(counters.refused(&error), started).set(error.code());
+                    }
+                    Err(refusal(error))
+                }
+            }
+        })
+    }
+
+    /// Route by an earlier pick: the same arm of the same model, while it has weight.
+    pub(crate) fn route_on_arm(&self, model: &str, arm: &str) -> Option<(Routed, Arc<Series>)> {
+        self.with_counters(|table, counters| {
+            let pick = Pick::on_arm(table, model, arm)?;
+            Some((Routed::new(&pick), Arc::clone(counters.series(&pick))))
+        })
+    }
+
+    /// Count a request that never named a model.
+    pub(crate) fn count_nameless(&self, failure: &Failure, started: Instant) {
+        self.with_counters(|_, counters| {
+            let mut count = Count::start(counters.unknown(), started);
+            if let Failure::Status(status) = failure {
+                count.set(status.code);
+            }
+        });
+    }
+}
+
+fn refusal(error: PickError) -> Status {
+    Status { code: error.code(), message: error.message.into() }
+}

@@ -1,0 +1,64 @@
+//! What the data plane is told once, at its start.
+
+/// Settings of one data plane; `gateway.bridge.Settings` has the same fields.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Address to listen on, such as `0.0.0.0`.
+    pub host: String,
+    /// Port to listen on; 0 for a free one.
+    pub port: u16,
+    /// Worker threads, at least 1.
+    pub threads: usize,
+    /// Longest message in bytes, as it is on the wire and inflated.
+    pub max_message: usize,
+    /// Concurrent streams on one client connection.
+    pub max_streams: u32,
+    /// Bytes of a request's header list.
+    pub max_header_list: u32,
+    /// Bytes of one frame that clients may send.
+    pub max_frame: u32,
+    /// Client connections in all.
+    pub max_connections: usize,
+    /// Connections of one thread to one backend.
+    pub upstream_connections: usize,
+    /// Requests of one model that may wait for a load.
+    pub queue_per_model: usize,
+    /// Deadline of unary calls that bring none, in milliseconds; 0 for none.
+    pub default_deadline_ms: u64,
+    /// Time for the connection preface, in milliseconds.
+    pub handshake_timeout_ms: u64,
+    /// Time after which a connection with nothing open is closed, in milliseconds.
+    pub idle_timeout_ms: u64,
+    /// Most that a message may grow by being inflated.
+    pub inflate_ratio: usize,
+    /// Groups (`repository`, `shared_memory`, `trace`, `log`) or method names that are open to clients.
+    pub allow: Vec<String>,
+    /// What `ServerMetadata` says; clients of Triton insist on `triton`.
+    pub server_name: String,
+    /// Version in `ServerMetadata`.
+    pub server_version: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port: 0,
+            threads: 1,
+            max_message: 64 << 20,
+            max_streams: 256,
+            max_header_list: 16 << 10,
+            max_frame: 64 << 10,
+            max_connections: 20_000,
+            upstream_connections: 4,
+            queue_per_model: 256,
+            default_deadline_ms: 30_000,
+            handshake_timeout_ms: 10_000,
+            idle_timeout_ms: 300_000,
+            inflate_ratio: 100,
+            allow: Vec::new(),
+            server_name: "triton".to_owned(),
+            server_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}

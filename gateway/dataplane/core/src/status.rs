@@ -1,0 +1,192 @@
+//! gRPC statuses, and the one place that turns them into HTTP/2 answers.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use h2::Reason;
+use http::header::{HeaderName, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
+use stagegate_wire::text;
+
+pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+pub(crate) const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+pub(crate) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const OPENED: HeaderValue = HeaderValue::from_static("identity,deflate,gzip");
+
+/// The status codes of gRPC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Code {
+    Ok = 0,
+    Cancelled = 1,
+    Unknown = 2,
+    InvalidArgument = 3,
+    DeadlineExceeded = 4,
+    NotFound = 5,
+    PermissionDenied = 7,
+    ResourceExhausted = 8,
+    FailedPrecondition = 9,
+    Unimplemented = 12,
+    Internal = 13,
+    Unavailable = 14,
+    Unauthenticated = 16,
+}
+
+const DIGITS: [&str; 17] = [
+    "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
+];
+
+/// The header value of a status code; one that does not exist is UNKNOWN.
+fn digits(code: u8) -> HeaderValue {
+    HeaderValue::from_static(DIGITS.get(usize::from(code)).copied().unwrap_or("2"))
+}
+
+/// The number in a `grpc-status` value; UNKNOWN where it is none or not one of gRPC's.
+pub(crate) fn parse_code(value: &HeaderValue) -> u8 {
+    let text = value.as_bytes();
+    let found = DIGITS.iter().position(|digits| digits.as_bytes() == text);
+    found.map_or(Code::Unknown as u8, |code| code as u8)
+}
+
+/// How a call ended: a code and a text for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Status {
+    pub(crate) code: u8,
+    pub(crate) message: Cow<'static, str>,
+}
+
+impl Status {
+    pub(crate) fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code: code as u8, message: message.into() }
+    }
+
+    pub(crate) fn ok() -> Self {
+        Self::new(Code::Ok, "")
+    }
+
+    pub(crate) fn internal(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::Internal, message)
+    }
+
+    pub(crate) fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::Unavailable, message)
+    }
+
+    /// A backend that cannot be reached, of what was asked for.
+    pub(crate) fn no_backend(backend: &str, what: &str, reason: &str) -> Self {
+        Self::unavailable(format!("backend '{backend}' of {what} does not answer: {reason}"))
+    }
+
+    pub(crate) fn deadline() -> Self {
+        Self::new(Code::DeadlineExceeded, "Deadline Exceeded")
+    }
+
+    /// Trailers that end an answer with this status.
+    pub(crate) fn trailers(&self) -> HeaderMap {
+        let mut trailers = HeaderMap::with_capacity(2);
+        self.put(&mut trailers);
+        trailers
+    }
+
+    /// An answer that is nothing but this status: one HEADERS frame that ends the stream.
+    pub(crate) fn trailers_only(&self) -> Response<()> {
+        let mut response = answer_head();
+        let headers = response.headers_mut();
+        self.put(headers);
+        if self.code == Code::Unimplemented as u8 {
+            headers.insert(GRPC_ACCEPT_ENCODING, OPENED);
+        }
+        response
+    }
+
+    fn put(&self, headers: &mut HeaderMap) {
+        headers.insert(GRPC_STATUS, digits(self.code));
+        if !self.message.is_empty() {
+            headers.insert(GRPC_MESSAGE, message_value(text::encode_message(&self.message)));
+        }
+    }
+
+    /// What a reset of the upstream stream, or its end without a status, means for the client.
+    pub(crate) fn of_upstream_error(error: &h2::Error, backend: &str) -> Self {
+        let code = match error.reason() {
+            Some(Reason::REFUSED_STREAM) => Code::Unavailable,
+            Some(Reason::CANCEL) => Code::Cancelled,
+            Some(Reason::ENHANCE_YOUR_CALM) => Code::ResourceExhausted,
+            Some(Reason::INADEQUATE_SECURITY) => Code::PermissionDenied,
+            Some(_) if error.is_go_away() => Code::Unavailable,
+            Some(_) => Code::Internal,
+            None => Code::Unavailable,
+        };
+        Self::new(code, format!("backend '{backend}': {error}"))
+    }
+
+    /// What an answer without a `grpc-status` means, by its HTTP status.
+    pub(crate) fn of_http(status: StatusCode, backend: &str) -> Self {
+        let code = match status.as_u16() {
+            400 => Code::Internal,
+            401 => Code::Unauthenticated,
+            403 => Code::PermissionDenied,
+            404 => Code::Unimplemented,
+            429 | 502 | 503 | 504 => Code::Unavailable,
+            _ => Code::Unknown,
+        };
+        let status = status.as_u16();
+        Self::new(code, format!("backend '{backend}' ended the answer without a gRPC status (HTTP {status})"))
+    }
+}
+
+/// A percent-encoded text as a header value; it has only visible ASCII in it.
+pub(crate) fn message_value(text: Bytes) -> HeaderValue {
+    HeaderValue::from_maybe_shared(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// The head of an answer that we make ourselves.
+pub(crate) fn answer_head() -> Response<()> {
+    let mut response = Response::new(());
+    *response.version_mut() = Version::HTTP_2;
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    response
+}
+
+/// The answer to something that is no gRPC request.
+pub(crate) fn unsupported_media_type() -> Response<()> {
+    let mut response = Response::new(());
+    *response.version_mut() = Version::HTTP_2;
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_reads_back() {
+        for code in 0..17 {
+            assert_eq!(code, parse_code(&digits(code)));
+        }
+    }
+
+    #[test]
+    fn a_status_that_is_none_is_unknown() {
+        for text in ["17", "-1", "x", "", "00"] {
+            assert_eq!(2, parse_code(&HeaderValue::from_static(text)), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_percent_encoded() {
+        let trailers = Status::internal("50% of \u{e9}\n").trailers();
+
+        assert_eq!("50%25 of %C3%A9%0A", trailers[GRPC_MESSAGE]);
+    }
+
+    #[test]
+    fn http_statuses_map_as_the_grpc_specification_says() {
+        for (http, code) in [(200, 2), (401, 16), (403, 7), (404, 12), (429, 14), (503, 14), (400, 13)] {
+            let status = Status::of_http(StatusCode::from_u16(http).unwrap(), "t0");
+            assert_eq!(code, status.code, "HTTP {http}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The part of a client's stream that goes to one backend.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{ready, Context, Poll};
+use std::time::Instant;
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::client::ResponseFuture;
+use h2::SendStream;
+use http::{HeaderMap, Response};
+use stagegate_table::Series;
+use stagegate_wire::encode::put_len;
+use stagegate_wire::fields::Fields;
+use stagegate_wire::stream::{peek, StreamAnswer};
+use stagegate_wire::text::{cut, replace_name, MAX_TEXT};
+
+use crate::client::poll_room;
+use crate::download::accept_head;
+use crate::framer::Caps;
+use crate::joined::Joined;
+use crate::reader::{ReadError, Reader};
+use crate::routed::{micros_since, Routed};
+use crate::status::Status;
+use crate::upstream::Lease;
+
+/// Models that one leg remembers; beyond it the oldest is forgotten.
+const REMEMBERED: usize = 4096;
+
+/// One backend's part of a stream.
+pub(super) struct Leg {
+    pub(super) backend: u32,
+    pub(super) lease: Lease,
+    send: RefCell<Option<SendStream<Joined>>>,
+    receive: RefCell<Receive>,
+    served: RefCell<Vec<Served>>,
+    caps: Caps,
+}
+
+enum Receive {
+    Head(ResponseFuture),
+    Messages(Box<Reader>, HeaderMap),
+    Done,
+}
+
+/// A model that this leg carries.
+struct Served {
+    routed: Routed,
+    series: Arc<Series>,
+    /// When the request came that has no answer yet.
+    asked: Option<Instant>,
+    answered: Instant,
+}
+
+/// What comes from a backend.
+pub(super) enum Next {
+    /// The head of its answers.
+    Head(Response<()>),
+    /// One answer.
+    Message(Bytes),
+    /// The trailers.
+    End(HeaderMap),
+}
+
+impl Leg {
+    pub(super) fn new(
+        backend: u32,
+        lease: Lease,
+        (response, send): (ResponseFuture, SendStream<Joined>),
+        caps: Caps,
+    ) -> Self {
+        Self {
+            backend,
+            lease,
+            send: RefCell::new(Some(send)),
+            receive: RefCell::new(Receive::Head(response)),
+            served: RefCell::default(),
+            caps,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.lease.upstream().name()
+    }
+
+    /// Note a request, so that its answers are renamed and timed.
+    pub(super) fn expect(&self, routed: Routed, series: Arc<Series>) {
+        let mut served = self.served.borrow_mut();
+        let now = Instant::now();
+        let same = |known: &&mut Served| Arc::ptr_eq(&known.series, &series);
+        if let Some(known) = served.iter_mut().find(same) {
+            known.routed = routed;
+            known.asked.get_or_insert(now);
+            return;
+        }
+        if served.len() >= REMEMBERED {
+            served.remove(0);
+        }
+        served.push(Served { routed, series, asked: Some(now), answered: now });
+    }
+
+    /// Send as much of a message as the backend takes. Ready when all is sent, false where nothing can
+    /// be sent any more.
+    pub(super) fn poll_send(&self, piece: &mut Joined, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut send = self.send.borrow_mut();
+        let Some(stream) = send.as_mut() else { return Poll::Ready(false) };
+        while piece.has_remaining() {
+            let Some(room) = ready!(poll_room(stream, piece.remaining(), cx)) else {
+                *send = None;
+                return Poll::Ready(false);
+            };
+            if stream.send_data(piece.split_to(room), false).is_err() {
+                *send = None;
+                return Poll::Ready(false);
+            }
+        }
+        Poll::Ready(true)
+    }
+
+    /// The client has sent its last message.
+    pub(super) fn half_close(&self) {
+        if let Some(mut send) = self.send.borrow_mut().take() {
+            // A stream that broke tells so on its answers' side.
+            let _ = send.send_data(Joined::from(Bytes::new()), true);
+        }
+    }
+
+    /// What comes next, or the status that the backend's failure amounts to.
+    pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Result<Next, Status>> {
+        let mut receive = self.receive.borrow_mut();
+        match &mut *receive {
+            Receive::Done => Poll::Pending,
+            Receive::Head(response) => {
+                let response = ready!(Pin::new(response).poll(cx));
+                let response = response.map_err(|error| Status::of_upstream_error(&error, self.name()))?;
+                let (head, body) = accept_head(response, self.name())?;
+                if body.is_end_stream() {
+                    *receive = Receive::Done;
+                    return Poll::Ready(Ok(Next::End(head.into_parts().0.headers)));
+                }
+                let reader = Box::new(Reader::new(body, self.caps));
+                *receive = Receive::Messages(reader, head.headers().clone());
+                Poll::Ready(Ok(Next::Head(head)))
+            }
+            Receive::Messages(reader, headers) => {
+                match ready!(reader.poll_message(headers, cx)) {
+                    Ok(Some(message)) => return Poll::Ready(Ok(Next::Message(message))),
+                    Ok(None) => {}
+                    Err(ReadError::Status(status)) => return Poll::Ready(Err(status)),
+                    Err(ReadError::Broken(error)) => {
+                        return Poll::Ready(Err(Status::of_upstream_error(&error, self.name())))
+                    }
+                }
+                let trailers = ready!(reader.body().poll_trailers(cx));
+                *receive = Receive::Done;
+                let trailers = trailers.map_err(|error| Status::of_upstream_error(&error, self.name()))?;
+                Poll::Ready(Ok(Next::End(trailers.unwrap_or_default())))
+            }
+        }
+    }
+
+    /// Triton's model names on this leg and their logical ones.
+    pub(super) fn rename_text(&self, text: &str) -> String {
+        let served = self.served.borrow();
+        served.iter().fold(text.to_owned(), |text, known| {
+            replace_name(&text, &known.routed.version.backend_model, &known.routed.model.name).into_owned()
+        })
+    }
+
+    /// An answer under its logical name, timed.
+    pub(super) fn rename(&self, message: Bytes) -> Joined {
+        let Ok(seen) = peek(&message) else { return Joined::message(message, Bytes::new()) };
+        let tail = self.note_answer(&seen).unwrap_or_default();
+        let tail = if seen.has_response { tail } else { Bytes::new() };
+        if seen.error.is_empty() {
+            return Joined::message(message, tail);
+        }
+        let text = String::from_utf8_lossy(seen.error);
+        let renamed = self.rename_text(&text);
+        if renamed.len() <= MAX_TEXT && renamed.as_bytes() == seen.error {
+            return Joined::message(message, tail);
+        }
+        Joined::message(with_error(&message, cut(&renamed, MAX_TEXT)), tail)
+    }
+
+    /// Time an answer; gives what renames it.
+    fn note_answer(&self, seen: &StreamAnswer<'_>) -> Option<Bytes> {
+        let mut served = self.served.borrow_mut();
+        let by_name = |known: &Served| known.routed.version.backend_model.as_bytes() == seen.model;
+        let at = served.iter().position(by_name).unwrap_or(0);
+        let known = served.get_mut(at)?;
+        let streams = known.series.streams();
+        match known.asked.take() {
+            Some(asked) => streams.first.record(micros_since(asked)),
+            None => streams.inter.record(micros_since(known.answered)),
+        }
+        known.answered = Instant::now();
+        Some(known.routed.version.stream_tail().clone())
+    }
+}
+
+/// The same answer with another `error_message`.
+fn with_error(message: &[u8], text: &str) -> Bytes {
+    let mut out = BytesMut::with_capacity(message.len() + text.len());
+    put_len(&mut out, 1, text.as_bytes());
+    for field in Fields::new(message).filter_map(Result::ok).filter(|field| !field.is(1)) {
+        out.extend_from_slice(field.raw);
+    }
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_message_is_replaced_and_the_rest_stays() {
+        let mut message = Vec::new();
+        put_len(&mut message, 1, b"model m.1.abc broke");
+        put_len(&mut message, 2, b"\x1a\x02id");
+
+        let renamed = with_error(&message, "model m broke");
+
+        let seen = peek(&renamed).unwrap();
+        assert_eq!((&b"model m broke"[..], &b"id"[..]), (seen.error, seen.id));
+    }
+}

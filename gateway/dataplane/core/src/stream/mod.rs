@@ -1,0 +1,133 @@
+//! `ModelStreamInfer`: every message is routed, and each backend that is needed gets one stream.
+//!
+//! One task serves a client's stream. [`inbound`] takes the client's messages to the legs, [`outbound`]
+//! the answers back; neither waits for the other, and each holds at most one message.
+
+mod inbound;
+mod leg;
+mod outbound;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::{poll_fn, Future};
+use std::pin::{pin, Pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http::request::Parts;
+use http::HeaderMap;
+
+use crate::client::{Client, Failure};
+use crate::headers;
+use crate::routed::{Count, Routed};
+use crate::unary::own_deadline;
+use crate::worker::Worker;
+
+use leg::Leg;
+use outbound::Outbound;
+
+/// Answers made here that wait for the client, before its next message is taken.
+const LOCAL: usize = 16;
+
+/// What both directions of one client's stream share. Borrowed only between two awaits.
+struct Session<'w> {
+    worker: &'w Worker,
+    /// The client's own headers, which tell how its messages are compressed.
+    headers: HeaderMap,
+    /// Those that backends get.
+    forwarded: HeaderMap,
+    deadline: Option<std::time::Instant>,
+    /// Whether errors of one message end the stream, as the client asked for.
+    strict: bool,
+    legs: RefCell<Vec<Rc<Leg>>>,
+    local: RefCell<VecDeque<Bytes>>,
+    /// What the first message was routed to, for the metadata of the answer.
+    first: RefCell<Option<Routed>>,
+    count: RefCell<Option<Count>>,
+    counted: Cell<bool>,
+    /// Whether the client has sent its last message.
+    ended: Cell<bool>,
+}
+
+/// Answer one `ModelStreamInfer`.
+pub(crate) async fn infer(
+    worker: &Worker,
+    client: &mut Client<'_>,
+    head: Parts,
+    body: RecvStream,
+) -> Result<(), Failure> {
+    client.deadline.set(own_deadline(&head.headers, client.started)?);
+    let session = Session::new(worker, head.headers, client);
+    let outcome = run(&session, client, body).await;
+    if let Some(count) = &mut *session.count.borrow_mut() {
+        match &outcome {
+            Ok(code) => count.set(*code),
+            Err(Failure::Status(status)) => count.set(status.code),
+            Err(Failure::Gone) => {}
+        }
+    }
+    outcome.map(|_| ())
+}
+
+/// Run both directions until the stream has its status; gives its code.
+async fn run(session: &Session<'_>, client: &mut Client<'_>, body: RecvStream) -> Result<u8, Failure> {
+    let mut inbound = pin!(inbound::take_messages(session, body, client.started));
+    let mut outbound = Outbound::default();
+    poll_fn(|cx| {
+        loop {
+            poll_inbound(session, inbound.as_mut(), cx)?;
+            let was_full = session.local_is_full();
+            if let Poll::Ready(outcome) = outbound.poll(session, client, cx) {
+                return Poll::Ready(outcome);
+            }
+            if !was_full || session.local_is_full() {
+                break;
+            }
+        }
+        client.poll_stop(cx).map(Err)
+    })
+    .await
+}
+
+fn poll_inbound(
+    session: &Session<'_>,
+    inbound: Pin<&mut impl Future<Output = Result<(), Failure>>>,
+    cx: &mut Context<'_>,
+) -> Result<(), Failure> {
+    if !session.ended.get() {
+        if let Poll::Ready(outcome) = inbound.poll(cx) {
+            session.ended.set(true);
+            return outcome;
+        }
+    }
+    Ok(())
+}
+
+impl<'w> Session<'w> {
+    fn new(worker: &'w Worker, headers: HeaderMap, client: &Client<'_>) -> Self {
+        let mut forwarded = headers.clone();
+        headers::for_backend(&mut forwarded);
+        // Every message goes on uncompressed.
+        forwarded.remove(headers::GRPC_ENCODING);
+        let strict = headers.get("triton_grpc_error").is_some_and(|value| value == "true");
+        Self {
+            worker,
+            headers,
+            forwarded,
+            deadline: client.deadline.at(),
+            strict,
+            legs: RefCell::default(),
+            local: RefCell::default(),
+            first: RefCell::default(),
+            count: RefCell::default(),
+            counted: Cell::new(false),
+            ended: Cell::new(false),
+        }
+    }
+
+    fn local_is_full(&self) -> bool {
+        self.local.borrow().len() >= LOCAL
+    }
+}

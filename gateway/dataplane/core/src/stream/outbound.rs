@@ -1,0 +1,180 @@
+//! Answers to the client, from whichever leg has one.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{ready, Context, Poll};
+
+use bytes::{Buf, Bytes};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Response, StatusCode};
+use stagegate_wire::text::{decode_message, encode_message, MAX_TEXT};
+use tokio::time::Sleep;
+
+use crate::client::{Answer, Client, Failure, UNTAKEN};
+use crate::download::mark;
+use crate::headers;
+use crate::joined::Joined;
+use crate::status::{answer_head, message_value, parse_code, Code, Status, GRPC, GRPC_MESSAGE, GRPC_STATUS};
+
+use super::leg::{Leg, Next};
+use super::Session;
+
+/// The state of this direction: at most one message on its way.
+#[derive(Default)]
+pub(super) struct Outbound {
+    piece: Option<Joined>,
+    /// The leg to look at first, so that none waits for ever.
+    turn: usize,
+    /// Trailers of the first leg that ended well.
+    trailers: Option<HeaderMap>,
+    untaken: Option<Pin<Box<Sleep>>>,
+}
+
+impl Outbound {
+    /// Forward what there is. Ready when the stream has its status; gives its code.
+    pub(super) fn poll(
+        &mut self,
+        session: &Session<'_>,
+        client: &mut Client<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<u8, Failure>> {
+        loop {
+            ready!(self.poll_piece(session, client, cx))?;
+            let local = session.local.borrow_mut().pop_front();
+            if let Some(message) = local {
+                begin(session, client, None)?;
+                self.piece = Some(Joined::message(message, Bytes::new()));
+                continue;
+            }
+            match self.poll_legs(session, cx) {
+                Poll::Ready((leg, Ok(Next::Head(head)))) => begin(session, client, Some((head, &leg)))?,
+                Poll::Ready((leg, Ok(Next::Message(message)))) => {
+                    begin(session, client, None)?;
+                    self.piece = Some(leg.rename(message));
+                }
+                Poll::Ready((leg, Ok(Next::End(trailers)))) => {
+                    if let Some(code) = self.leg_ended(session, client, &leg, trailers)? {
+                        return Poll::Ready(Ok(code));
+                    }
+                }
+                Poll::Ready((_, Err(status))) => return Poll::Ready(Err(status.into())),
+                Poll::Pending if session.is_over() => return Poll::Ready(self.end(session, client)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Ready when the message in hand, if there is one, is with the client.
+    fn poll_piece(
+        &mut self,
+        session: &Session<'_>,
+        client: &mut Client<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failure>> {
+        while let Some(piece) = &mut self.piece {
+            match client.answer.poll_room(piece.remaining(), cx) {
+                Poll::Ready(room) => client.answer.data(piece.split_to(room?))?,
+                Poll::Pending => {
+                    let untaken =
+                        self.untaken.get_or_insert_with(|| Box::pin(tokio::time::sleep(UNTAKEN)));
+                    return untaken.as_mut().poll(cx).map(|()| Err(Failure::Gone));
+                }
+            }
+            self.untaken = None;
+            if !piece.has_remaining() {
+                self.piece = None;
+                session.worker.totals.message_sent();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_legs(
+        &mut self,
+        session: &Session<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<(Rc<Leg>, Result<Next, Status>)> {
+        let legs = session.legs.borrow();
+        for step in 0..legs.len() {
+            let at = (self.turn + step) % legs.len();
+            if let Poll::Ready(next) = legs[at].poll_next(cx) {
+                self.turn = at + 1;
+                return Poll::Ready((Rc::clone(&legs[at]), next));
+            }
+        }
+        Poll::Pending
+    }
+
+    /// A leg has its status. The first that is not OK ends the client's stream; gives its code then.
+    fn leg_ended(
+        &mut self,
+        session: &Session<'_>,
+        client: &mut Client<'_>,
+        leg: &Rc<Leg>,
+        mut trailers: HeaderMap,
+    ) -> Result<Option<u8>, Failure> {
+        session.legs.borrow_mut().retain(|other| !Rc::ptr_eq(other, leg));
+        let Some(code) = trailers.get(GRPC_STATUS).map(parse_code) else {
+            return Err(Status::of_http(StatusCode::OK, leg.name()).into());
+        };
+        headers::for_client(&mut trailers);
+        if code == Code::Ok as u8 {
+            self.trailers.get_or_insert(trailers);
+            return Ok(None);
+        }
+        rename_text(&mut trailers, leg);
+        finish(session, client, trailers)?;
+        Ok(Some(code))
+    }
+
+    fn end(&mut self, session: &Session<'_>, client: &mut Client<'_>) -> Result<u8, Failure> {
+        let trailers = self.trailers.take().unwrap_or_else(|| Status::ok().trailers());
+        finish(session, client, trailers)?;
+        Ok(Code::Ok as u8)
+    }
+}
+
+impl Session<'_> {
+    /// Nothing more can come.
+    fn is_over(&self) -> bool {
+        self.ended.get() && self.legs.borrow().is_empty() && self.local.borrow().is_empty()
+    }
+}
+
+/// Send the head of the answer, unless it was sent: a backend's own, or one made here.
+fn begin(
+    session: &Session<'_>,
+    client: &mut Client<'_>,
+    head: Option<(Response<()>, &Rc<Leg>)>,
+) -> Result<(), Failure> {
+    if !matches!(client.answer, Answer::Nothing(_)) {
+        return Ok(());
+    }
+    let mut head = head.map_or_else(answer_head, |(head, _)| head);
+    // Messages go on uncompressed.
+    head.headers_mut().remove(headers::GRPC_ENCODING);
+    mark(head.headers_mut(), session.worker, session.first.borrow().as_ref());
+    client.head(head, false)
+}
+
+fn finish(session: &Session<'_>, client: &mut Client<'_>, trailers: HeaderMap) -> Result<(), Failure> {
+    if !matches!(client.answer, Answer::Nothing(_)) {
+        return client.trailers(trailers);
+    }
+    let mut head = Response::new(());
+    *head.version_mut() = http::Version::HTTP_2;
+    *head.headers_mut() = trailers;
+    head.headers_mut().entry(CONTENT_TYPE).or_insert(GRPC);
+    mark(head.headers_mut(), session.worker, session.first.borrow().as_ref());
+    client.head(head, true)
+}
+
+fn rename_text(trailers: &mut HeaderMap, leg: &Leg) {
+    let Some(value) = trailers.get(GRPC_MESSAGE) else { return };
+    let text = decode_message(value.as_bytes());
+    let renamed = leg.rename_text(&text);
+    if renamed != text || value.len() > MAX_TEXT {
+        trailers.insert(GRPC_MESSAGE, message_value(encode_message(&renamed)));
+    }
+}

@@ -1,0 +1,96 @@
+//! A request message on its way to a backend: new prefix, the bytes as they came, the backend's names.
+
+use std::task::{ready, Context, Poll};
+
+use bytes::{Buf, Bytes};
+use h2::SendStream;
+
+use crate::client::{poll_room, Failure, SMALL};
+use crate::joined::Joined;
+use crate::message::Message;
+
+/// One message being sent.
+pub(crate) struct Upload {
+    message: Message,
+    tail: Bytes,
+    send: Option<SendStream<Joined>>,
+    number: usize,
+    taken: usize,
+    piece: Joined,
+    last: bool,
+}
+
+impl Upload {
+    /// Begin to send. A small message goes out at once, in one DATA frame.
+    pub(crate) fn start(message: Message, tail: Bytes, send: SendStream<Joined>) -> Self {
+        let mut upload = Self {
+            message,
+            tail,
+            send: Some(send),
+            number: 0,
+            taken: 0,
+            piece: Joined::from(Bytes::new()),
+            last: false,
+        };
+        if let Some(body) = upload.message.small(SMALL) {
+            let whole = Joined::message(body.clone(), upload.tail.clone());
+            if let Some(mut send) = upload.send.take() {
+                // A stream that cannot be written to any more says why on its answer's side.
+                let _ = send.send_data(whole, true);
+            }
+        }
+        upload
+    }
+
+    /// Stop sending and take the message back, to send it again.
+    pub(crate) fn into_message(self) -> Message {
+        self.message
+    }
+
+    /// Send on as far as both sides allow. Ready when all is sent, when the backend wants no more, or
+    /// when the client's request turns out to be broken.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        loop {
+            if self.send.is_some() && !self.piece.has_remaining() {
+                (self.piece, self.last) = ready!(self.poll_piece(cx))?;
+            }
+            let Some(send) = &mut self.send else { return Poll::Ready(Ok(())) };
+            if self.last && !self.piece.has_remaining() {
+                let _ = send.send_data(Joined::from(Bytes::new()), true);
+                self.send = None;
+                continue;
+            }
+            let Some(room) = ready!(poll_room(send, self.piece.remaining(), cx)) else {
+                // The backend answered early, or the stream broke: its answer tells which.
+                self.send = None;
+                continue;
+            };
+            let part = self.piece.split_to(room);
+            let done = !self.piece.has_remaining();
+            if send.send_data(part, done && self.last).is_err() || (done && self.last) {
+                self.send = None;
+            }
+            if done {
+                self.message.release(self.taken);
+            }
+        }
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Joined, bool), Failure>> {
+        let len = self.message.len();
+        if self.taken < len || self.number == 0 {
+            let body = ready!(self.message.poll_piece(self.number, cx))?.unwrap_or_default();
+            self.taken += body.len();
+            self.number += 1;
+            let piece = if self.number == 1 {
+                Joined::opening(len + self.tail.len(), body, Bytes::new())
+            } else {
+                Joined::from(body)
+            };
+            return Poll::Ready(Ok((piece, false)));
+        }
+        // Only now is it known that the request is a whole one, so only now may it end upstream.
+        ready!(self.message.poll_end(cx))?;
+        Poll::Ready(Ok((Joined::from(self.tail.clone()), true)))
+    }
+}

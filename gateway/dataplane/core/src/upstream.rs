@@ -1,0 +1,355 @@
+//! One backend as one thread sees it: a few connections, opened by load, never waited for without need.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use h2::client::{Connection, ResponseFuture, SendRequest};
+use h2::{Ping, SendStream};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Method, Request, Uri, Version};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::events::Teller;
+use crate::io::Io;
+use crate::joined::Joined;
+
+/// Streams on the least used connection from which on another connection is opened.
+const BUSY: usize = 64;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Data that a backend does not acknowledge for this long breaks its connection.
+const DEAD_AFTER: Duration = Duration::from_secs(20);
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Resets that h2 remembers, so that late frames for them are no errors.
+const REMEMBERED_RESETS: usize = 4096;
+
+/// A backend that cannot be connected to, and why.
+#[derive(Debug, Clone)]
+pub(crate) struct Unreachable(pub(crate) Rc<str>);
+
+struct Conn {
+    send: RefCell<SendRequest<Joined>>,
+    streams: Cell<usize>,
+}
+
+/// One backend with its connections.
+pub(crate) struct Upstream {
+    name: Box<str>,
+    address: Box<str>,
+    authority: Authority,
+    most: usize,
+    conns: RefCell<Vec<Rc<Conn>>>,
+    connecting: Cell<bool>,
+    /// No further connection is tried before, while others work.
+    grow_after: Cell<Option<Instant>>,
+    down: RefCell<Option<Rc<str>>>,
+    retired: Cell<bool>,
+    inflight: Cell<usize>,
+    waiting: Cell<usize>,
+    changed: Notify,
+    teller: Teller,
+    me: Weak<Self>,
+}
+
+/// The right to one stream on one connection; counts it for as long as it lives.
+pub(crate) struct Lease {
+    conn: Rc<Conn>,
+    upstream: Rc<Upstream>,
+}
+
+impl Upstream {
+    /// A backend without connections yet. `None` where the address is no `host:port`.
+    pub(crate) fn new(name: &str, address: &str, most: usize, teller: Teller) -> Option<Rc<Self>> {
+        let authority = Authority::try_from(address).ok()?;
+        Some(Rc::new_cyclic(|me| Self {
+            name: name.into(),
+            address: address.into(),
+            authority,
+            most: most.max(1),
+            conns: RefCell::default(),
+            connecting: Cell::new(false),
+            grow_after: Cell::new(None),
+            down: RefCell::default(),
+            retired: Cell::new(false),
+            inflight: Cell::new(0),
+            waiting: Cell::new(0),
+            changed: Notify::new(),
+            teller,
+            me: me.clone(),
+        }))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Streams of this thread on this backend.
+    pub(crate) fn inflight(&self) -> usize {
+        self.inflight.get()
+    }
+
+    /// Whether the last attempt to connect failed and nothing is connected.
+    pub(crate) fn is_down(&self) -> bool {
+        self.down.borrow().is_some()
+    }
+
+    /// The head of a request to a method of this backend.
+    pub(crate) fn request(&self, path: PathAndQuery, headers: HeaderMap) -> Request<()> {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query = Some(path);
+        let mut request = Request::new(());
+        *request.method_mut() = Method::POST;
+        *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+        *request.headers_mut() = headers;
+        request
+    }
+
+    /// The backend left the table: its streams finish, then its connections close.
+    pub(crate) fn retire(&self) {
+        self.retired.set(true);
+        self.conns.borrow_mut().clear();
+        self.teller.forget_backend(&self.name);
+        self.changed.notify_waiters();
+    }
+
+    /// A stream at once, on the connection with the fewest.
+    pub(crate) fn try_open(&self) -> Option<Lease> {
+        let mut tried = 0u64;
+        loop {
+            let (index, conn) = self.least_used(tried)?;
+            // Everything that waits here waits for `changed`, so nobody needs this waker.
+            let ready = conn.send.borrow_mut().poll_ready(&mut Context::from_waker(Waker::noop()));
+            match ready {
+                Poll::Ready(Ok(())) => return self.lease(conn),
+                Poll::Ready(Err(_)) => self.remove(&conn),
+                Poll::Pending => {
+                    tried |= 1 << index;
+                    self.grow();
+                }
+            }
+        }
+    }
+
+    /// A stream, after waiting for a connection or for room on one if need be.
+    pub(crate) async fn open(&self) -> Result<Lease, Unreachable> {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(lease) = self.try_open() {
+                return Ok(lease);
+            }
+            if self.conns.borrow().is_empty() {
+                if let Some(reason) = self.down.borrow().clone() {
+                    return Err(Unreachable(reason));
+                }
+                if self.retired.get() {
+                    return Err(Unreachable("it is no longer in the routing table".into()));
+                }
+                self.connect(Duration::ZERO);
+            }
+            let _counted = Counted::new(&self.waiting);
+            changed.await;
+        }
+    }
+
+    fn least_used(&self, tried: u64) -> Option<(usize, Rc<Conn>)> {
+        let conns = self.conns.borrow();
+        let open = conns.iter().enumerate().filter(|(index, _)| tried & (1 << index) == 0);
+        let (index, conn) = open.min_by_key(|(_, conn)| conn.streams.get())?;
+        Some((index, Rc::clone(conn)))
+    }
+
+    fn lease(&self, conn: Rc<Conn>) -> Option<Lease> {
+        let streams = conn.streams.get();
+        if streams >= BUSY {
+            self.grow();
+        }
+        conn.streams.set(streams + 1);
+        self.inflight.set(self.inflight.get() + 1);
+        Some(Lease { conn, upstream: self.me.upgrade()? })
+    }
+
+    fn grow(&self) {
+        if self.conns.borrow().len() >= self.most || self.connecting.get() {
+            return;
+        }
+        if self.grow_after.get().is_none_or(|after| after <= Instant::now()) {
+            self.connect(Duration::ZERO);
+        }
+    }
+
+    fn connect(&self, pause: Duration) {
+        if !self.connecting.replace(true) {
+            tokio::task::spawn_local(keep_connecting(self.me.clone(), self.address.clone(), pause));
+        }
+    }
+
+    fn connected(&self, send: SendRequest<Joined>) -> Rc<Conn> {
+        let conn = Rc::new(Conn { send: RefCell::new(send), streams: Cell::new(0) });
+        self.conns.borrow_mut().push(Rc::clone(&conn));
+        self.connecting.set(false);
+        if self.down.take().is_some() {
+            self.teller.backend(&self.name, false, "");
+        }
+        self.changed.notify_waiters();
+        conn
+    }
+
+    /// Note a failed attempt; returns whether to go on trying.
+    fn failed(&self, error: &io::Error) -> bool {
+        if !self.conns.borrow().is_empty() {
+            self.grow_after.set(Some(Instant::now() + LONGEST_PAUSE));
+            self.connecting.set(false);
+            return false;
+        }
+        let reason: Rc<str> = format!("cannot connect to {}: {error}", self.address).into();
+        self.teller.backend(&self.name, true, &reason);
+        self.down.replace(Some(reason));
+        self.changed.notify_waiters();
+        true
+    }
+
+    fn remove(&self, conn: &Rc<Conn>) {
+        let mut conns = self.conns.borrow_mut();
+        conns.retain(|known| !Rc::ptr_eq(known, conn));
+    }
+
+    /// A connection ended. With none left, another is tried at once, to know whether the backend is.
+    fn ended(&self, conn: &Weak<Conn>) {
+        if let Some(conn) = conn.upgrade() {
+            self.remove(&conn);
+        }
+        self.changed.notify_waiters();
+        if self.conns.borrow().is_empty() && !self.retired.get() {
+            self.connect(Duration::ZERO);
+        }
+    }
+}
+
+impl Lease {
+    pub(crate) fn upstream(&self) -> &Rc<Upstream> {
+        &self.upstream
+    }
+
+    /// Open the stream. To be called before anything is awaited.
+    pub(crate) fn send(
+        &self,
+        request: Request<()>,
+        end: bool,
+    ) -> Result<(ResponseFuture, SendStream<Joined>), h2::Error> {
+        self.conn.send.borrow_mut().send_request(request, end)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.conn.streams.set(self.conn.streams.get() - 1);
+        self.upstream.inflight.set(self.upstream.inflight.get() - 1);
+        if self.upstream.waiting.get() > 0 {
+            self.upstream.changed.notify_waiters();
+        }
+    }
+}
+
+struct Counted<'c>(&'c Cell<usize>);
+
+impl<'c> Counted<'c> {
+    fn new(count: &'c Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// Try until there is a connection, with growing pauses; each failure is noted.
+async fn keep_connecting(upstream: Weak<Upstream>, address: Box<str>, mut pause: Duration) {
+    loop {
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+        if upstream.upgrade().is_none_or(|upstream| upstream.retired.get()) {
+            return;
+        }
+        let outcome = match timeout(CONNECT_TIMEOUT, open_connection(&upstream, &address)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 3 s")),
+        };
+        let Err(error) = outcome else { return };
+        if !upstream.upgrade().is_some_and(|upstream| upstream.failed(&error)) {
+            return;
+        }
+        pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+    }
+}
+
+/// One attempt. A connection counts once the peer answered a ping, which only an HTTP/2 server does
+/// and which brings its settings with it.
+async fn open_connection(upstream: &Weak<Upstream>, address: &str) -> io::Result<()> {
+    let tcp = TcpStream::connect(address).await?;
+    let socket = SockRef::from(&tcp);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(DEAD_AFTER))?;
+    socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;
+    let (send, mut connection) = builder().handshake(Io::new(tcp)?).await.map_err(io::Error::other)?;
+    let mut pings = connection.ping_pong().ok_or_else(|| io::Error::other("no pings"))?;
+    pings.send_ping(Ping::opaque()).map_err(io::Error::other)?;
+    std::future::poll_fn(|cx| match pings.poll_pong(cx) {
+        Poll::Ready(outcome) => Poll::Ready(outcome.map(|_| ()).map_err(io::Error::other)),
+        Poll::Pending => match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(io::Error::other(error))),
+            Poll::Pending => pings.poll_pong(cx).map(|pong| pong.map(|_| ()).map_err(io::Error::other)),
+        },
+    })
+    .await?;
+    if let Some(upstream) = upstream.upgrade() {
+        let conn = Rc::downgrade(&upstream.connected(send));
+        tokio::task::spawn_local(drive(connection, upstream.me.clone(), conn));
+    }
+    Ok(())
+}
+
+/// Run a connection to its end. It closes by itself when nobody holds it, so nothing here does.
+async fn drive(connection: Connection<Io, Joined>, upstream: Weak<Upstream>, conn: Weak<Conn>) {
+    let _ = connection.await;
+    if let Some(upstream) = upstream.upgrade() {
+        upstream.ended(&conn);
+    }
+}
+
+fn builder() -> h2::client::Builder {
+    let mut builder = h2::client::Builder::new();
+    builder
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(1 << 20)
+        .max_header_list_size(64 << 10)
+        .max_send_buffer_size(1 << 20)
+        // Small answers are followed by trailers, so each counts against this until it is read.
+        .data_frame_budget(256 << 20)
+        .max_concurrent_reset_streams(REMEMBERED_RESETS)
+        // Clients that cancel must not cost the backend its connection, however long it lives.
+        .max_local_error_reset_streams(None);
+    builder
+}

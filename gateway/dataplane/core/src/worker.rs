@@ -1,0 +1,165 @@
+//! One worker thread: a runtime of its own with everything a request needs, shared with nobody.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use stagegate_table::counters::ThreadTotals;
+use stagegate_table::{Reader, Table, ThreadCounters};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc;
+
+use crate::connection::{self, Control};
+use crate::deadline::Deadlines;
+use crate::events::Teller;
+use crate::headers::Timeouts;
+use crate::pool::Pool;
+use crate::shared::{Admitted, Load, Shared};
+use crate::token::{Draws, Tokens};
+
+/// How often connections are looked over for being idle or for too many resets.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What the acceptor and the handle tell a worker.
+pub(crate) enum Command {
+    /// Serve this connection.
+    Accept(std::net::TcpStream, Admitted),
+    /// Take no further requests, finish what is there, and close by this time.
+    Drain(Instant),
+    /// End the thread.
+    Stop,
+}
+
+/// The acceptor's and the handle's end of a worker.
+pub(crate) struct WorkerHandle {
+    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    pub(crate) load: Arc<Load>,
+    pub(crate) thread: JoinHandle<()>,
+}
+
+/// The state of one worker thread. Everything in it is borrowed only between two awaits.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) load: Arc<Load>,
+    pub(crate) pool: Pool,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) draws: Draws,
+    pub(crate) tokens: Tokens,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) teller: Teller,
+    pub(crate) totals: Arc<ThreadTotals>,
+    reader: RefCell<Reader>,
+    counters: RefCell<ThreadCounters>,
+    connections: RefCell<Vec<Weak<Control>>>,
+}
+
+impl Worker {
+    fn new(shared: &Arc<Shared>, load: Arc<Load>) -> Rc<Self> {
+        let counters = shared.published.thread_counters();
+        let totals = Arc::clone(counters.totals());
+        let teller = Teller::new(&shared.events, &totals);
+        Rc::new(Self {
+            shared: Arc::clone(shared),
+            load,
+            pool: Pool::new(shared.settings.upstream_connections, teller.clone()),
+            teller,
+            totals,
+            deadlines: Deadlines::new(),
+            draws: Draws::new(),
+            tokens: Tokens::new(),
+            timeouts: Timeouts::new(Duration::from_millis(shared.settings.default_deadline_ms)),
+            reader: RefCell::new(shared.published.reader()),
+            counters: RefCell::new(counters),
+            connections: RefCell::default(),
+        })
+    }
+
+    /// Look at today's table.
+    pub(crate) fn with_table<T>(&self, look: impl FnOnce(&Table) -> T) -> T {
+        let mut reader = self.reader.borrow_mut();
+        let table = reader.table();
+        self.pool.follow(table);
+        look(table)
+    }
+
+    /// Look at today's table and count.
+    pub(crate) fn with_counters<T>(&self, look: impl FnOnce(&Table, &mut ThreadCounters) -> T) -> T {
+        self.with_table(|table| look(table, &mut self.counters.borrow_mut()))
+    }
+
+    /// Count a connection for as long as the value lives.
+    pub(crate) fn count_connection(&self) -> CountedConnection {
+        self.totals.connection_opened();
+        CountedConnection(Arc::clone(&self.totals))
+    }
+
+    /// Keep a connection in sight for drain and housekeeping.
+    pub(crate) fn register(&self, control: &Rc<Control>) {
+        self.connections.borrow_mut().push(Rc::downgrade(control));
+    }
+
+    fn each_connection(&self, mut act: impl FnMut(&Control)) {
+        self.connections.borrow_mut().retain(|weak| weak.upgrade().map(|control| act(&control)).is_some());
+    }
+}
+
+/// A connection that is counted as open.
+pub(crate) struct CountedConnection(Arc<ThreadTotals>);
+
+impl Drop for CountedConnection {
+    fn drop(&mut self) {
+        self.0.connection_closed();
+    }
+}
+
+/// Start worker number `index`.
+pub(crate) fn start(index: usize, shared: &Arc<Shared>) -> io::Result<WorkerHandle> {
+    let (commands, inbox) = mpsc::unbounded_channel();
+    let load = Arc::new(Load::default());
+    let runtime_ready = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    // Built here only to fail early and clearly; a local runtime belongs to the thread that builds it.
+    drop(runtime_ready?);
+    let (shared, load_of_thread) = (Arc::clone(shared), Arc::clone(&load));
+    let thread = std::thread::Builder::new().name(format!("stagegate-{index}")).spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        if let Ok(runtime) = runtime {
+            runtime.block_on(run(Worker::new(&shared, load_of_thread), inbox));
+        }
+    })?;
+    Ok(WorkerHandle { commands, load, thread })
+}
+
+async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    let deadlines = Rc::clone(&worker);
+    tokio::task::spawn_local(async move { deadlines.deadlines.drive().await });
+    tokio::task::spawn_local(keep_house(Rc::clone(&worker)));
+    while let Some(command) = inbox.recv().await {
+        match command {
+            Command::Accept(tcp, admitted) => {
+                tokio::task::spawn_local(connection::serve(Rc::clone(&worker), tcp, admitted));
+            }
+            Command::Drain(until) => {
+                worker.each_connection(Control::finish);
+                tokio::task::spawn_local(close_at(Rc::clone(&worker), until));
+            }
+            Command::Stop => return,
+        }
+    }
+}
+
+async fn keep_house(worker: Rc<Worker>) {
+    let idle = Duration::from_millis(worker.shared.settings.idle_timeout_ms);
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = Instant::now();
+        worker.each_connection(|control| control.look_over(now, idle));
+    }
+}
+
+async fn close_at(worker: Rc<Worker>, until: Instant) {
+    tokio::time::sleep_until(until.into()).await;
+    worker.each_connection(Control::close);
+}
