@@ -1,0 +1,5 @@
+"""The command line `stagegate`."""
+
+from gateway.cli.tree import main
+
+__all__ = ["main"]

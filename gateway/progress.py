@@ -1,0 +1,97 @@
+"""What a start tells people on standard error: steps with their time; plain lines without a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from gateway.config import GatewayConfig
+
+
+class Progress(Protocol):
+    """Where the steps of a start are told."""
+
+    def step(self, text: str) -> AbstractContextManager[None]:
+        """One step: shown while the context is open, then as done, or as failed if it raises."""
+        ...
+
+    def ready(self, inference: str, admin: str, config: GatewayConfig) -> None:
+        """Everything runs; `inference` and `admin` are bound `host:port`."""
+        ...
+
+
+class Silent:
+    """Tells nothing; for `stagegate gateway`, whose log says the same."""
+
+    def step(self, text: str) -> AbstractContextManager[None]:
+        """Nothing is shown."""
+        return contextlib.nullcontext()
+
+    def ready(self, inference: str, admin: str, config: GatewayConfig) -> None:
+        """Nothing is shown."""
+
+
+class Lines:
+    """One line for each step that ended."""
+
+    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out = out
+        self._clock = clock
+
+    @contextlib.contextmanager
+    def step(self, text: str) -> Iterator[None]:
+        """A line when it ends."""
+        started = self._clock()
+        try:
+            yield
+        except BaseException:
+            self._tell(f"  failed: {text} ({self._clock() - started:.1f} s)")
+            raise
+        self._tell(f"  done: {text} ({self._clock() - started:.1f} s)")
+
+    def ready(self, inference: str, admin: str, config: GatewayConfig) -> None:
+        """The addresses and what to try next."""
+        self._tell(ready_text(inference, admin, config))
+
+    def _tell(self, text: str) -> None:
+        self._out.write(f"{text}\n")
+        self._out.flush()
+
+
+class Spinner(Lines):
+    """As `Lines`, with the step that runs shown at the bottom of a terminal."""
+
+    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        from rich.console import Console  # noqa: PLC0415 -- slow to import, and only a terminal needs it
+
+        super().__init__(out, clock)
+        self._console = Console(file=out)
+
+    @contextlib.contextmanager
+    def step(self, text: str) -> Iterator[None]:
+        """A spinner while it runs, a line when it ends."""
+        with super().step(text), self._console.status(text):
+            yield
+
+
+def people_progress(out: TextIO = sys.stderr) -> Progress:
+    """The fitting one for a stream."""
+    return Spinner(out) if out.isatty() else Lines(out)
+
+
+def ready_text(inference: str, admin: str, config: GatewayConfig) -> str:
+    """What `stagegate up` says in the end: where it listens and what to try next."""
+    server = "" if admin == "127.0.0.1:8003" else f" --server {admin}"
+    return (
+        f"\nstagegate is ready: gRPC on {inference}, metrics on http://{config.listen.metrics}/metrics\n"
+        "Try in another terminal:\n"
+        f"  stagegate models{server}\n"
+        f"  stagegate status{server}\n"
+        f"  stagegate infer MODEL --at production --input REQUEST.json{server}\n"
+        "Ctrl-C stops everything."
+    )
