@@ -9,8 +9,9 @@ import errno
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import Message
@@ -20,7 +21,7 @@ from gateway.config import Address
 from gateway.operations import Change, Operations
 from gateway.status import INTERNAL, status_of
 from protos.gen.stagegate.admin.v1 import admin_pb2, admin_pb2_grpc
-from router.errors import ConfigInvalid, Conflict, InvalidRoute, StagegateError
+from router.errors import ConfigInvalid, Conflict, InvalidInput, InvalidRoute, StagegateError
 from router.model import parse_model_name
 
 ACTOR = "stagegate-actor"
@@ -38,10 +39,16 @@ STOP_SECONDS = 2.0
 _DEFAULT_HISTORY = 20
 _MAX_HISTORY = 1_000
 _MAX_ACTOR = 256
+_MAX_REASON = 1_000
 _log = logging.getLogger("stagegate.admin")
 
-_Context = grpc.aio.ServicerContext[Any, Any]
-_Inner = Callable[[Message, _Context], Awaitable[Message]]
+if TYPE_CHECKING:
+    # Generic in the stubs only.
+    _Interceptor = grpc.aio.ServerInterceptor[Any, Any]
+    _Context = grpc.aio.ServicerContext[Any, Any]
+    _Inner = Callable[[Message, _Context], Awaitable[Message]]
+else:
+    _Interceptor = grpc.aio.ServerInterceptor
 
 
 class AdminServicer(admin_pb2_grpc.AdminServicer):
@@ -87,14 +94,14 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
     ) -> admin_pb2.ApplyRoutesResponse:
         """Write routes, all or none."""
         routes = [messages.read_route(route) for route in request.routes]
-        names = [route.model for route in routes]
+        change = _change(request.reason, context)
         if not routes:
             raise InvalidRoute("no route is given")
-        for name in names:
-            if names.count(name) > 1:
-                raise InvalidRoute(f"route of {name!r} is given twice")
+        for model, count in Counter(route.model for route in routes).items():
+            if count > 1:
+                raise InvalidRoute(f"route of {model!r} is given twice")
         changes = await self._operations.apply_routes(
-            routes, expected_revision=_expected(request), change=_change(request.reason, context)
+            routes, expected_revision=_expected(request), change=change
         )
         return admin_pb2.ApplyRoutesResponse(
             revision=changes[-1].revision, changes=[messages.write_route_change(change) for change in changes]
@@ -139,12 +146,14 @@ def _expected(request: admin_pb2.ApplyRoutesRequest | admin_pb2.DeleteRouteReque
 
 
 def _change(reason: str, context: _Context) -> Change:
+    if len(reason) > _MAX_REASON:
+        raise InvalidInput(f"reason has {len(reason)} characters; at most {_MAX_REASON} are kept")
     metadata = dict(context.invocation_metadata() or ())
     actor = metadata.get(ACTOR, "")
     return Change(actor=str(actor)[:_MAX_ACTOR] or context.peer(), reason=reason)
 
 
-class _Errors(grpc.aio.ServerInterceptor[Any, Any]):
+class _Errors(_Interceptor):
     """Turns every error of a call into its status, message and detail."""
 
     async def intercept_service(

@@ -1,0 +1,276 @@
+"""A gateway for tests of its operator's side: answers from plain values, keeps routes like a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gateway.operations import (
+    ArmView,
+    BackendStatus,
+    Change,
+    Gauges,
+    ModelSummary,
+    ModelVersions,
+    Problem,
+    Readiness,
+    ReferenceKind,
+    RegistryGauge,
+    RegistryStatus,
+    ReloadReport,
+    Resolution,
+    RouteChange,
+    RouteTable,
+    RouteView,
+    RouteWeight,
+    Share,
+    StatusReport,
+    Totals,
+    VersionRow,
+    VersionState,
+)
+from router.errors import Conflict, ModelNotFound, RouteNotFound, StagegateError, VersionNotFound
+from router.model import Arm, ModelName, Route
+
+DIGITS = ModelName("digits")
+
+SUMMARY = ModelSummary(
+    name="digits",
+    registry="local",
+    versions=("1", "2"),
+    stages={"production": "1"},
+    aliases={"challenger": "2"},
+    ready=("1",),
+    route="stable=production:100",
+)
+BROKEN = ModelSummary(name="org/m", registry="local", versions=(), problem="'org/m' is not a logical name")
+
+VERSIONS = ModelVersions(
+    name="digits",
+    registry="local",
+    description="handwritten digits",
+    versions=(
+        VersionRow(
+            version="1",
+            state=VersionState.READY,
+            stages=("production",),
+            arms=("stable",),
+            format="onnx",
+            backends=("t0",),
+            backend_model="digits.1.0123abcd",
+            metrics={"accuracy": 0.9625},
+            digest="sha256:" + "ab" * 32,
+            created=1_700_000_000.0,
+        ),
+        VersionRow(
+            version="2",
+            state=VersionState.FAILED,
+            aliases=("challenger",),
+            format="onnx",
+            reason="load failed: no such file [model.onnx]",
+        ),
+    ),
+)
+
+STATUS = StatusReport(
+    version="0.1.0",
+    started=1_700_000_000.0,
+    uptime=3_700.0,
+    ready=True,
+    reasons=(),
+    config="stagegate.yaml",
+    state="sqlite:///stagegate.db",
+    revision=7,
+    inference="127.0.0.1:8001",
+    metrics="127.0.0.1:8002",
+    admin="127.0.0.1:8003",
+    connections=3,
+    requests=12_345,
+    totals=Totals(models=2, versions=2, ready=1, loading=0, failed=1, routes=1),
+    backends=(
+        BackendStatus("t0", "127.0.0.1:9001", "explicit", up=True, models=1, server="triton 2.51.0"),
+        BackendStatus("t1", "127.0.0.1:9101", "none", up=False, reason="connection refused"),
+    ),
+    registries=(
+        RegistryStatus("local", "folder", models=2, age=0.4, problems=(Problem("digits/3", "half a file"),)),
+        RegistryStatus("away", "folder", models=0, age=None, reason="no such folder"),
+    ),
+    problems=(Problem("org/m", "is not a logical name"),),
+)
+
+GAUGES = Gauges(
+    revision=7,
+    weights=(RouteWeight("digits", "stable", "1", 9_950), RouteWeight("digits", "canary", "2", 50)),
+    backends={"t0": True, "t1": False},
+    registries=(RegistryGauge("local", 0.4, 1), RegistryGauge("away", None, 0)),
+)
+
+
+@dataclass(slots=True)
+class FakeOperations:
+    """Implements `gateway.operations.Operations`.
+
+    Attributes:
+        changes: every change of a route, oldest first.
+        failure: raised by every call while it is set.
+    """
+
+    summaries: tuple[ModelSummary, ...] = (SUMMARY, BROKEN)
+    catalogue: Mapping[ModelName, ModelVersions] = field(default_factory=lambda: {DIGITS: VERSIONS})
+    report: StatusReport = STATUS
+    readiness_now: Readiness = field(default_factory=lambda: Readiness(ready=True))
+    stored: dict[ModelName, RouteView] = field(default_factory=dict)
+    changes: list[RouteChange] = field(default_factory=list)
+    revision: int = 7
+    failure: BaseException | None = None
+
+    async def models(self) -> tuple[ModelSummary, ...]:
+        """All of them."""
+        self._fail()
+        return self.summaries
+
+    async def versions(self, model: ModelName) -> ModelVersions:
+        """From `catalogue`."""
+        self._fail()
+        return self._versions(model)
+
+    async def resolve(self, model: ModelName, reference: str) -> Resolution:
+        """Version 1 by the split, anything that version rows name as pinned."""
+        self._fail()
+        found = self._versions(model)
+        if not reference:
+            return Resolution(
+                model=model,
+                registry=found.registry,
+                reference="",
+                kind=ReferenceKind.SPLIT,
+                arm="stable",
+                version="1",
+                state=VersionState.READY,
+                backends=("t0",),
+                shares=(Share("stable", "1", 9_000), Share("canary", "2", 1_000)),
+                why=("no reference was given, so the route decides",),
+            )
+        alias = reference.removeprefix("@")
+        for row in found.versions:
+            if reference == row.version or alias in row.aliases:
+                kind = ReferenceKind.VERSION if reference == row.version else ReferenceKind.ALIAS
+                return Resolution(
+                    model, found.registry, reference, kind, "pinned", row.version, row.state, row.backends
+                )
+        raise VersionNotFound(
+            f"model {model!r} has no version, alias or stage {reference!r}", hint="versions 2, 1"
+        )
+
+    async def routes(self) -> RouteTable:
+        """What was applied."""
+        self._fail()
+        return RouteTable(self.revision, tuple(self.stored.values()))
+
+    async def route(self, model: ModelName) -> RouteView:
+        """What was applied, else an implicit one."""
+        self._fail()
+        self._versions(model)
+        implicit = Route(model, (Arm("stable", "production", 10_000),))
+        return self.stored.get(model) or _view(implicit, implicit=True)
+
+    async def apply_routes(
+        self, routes: Sequence[Route], *, expected_revision: int | None, change: Change
+    ) -> tuple[RouteChange, ...]:
+        """Compare and set."""
+        self._fail()
+        self._compare(expected_revision)
+        for route in routes:
+            self._versions(route.model)
+        self.revision += 1
+        made = []
+        for route in routes:
+            before = self.stored.get(route.model)
+            made.append(self._change(route.model, before.route if before else None, route, change))
+            self.stored[route.model] = _view(
+                route, revision=self.revision, actor=change.actor, reason=change.reason, at=1_700_000_100.0
+            )
+        return tuple(made)
+
+    async def delete_route(
+        self, model: ModelName, *, expected_revision: int | None, change: Change
+    ) -> RouteChange:
+        """Compare and delete."""
+        self._fail()
+        if model not in self.stored:
+            raise RouteNotFound(f"model {model!r} has no route of its own")
+        self._compare(expected_revision)
+        self.revision += 1
+        return self._change(model, self.stored.pop(model).route, None, change)
+
+    async def history(self, model: ModelName, limit: int) -> tuple[RouteChange, ...]:
+        """Newest first."""
+        self._fail()
+        return tuple([change for change in reversed(self.changes) if change.model == model][:limit])
+
+    async def status(self) -> StatusReport:
+        """`report`."""
+        self._fail()
+        return self.report
+
+    async def readiness(self) -> Readiness:
+        """`readiness_now`."""
+        self._fail()
+        return self.readiness_now
+
+    async def gauges(self) -> Gauges:
+        """Always the same."""
+        self._fail()
+        return GAUGES
+
+    async def reload(self) -> ReloadReport:
+        """Always the same."""
+        self._fail()
+        return ReloadReport("stagegate.yaml", ("backends",), ("threads",))
+
+    def _fail(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    def _versions(self, model: ModelName) -> ModelVersions:
+        if model not in self.catalogue:
+            raise ModelNotFound(f"there is no model {model!r}", hint="near it: digits")
+        return self.catalogue[model]
+
+    def _compare(self, expected: int | None) -> None:
+        if expected is not None and expected != self.revision:
+            raise Conflict(
+                f"the store is at revision {self.revision}, not {expected}",
+                current_revision=self.revision,
+                hint="look again and retry",
+            )
+
+    def _change(
+        self, model: ModelName, before: Route | None, after: Route | None, change: Change
+    ) -> RouteChange:
+        made = RouteChange(
+            model, self.revision, before, after, change.actor, change.reason, at=1_700_000_100.0
+        )
+        self.changes.append(made)
+        return made
+
+
+def _view(
+    route: Route,
+    *,
+    implicit: bool = False,
+    revision: int = 0,
+    actor: str = "",
+    reason: str = "",
+    at: float | None = None,
+) -> RouteView:
+    arms = tuple(
+        ArmView(arm.name, arm.reference, arm.weight, "1", arm.weight, VersionState.READY)
+        for arm in route.arms
+    )
+    return RouteView(route, implicit, arms, revision, actor, reason, at)
+
+
+def an_error(error: StagegateError) -> FakeOperations:
+    """A gateway in which every call fails."""
+    return FakeOperations(failure=error)
