@@ -1,0 +1,214 @@
+"""The control side of one Triton over gRPC: load, unload, index, readiness, metadata."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from router.errors import BackendUnavailable, LoadFailed
+from router.model import Backend, IndexEntry, TritonName
+from router.ports import ServerInfo
+
+_Answer = TypeVar("_Answer")
+
+_READY_TIMEOUT = 2.0
+_FIRST_LOOK = 0.02
+_SLOWEST_LOOK = 0.25
+_LONGEST_REASON = 2000
+
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # gRPC's own back-off grows to two minutes; a Triton that comes back is to be seen within a second.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+class TritonServer:
+    """Implements `router.ports.ModelServer` on one Triton, connected at the first call."""
+
+    def __init__(self, backend: Backend, *, call_timeout: float = 10.0) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            backend: which one.
+            call_timeout: seconds for each call that is not a load or an unload.
+        """
+        self._backend = backend
+        self._timeout = call_timeout
+        self._channel: grpc.aio.Channel | None = None
+        self._late: set[asyncio.Task[None]] = set()
+        self._service: service_pb2_grpc.GRPCInferenceServiceStub | None = None
+
+    @property
+    def backend(self) -> Backend:
+        """Which one."""
+        return self._backend
+
+    async def ready(self) -> bool:
+        """Whether it answers and says ready, within 2 s. Never raises for a server that is away."""
+        try:
+            answer = await self._stub().ServerReady(service_pb2.ServerReadyRequest(), timeout=_READY_TIMEOUT)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.ready)
+
+    async def info(self) -> ServerInfo:
+        """Name, version, extensions. Raises BackendUnavailable."""
+        answer = await self._ask(
+            self._stub().ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=self._timeout)
+        )
+        return ServerInfo(answer.name, answer.version, tuple(answer.extensions))
+
+    async def index(self) -> tuple[IndexEntry, ...]:
+        """All models it knows, with state and reason. Raises BackendUnavailable."""
+        answer = await self._ask(
+            self._stub().RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=self._timeout)
+        )
+        return tuple(
+            IndexEntry(TritonName(entry.name), entry.version, entry.state, entry.reason)
+            for entry in answer.models
+        )
+
+    async def load(self, name: TritonName, *, timeout: float) -> None:
+        """Load and return when ready. A model that is loaded and has not changed is left as it is.
+
+        Triton cannot give up a load. One that did not finish in time is unloaded once it has finished, so
+        that it does not stay in memory unasked; a load that is asked for meanwhile comes after that.
+
+        Raises:
+            LoadFailed: with Triton's reason, or because it took longer than `timeout` seconds.
+            BackendUnavailable: it does not answer.
+        """
+        request = service_pb2.RepositoryModelLoadRequest(model_name=name)
+        try:
+            await self._stub().RepositoryModelLoad(request, timeout=timeout)
+        except grpc.aio.AioRpcError as problem:
+            raise await self._load_error(name, problem, timeout) from None
+        entries = [entry for entry in await self.index() if entry.name == name]
+        if not any(entry.ready for entry in entries):
+            reasons = "; ".join(entry.reason or entry.state for entry in entries)
+            raise LoadFailed(f"{self._named(name)} is not ready after its load: {_short(reasons)}")
+
+    async def unload(self, name: TritonName, *, timeout: float) -> None:
+        """Unload and return when it is gone from the ready index; not an error where it is not loaded.
+
+        Raises:
+            BackendUnavailable: it does not answer, or has not let go of it after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        request = service_pb2.RepositoryModelUnloadRequest(model_name=name)
+        await self._ask(self._stub().RepositoryModelUnload(request, timeout=timeout))
+        pause = _FIRST_LOOK
+        while any(entry.name == name and _present(entry) for entry in await self.index()):
+            if time.monotonic() + pause > deadline:
+                raise BackendUnavailable(
+                    f"{self._named(name)} is still there {timeout:g} s after it was told to go",
+                    hint="it goes when its requests in flight are answered",
+                )
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _SLOWEST_LOOK)
+
+    async def metadata(self, name: TritonName, version: str = "") -> bytes:
+        """A serialised `inference.ModelMetadataResponse`.
+
+        Raises:
+            LoadFailed: it has no such model ready.
+            BackendUnavailable: it does not answer.
+        """
+        request = service_pb2.ModelMetadataRequest(name=name, version=version)
+        try:
+            answer = await self._stub().ModelMetadata(request, timeout=self._timeout)
+        except grpc.aio.AioRpcError as problem:
+            if await self._is_away(problem):
+                raise self._away(problem) from None
+            raise LoadFailed(f"{self._named(name)} cannot be described: {_details(problem)}") from None
+        return bytes(answer.SerializeToString())
+
+    async def close(self) -> None:
+        """Close its channel. A later call opens a new one."""
+        for task in self._late:
+            task.cancel()
+        await asyncio.gather(*self._late, return_exceptions=True)
+        channel, self._channel, self._service = self._channel, None, None
+        if channel is not None:
+            await channel.close(None)
+
+    def _stub(self) -> service_pb2_grpc.GRPCInferenceServiceStub:
+        if self._channel is None or self._service is None:
+            self._channel = grpc.aio.insecure_channel(self._backend.grpc, options=_CHANNEL_OPTIONS)
+            self._service = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        return self._service
+
+    async def _ask(self, call: Awaitable[_Answer]) -> _Answer:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as problem:
+            raise self._away(problem) from None
+
+    async def _load_error(
+        self, name: TritonName, problem: grpc.aio.AioRpcError, timeout: float
+    ) -> LoadFailed | BackendUnavailable:
+        if problem.code() is grpc.StatusCode.DEADLINE_EXCEEDED and await self._lives():
+            self._unload_later(name)
+            return LoadFailed(f"{self._named(name)} was not loaded within {timeout:g} s")
+        if await self._is_away(problem):
+            return self._away(problem)
+        return LoadFailed(f"{self._named(name)}: {_details(problem)}")
+
+    def _unload_later(self, name: TritonName) -> None:
+        async def unload() -> None:
+            # Triton lets it wait until the load has ended.
+            request = service_pb2.RepositoryModelUnloadRequest(model_name=name)
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await self._stub().RepositoryModelUnload(request)
+
+        task = asyncio.create_task(unload(), name=f"unload {name} when it is loaded")
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+    async def _is_away(self, problem: grpc.aio.AioRpcError) -> bool:
+        """Triton answers UNAVAILABLE too, for a model or a mode; only its silence means that it is away."""
+        return problem.code() in _GONE and not await self._lives()
+
+    async def _lives(self) -> bool:
+        try:
+            await self._stub().ServerLive(service_pb2.ServerLiveRequest(), timeout=_READY_TIMEOUT)
+        except grpc.aio.AioRpcError:
+            return False
+        return True
+
+    def _away(self, problem: grpc.aio.AioRpcError) -> BackendUnavailable:
+        code = problem.code().name
+        return BackendUnavailable(
+            f"Triton {self._backend.name} at {self._backend.grpc}: {code}: {_details(problem)}"
+        )
+
+    def _named(self, name: TritonName) -> str:
+        return f"{name} on Triton {self._backend.name}"
+
+
+def _present(entry: IndexEntry) -> bool:
+    """Whether an index line takes memory; never-loaded and unloaded models have other states."""
+    return entry.state in ("READY", "LOADING", "UNLOADING")
+
+
+def _details(problem: grpc.aio.AioRpcError) -> str:
+    return _short(problem.details() or problem.code().name)
+
+
+def _short(text: str) -> str:
+    """Triton's texts hold whole Python tracebacks, with the reason in the first line."""
+    lines = [line.strip() for line in text.partition("\n\nAt:\n")[0].splitlines()]
+    return " ".join(line for line in lines if line).rstrip(";")[:_LONGEST_REASON]
