@@ -1,0 +1,361 @@
+"""The one wiring place: picks the adapters, starts everything in order, drains and stops it.
+
+Order of starting: state, data plane (ports are taken early, so a port in use is told at once), local
+Tritons under `up`, control loop, then the admin API and the HTTP endpoints. Stopping is the reverse, with
+a drain first, and happens whatever way the process ends short of SIGKILL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway import __version__
+from gateway.admin import serve_admin
+from gateway.bridge import DataPlane, Settings
+from gateway.clock import SystemClock
+from gateway.config import Address, GatewayConfig
+from gateway.http import serve_http
+from gateway.local_triton import LocalTritons
+from gateway.log import set_up_logging
+from gateway.metrics import LoadRecorder
+from gateway.progress import Progress
+from gateway.reload import Reloader
+from gateway.running import Addresses, RunningGateway
+from router.artifacts.layout import TritonRepository
+from router.artifacts.naming import triton_model_name
+from router.backends.describe import describe
+from router.backends.triton import TritonServer
+from router.control.controller import Controller, ControllerSettings
+from router.control.residents import BackendState
+from router.errors import StagegateError, Unavailable
+from router.model import Backend, Control
+from router.ports import StateStore
+from router.registries import open_registry
+from router.stores import open_store
+
+LOG = logging.getLogger("stagegate")
+
+SYNC_SECONDS = 15.0
+"""How long a start waits for registries and backends before it serves with what it has."""
+
+DRAIN_SECONDS = 30.0
+"""How long requests in flight may take to finish after SIGTERM."""
+
+WARM_MODELS = 16
+"""`up` loads the stable version of at most this many models before it says that it is ready."""
+
+SERVER_VERSION = "2.51.0"
+"""Triton version whose protocol we speak; shown by ServerMetadata beside our extensions."""
+
+
+class PortInUse(StagegateError):
+    """A listener cannot be opened; the message names the key that moves it."""
+
+
+@dataclass(slots=True)
+class _Stop:
+    """Why and whether the process is to end."""
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    at_once: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def ask(self) -> None:
+        """First time: drain and stop. Second time: stop without draining."""
+        if self.asked.is_set():
+            self.at_once.set()
+        self.asked.set()
+
+
+async def serve(config: GatewayConfig, *, up: bool, progress: Progress) -> int:
+    """Run a gateway until SIGTERM or SIGINT; return the exit code of the process.
+
+    Args:
+        config: checked configuration.
+        up: also start local Tritons, and load the stable version of every model at once.
+        progress: where steps of the start are told to people.
+
+    Raises:
+        StagegateError: something that a start needs is not to be had; everything begun was stopped.
+    """
+    stop_logging = set_up_logging(config.log.format, config.log.level)
+    stop = _Stop()
+    try:
+        async with _signals(stop), AsyncExitStack() as stack:
+            running = await _start(stack, config, up=up, progress=progress, stop=stop)
+            if running is not None:
+                await stop.asked.wait()
+                await _drain(running, stop)
+    finally:
+        stop_logging()
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def _signals(stop: _Stop) -> AsyncIterator[None]:
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.ask)
+    # Replaced once there is something to reload; until then a SIGHUP must not end the process.
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    try:
+        yield
+    finally:
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(signum)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What is to be drained in the end."""
+
+    gateway: RunningGateway
+    data_plane: DataPlane
+
+
+async def _start(
+    stack: AsyncExitStack, config: GatewayConfig, *, up: bool, progress: Progress, stop: _Stop
+) -> _Parts | None:
+    """Start everything; None where a stop was asked for meanwhile."""
+    clock = SystemClock()
+    store = await open_store(config.state.kind, config.state.path)
+    stack.push_async_callback(store.close)
+    data_plane = _start_data_plane(config)
+    stack.callback(data_plane.stop)
+    recorder = LoadRecorder()
+    controller = _controller(config, store, data_plane, clock, recorder)
+    reloader = Reloader(
+        config,
+        controller,
+        settings=controller_settings,
+        add_backends=lambda found: _add_backends(controller, found),
+    )
+    gateway = RunningGateway(
+        controller=controller,
+        store=store,
+        data_plane=data_plane,
+        clock=clock,
+        addresses=_addresses(config, data_plane),
+        registry_types=reloader.registry_types,
+        reload=reloader.reload,
+    )
+    with _named_port("listen.metrics", config.listen.metrics):
+        bound = await stack.enter_async_context(
+            serve_http(config.listen.metrics, gateway, data_plane, recorder)
+        )
+        gateway.listens(metrics=bound)
+    with _named_port("listen.admin", config.listen.admin):
+        bound = await stack.enter_async_context(serve_admin(config.listen.admin, gateway))
+        gateway.listens(admin=bound)
+    _warn_of_plaintext(config)
+    if up and config.triton.instances:
+        tritons = await _start_tritons(stack, config, progress, stop)
+        if tritons is None:
+            return None
+        _add_backends(controller, tritons.backends)
+    loop = asyncio.create_task(controller.run(), name="control loop")
+    stack.push_async_callback(_cancel, loop)
+    await _begin(controller, config)
+    await _synced(controller, stop)
+    gateway.synced = True
+    data_plane.set_ready(True)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.on_signal)
+    if up:
+        await _warm(controller, progress, stop)
+    _tell_ready(config, gateway.addresses, controller, progress, up=up)
+    return _Parts(gateway, data_plane)
+
+
+def _start_data_plane(config: GatewayConfig) -> DataPlane:
+    limits, address = config.limits, config.listen.inference
+    settings = Settings(
+        host=address.host,
+        port=address.port,
+        threads=config.threads,
+        max_message=limits.max_message,
+        max_streams=limits.max_streams,
+        max_header_list=limits.max_header_list,
+        max_frame=limits.max_frame,
+        max_connections=limits.max_connections,
+        upstream_connections=limits.upstream_connections,
+        queue_per_model=limits.queue_per_model,
+        default_deadline_ms=round(limits.default_deadline * 1000),
+        handshake_timeout_ms=round(limits.handshake_timeout * 1000),
+        idle_timeout_ms=round(limits.idle_timeout * 1000),
+        inflate_ratio=limits.inflate_ratio,
+        allow=config.protocol.methods,
+        server_name="triton",
+        server_version=SERVER_VERSION,
+    )
+    with _named_port("listen.inference", address):
+        return DataPlane(settings)
+
+
+def _controller(
+    config: GatewayConfig,
+    store: StateStore,
+    data_plane: DataPlane,
+    clock: SystemClock,
+    recorder: LoadRecorder,
+) -> Controller:
+    return Controller(
+        controller_settings(config),
+        store=store,
+        data_plane=data_plane,
+        clock=clock,
+        recorder=recorder,
+        describe=describe,
+        triton_name=triton_model_name,
+    )
+
+
+def controller_settings(config: GatewayConfig) -> ControllerSettings:
+    """The part of a configuration that the control loop wants."""
+    idle = config.residency.idle_unload
+    return ControllerSettings(
+        default_registry=config.default_registry,
+        idle_unload=float("inf") if idle is None else idle,
+        load_timeout=config.residency.load_timeout,
+    )
+
+
+async def _begin(controller: Controller, config: GatewayConfig) -> None:
+    """Routes first: a model must not be seen a moment without its own."""
+    await controller.load_routes()
+    _add_backends(controller, [entry.to_backend() for entry in config.backends])
+    for name, section in config.registries.items():
+        controller.add_registry(
+            open_registry(name, {"type": section.type, "path": section.path}, section.path)
+        )
+
+
+def _add_backends(controller: Controller, backends: Sequence[Backend]) -> None:
+    for backend in backends:
+        explicit = backend.control is Control.EXPLICIT and backend.repository is not None
+        folders = TritonRepository(backend.repository) if explicit and backend.repository else None
+        controller.add_backend(BackendState(backend, TritonServer(backend), folders))
+
+
+async def _start_tritons(
+    stack: AsyncExitStack, config: GatewayConfig, progress: Progress, stop: _Stop
+) -> LocalTritons | None:
+    """Start local Tritons; None where a stop is asked for while they start."""
+    tritons = LocalTritons(config.triton, progress)
+    stack.push_async_callback(tritons.stop)
+    return tritons if await _unless_stopped(stop, tritons.start()) else None
+
+
+async def _unless_stopped(stop: _Stop, work: Coroutine[None, None, None]) -> bool:
+    """Do something, or give it up when a stop is asked for; whether it was done."""
+    doing = asyncio.create_task(work)
+    asked = asyncio.create_task(stop.asked.wait())
+    try:
+        await asyncio.wait({doing, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            return False
+        await doing
+        return True
+    finally:
+        await _cancel(asked)
+        await _cancel(doing)
+
+
+async def _synced(controller: Controller, stop: _Stop) -> None:
+    """Wait until every registry and backend was looked at once, or for a bound."""
+
+    def looked() -> bool:
+        registries = controller.registries.values()
+        backends = controller.residents.backends.values()
+        return all(one.read_at is not None or one.error for one in registries) and all(
+            one.up or one.misses > 0 for one in backends
+        )
+
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SYNC_SECONDS):
+            await _unless_stopped(stop, controller.until(looked))
+    await controller.turned()
+
+
+async def _warm(controller: Controller, progress: Progress, stop: _Stop) -> None:
+    """Load the stable version of each model, so that the first request of a newcomer is quick."""
+    stable = [
+        (name, arm.version) for name, entry in controller.models.items() for arm in entry.serving.arms[:1]
+    ]
+    for key in stable[:WARM_MODELS]:
+        controller.want(*key)
+    for name, version in stable[:WARM_MODELS]:
+        key = (name, version)
+        with progress.step(f"loading {name} {version}"):
+            await _unless_stopped(stop, controller.until(lambda key=key: not controller.pending(key)))  # type: ignore[misc]
+
+
+async def _drain(parts: _Parts, stop: _Stop) -> None:
+    """Not ready, no new connections, let requests in flight finish; a second signal cuts it short."""
+    LOG.info("stopping: waiting for requests in flight, at most %.0f s", DRAIN_SECONDS)
+    parts.gateway.draining = True
+    parts.data_plane.set_ready(False)
+    draining = asyncio.create_task(parts.data_plane.drain(DRAIN_SECONDS))
+    at_once = asyncio.create_task(stop.at_once.wait())
+    await asyncio.wait({draining, at_once}, return_when=asyncio.FIRST_COMPLETED)
+    await _cancel(draining)
+    await _cancel(at_once)
+
+
+async def _cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _addresses(config: GatewayConfig, data_plane: DataPlane) -> Addresses:
+    bound = Address(config.listen.inference.host, data_plane.inference_port)
+    return Addresses(
+        inference=str(bound),
+        metrics=str(config.listen.metrics),
+        admin=str(config.listen.admin),
+        config=config.source,
+        state=str(config.state),
+    )
+
+
+def _warn_of_plaintext(config: GatewayConfig) -> None:
+    if not config.listen.inference.loopback:
+        LOG.warning(
+            "listen.inference %s takes plaintext from other machines; TLS is not served by this version, "
+            "so keep it inside a network that you trust",
+            config.listen.inference,
+        )
+
+
+@contextlib.contextmanager
+def _named_port(key: str, address: Address) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno == errno.EADDRINUSE:
+            raise PortInUse(
+                f"{key}: {address} is in use", hint=f"set {key} to another address, or end what uses it"
+            ) from None
+        raise Unavailable(f"{key}: cannot listen on {address}: {os.strerror(problem.errno or 0)}") from None
+
+
+def _tell_ready(
+    config: GatewayConfig, addresses: Addresses, controller: Controller, progress: Progress, *, up: bool
+) -> None:
+    LOG.info(
+        "stagegate %s serves %d models on %s (metrics %s, admin %s)",
+        __version__,
+        len(controller.models),
+        addresses.inference,
+        addresses.metrics,
+        addresses.admin,
+    )
+    if up:
+        progress.ready(addresses.inference, addresses.admin, config)

@@ -1,0 +1,514 @@
+"""A running gateway as operators see it: `Operations` over the control loop and the data plane."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from gateway import __version__
+from gateway.bridge import DataPlane
+from gateway.config import Address
+from gateway.operations import (
+    ArmView,
+    BackendStatus,
+    Change,
+    Gauges,
+    ModelSummary,
+    ModelVersions,
+    Problem,
+    Readiness,
+    ReferenceKind,
+    RegistryGauge,
+    RegistryStatus,
+    ReloadReport,
+    Resolution,
+    RouteChange,
+    RouteTable,
+    RouteView,
+    RouteWeight,
+    Share,
+    StatusReport,
+    Totals,
+    VersionRow,
+    VersionState,
+)
+from router.alias import parse_reference, resolve
+from router.control.controller import Controller, ModelEntry
+from router.errors import (
+    InvalidReference,
+    InvalidRoute,
+    ModelNotFound,
+    RouteNotFound,
+    Unavailable,
+    VersionNotFound,
+)
+from router.model import Arm, ModelName, Route, Version, VersionId, format_weight
+from router.ports import Clock, StateStore, StoredRoute
+from router.traffic.compile import VersionPlacement
+from router.traffic.serving import Serving, implicit_route
+
+INVALID_ARGUMENT = 3
+NOT_FOUND = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """What the process listens on, as bound, and where its configuration and state are."""
+
+    inference: str
+    metrics: str
+    admin: str
+    config: str
+    state: str
+
+
+class RunningGateway:
+    """Answers operators from what the control loop holds now; changes go through the store."""
+
+    def __init__(
+        self,
+        *,
+        controller: Controller,
+        store: StateStore,
+        data_plane: DataPlane,
+        clock: Clock,
+        addresses: Addresses,
+        registry_types: Mapping[str, str],
+        reload: Callable[[], Awaitable[ReloadReport]],
+    ) -> None:
+        self._controller = controller
+        self._store = store
+        self._data_plane = data_plane
+        self._clock = clock
+        self.addresses = addresses
+        self._registry_types = registry_types
+        self._reload = reload
+        self._started = clock.unix()
+        self._started_at = clock.now()
+        self.draining = False
+        self.synced = False
+
+    def listens(self, *, metrics: Address | None = None, admin: Address | None = None) -> None:
+        """Note where a listener was bound; a configuration may ask for any free port."""
+        if metrics is not None:
+            self.addresses = replace(self.addresses, metrics=str(metrics))
+        if admin is not None:
+            self.addresses = replace(self.addresses, admin=str(admin))
+
+    # Catalogue
+
+    async def models(self) -> tuple[ModelSummary, ...]:
+        """All models by name, those that cannot be served included, with the reason."""
+        served = [self._summary(entry) for entry in self._controller.models.values()]
+        names = {summary.name for summary in served}
+        unserved = [
+            ModelSummary(name=problem.subject, registry="", versions=(), problem=problem.message)
+            for problem in self._problems()
+            if problem.subject not in names and "/" not in problem.subject
+        ]
+        return tuple(sorted((*served, *unserved), key=lambda summary: summary.name))
+
+    def _summary(self, entry: ModelEntry) -> ModelSummary:
+        model, serving = entry.registered, entry.serving
+        ready = tuple(spec.version for spec in entry.spec.versions if spec.state == "ready")
+        waits = "; ".join(f"{wait.what}: {wait.sentence}" for wait in serving.waiting)
+        return ModelSummary(
+            name=model.name,
+            registry=model.registry,
+            versions=tuple(model.versions),
+            stages=dict(model.stages),
+            aliases=dict(model.aliases),
+            ready=ready,
+            route=_route_line(self._route_of(entry)),
+            implicit=serving.implicit,
+            problem=serving.unroutable or waits,
+        )
+
+    async def versions(self, model: ModelName) -> ModelVersions:
+        """One model with all its versions. Raises ModelNotFound."""
+        entry = self._entry(model)
+        rows = tuple(self._row(entry, version) for version in entry.registered.versions.values())
+        waits = "; ".join(f"{wait.what}: {wait.sentence}" for wait in entry.serving.waiting)
+        return ModelVersions(
+            name=model,
+            registry=entry.registered.registry,
+            description=entry.registered.description,
+            versions=rows,
+            problem=entry.serving.unroutable or waits,
+        )
+
+    def _row(self, entry: ModelEntry, version: Version) -> VersionRow:
+        model = entry.registered
+        spec = next(spec for spec in entry.spec.versions if spec.version == version.version)
+        return VersionRow(
+            version=version.version,
+            state=self._state(entry, version),
+            stages=_names_of(model.stages, version.version),
+            aliases=_names_of(model.aliases, version.version),
+            arms=tuple(arm.name for arm in entry.serving.arms if arm.version == version.version),
+            format=version.format,
+            backends=spec.backends,
+            backend_model=spec.backend_model,
+            metrics=version.metrics,
+            digest=version.digest,
+            reason=self._reason(entry, version),
+            created=version.created,
+        )
+
+    def _placement(self, entry: ModelEntry, version: Version) -> VersionPlacement:
+        return self._controller.placement(entry.registered, version)
+
+    def _state(self, entry: ModelEntry, version: Version) -> VersionState:
+        state = self._placement(entry, version).state
+        key = (entry.registered.name, version.version)
+        if state != "ready" and key in self._controller.residents.loading:
+            return VersionState.LOADING
+        if state == "cold" and key in self._controller.residents.failures:
+            return VersionState.FAILED
+        return VersionState(state)
+
+    def _reason(self, entry: ModelEntry, version: Version) -> str:
+        failure = self._controller.residents.failures.get((entry.registered.name, version.version))
+        return self._placement(entry, version).reason or (failure.reason if failure else "")
+
+    async def resolve(self, model: ModelName, reference: str) -> Resolution:
+        """What a request would meet; by the same code as the hot path, without sending anything."""
+        told = self._data_plane.explain(model, reference, 0)
+        name = told.model or model
+        entry = self._controller.models.get(ModelName(name))
+        if told.code == INVALID_ARGUMENT:
+            raise InvalidReference(told.message)
+        if told.code == NOT_FOUND:
+            raise (VersionNotFound if entry else ModelNotFound)(told.message)
+        if entry is None or told.code:
+            raise Unavailable(told.message or f"model {model!r} cannot be answered now")
+        kind = ReferenceKind(told.reference_kind)
+        split = kind is ReferenceKind.SPLIT
+        arms = entry.serving.arms if split else ()
+        stable = next((arm for arm in arms if arm.name == "stable"), arms[0] if arms else None)
+        version = entry.registered.versions[VersionId(stable.version if stable else told.version)]
+        placement = self._placement(entry, version)
+        return Resolution(
+            model=name,
+            registry=entry.registered.registry,
+            reference=reference or model.partition("@")[2],
+            kind=kind,
+            arm=stable.name if stable else told.arm,
+            version=version.version,
+            state=self._state(entry, version),
+            backends=placement.backends,
+            backend_model=placement.backend_model,
+            shares=tuple(Share(arm.name, arm.version, arm.weight) for arm in arms),
+            why=tuple(self._why(entry, kind, reference or model.partition("@")[2], version, placement)),
+        )
+
+    def _why(
+        self,
+        entry: ModelEntry,
+        kind: ReferenceKind,
+        reference: str,
+        version: Version,
+        placement: VersionPlacement,
+    ) -> list[str]:
+        """The decision in sentences, in its order."""
+        serving = entry.serving
+        said = []
+        if kind is ReferenceKind.SPLIT:
+            origin = "implicit route" if serving.implicit else "route in the store"
+            asked = f"{reference!r} is what the stable arm names" if reference else "no reference"
+            said.append(f"{asked}: the {origin} decides, {_route_line(self._route_of(entry))}")
+        else:
+            said.append(f"{reference!r} is {_article(kind)} of {entry.registered.name}, so it pins a version")
+        said += [f"{wait.what} waits: {wait.sentence}" for wait in serving.waiting]
+        if placement.backends:
+            said.append(f"version {version.version} is ready on {', '.join(placement.backends)}")
+        else:
+            reason = self._reason(entry, version)
+            said.append(
+                f"version {version.version} is {self._state(entry, version)}: "
+                + (reason or "a request would load it")
+            )
+        return said
+
+    # Routing
+
+    async def routes(self) -> RouteTable:
+        """All explicit routes."""
+        views = tuple(
+            self._route_view(self._controller.models.get(name), stored.route, stored)
+            for name, stored in sorted(self._controller.routes.items())
+        )
+        return RouteTable(self._controller.store_revision, views)
+
+    async def route(self, model: ModelName) -> RouteView:
+        """The route in force, explicit or implicit."""
+        stored = self._controller.routes.get(model)
+        entry = self._controller.models.get(model)
+        if stored is not None:
+            return self._route_view(entry, stored.route, stored)
+        if entry is None:
+            raise _unknown(model)
+        route = self._route_of(entry)
+        if route is None:
+            raise ModelNotFound(f"model {model!r} has no versions, so nothing to route to")
+        return self._route_view(entry, route, None)
+
+    async def apply_routes(
+        self, routes: Sequence[Route], *, expected_revision: int | None, change: Change
+    ) -> tuple[RouteChange, ...]:
+        """Write all routes in one atomic change, and return when the table has them."""
+        for route in routes:
+            self._check(route)
+        before = {name: stored.route for name, stored in self._controller.routes.items()}
+        revision = await self._store.put_routes(
+            routes, expected_revision=expected_revision, actor=change.actor, reason=change.reason
+        )
+        await self._take_over()
+        return tuple(
+            RouteChange(
+                model=route.model,
+                revision=revision,
+                before=before.get(route.model),
+                after=route,
+                actor=change.actor,
+                reason=change.reason,
+                at=self._clock.unix(),
+            )
+            for route in routes
+        )
+
+    async def delete_route(
+        self, model: ModelName, *, expected_revision: int | None, change: Change
+    ) -> RouteChange:
+        """Go back to the implicit route."""
+        before = self._controller.routes.get(model)
+        if before is None:
+            raise RouteNotFound(
+                f"model {model!r} has no route of its own",
+                hint="`stagegate route list` shows those that have",
+            )
+        revision = await self._store.delete_route(
+            model, expected_revision=expected_revision, actor=change.actor, reason=change.reason
+        )
+        await self._take_over()
+        return RouteChange(
+            model=model,
+            revision=revision,
+            before=before.route,
+            after=None,
+            actor=change.actor,
+            reason=change.reason,
+            at=self._clock.unix(),
+        )
+
+    async def history(self, model: ModelName, limit: int) -> tuple[RouteChange, ...]:
+        """Changes of one route, newest first."""
+        return tuple(
+            RouteChange(
+                model=model,
+                revision=change.revision,
+                before=change.before,
+                after=change.after,
+                actor=change.actor,
+                reason=change.reason,
+                at=change.at,
+            )
+            for change in await self._store.history(model, limit)
+        )
+
+    async def _take_over(self) -> None:
+        await self._controller.load_routes()
+        await self._controller.turned()
+
+    def _check(self, route: Route) -> None:
+        """Refuse what could never be served: unknown models, references and registries."""
+        if route.registry and route.registry not in self._controller.registries:
+            raise InvalidRoute(
+                f"route of {route.model!r}: no registry {route.registry!r} is configured",
+                hint="registries: " + (", ".join(sorted(self._controller.registries)) or "none"),
+            )
+        model = self._controller.registered(route)
+        for arm in route.arms:
+            if arm.backend_model is not None:
+                continue
+            if model is None:
+                raise _unknown(route.model)
+            resolve(model, parse_reference(arm.reference))
+
+    def _route_of(self, entry: ModelEntry) -> Route | None:
+        return entry.route.route if entry.route else implicit_route(entry.registered)
+
+    def _route_view(self, entry: ModelEntry | None, route: Route, stored: StoredRoute | None) -> RouteView:
+        arms = tuple(self._arm_view(entry, arm) for arm in route.arms)
+        if stored is None:
+            return RouteView(route=route, implicit=True, arms=arms)
+        return RouteView(
+            route=route,
+            implicit=False,
+            arms=arms,
+            revision=stored.revision,
+            actor=stored.actor,
+            reason=stored.reason,
+            at=stored.at,
+        )
+
+    def _arm_view(self, entry: ModelEntry | None, arm: Arm) -> ArmView:
+        serving = entry.serving if entry else None
+        served = next((a for a in serving.arms if a.name == arm.name), None) if serving else None
+        version = entry.registered.versions.get(served.version) if entry and served else None
+        return ArmView(
+            name=arm.name,
+            reference=_reference(arm),
+            weight=arm.weight,
+            version=served.version if served else "",
+            served_weight=served.weight if served else 0,
+            state=self._state(entry, version) if entry and version else None,
+            waiting=_waiting(serving, arm.name)
+            if serving
+            else "no registry and no backend has this model now",
+        )
+
+    # Process
+
+    async def status(self) -> StatusReport:
+        """Everything at a glance."""
+        readiness = await self.readiness()
+        counters = self._data_plane.counters()
+        now = self._clock.now()
+        return StatusReport(
+            version=__version__,
+            started=self._started,
+            uptime=now - self._started_at,
+            ready=readiness.ready,
+            reasons=readiness.reasons,
+            config=self.addresses.config,
+            state=self.addresses.state,
+            revision=self._controller.store_revision,
+            inference=self.addresses.inference,
+            metrics=self.addresses.metrics,
+            admin=self.addresses.admin,
+            connections=counters.connections,
+            requests=sum(sum(arm.codes) for arm in counters.arms),
+            totals=self._totals(),
+            backends=self._backends(),
+            registries=self._registries(now),
+            problems=tuple(Problem(item.subject, item.reason) for item in self._controller.unservable),
+        )
+
+    def _totals(self) -> Totals:
+        entries = self._controller.models.values()
+        states = [spec.state for entry in entries for spec in entry.spec.versions]
+        return Totals(
+            models=len(self._controller.models),
+            versions=len(states),
+            ready=states.count("ready"),
+            loading=len(self._controller.residents.loading),
+            failed=len(self._controller.residents.failures),
+            routes=len(self._controller.routes),
+        )
+
+    def _backends(self) -> tuple[BackendStatus, ...]:
+        return tuple(
+            BackendStatus(
+                name=state.name,
+                address=state.backend.grpc,
+                control=state.backend.control.value,
+                up=state.up,
+                models=len(state.ready),
+                reason=state.reason,
+                server=f"{state.server_name} {state.server_version}".strip(),
+            )
+            for state in self._controller.residents.backends.values()
+        )
+
+    def _registries(self, now: float) -> tuple[RegistryStatus, ...]:
+        return tuple(
+            RegistryStatus(
+                name=name,
+                type=self._registry_types.get(name, ""),
+                models=len(state.view.models) if state.view else 0,
+                age=None if state.read_at is None else now - state.read_at,
+                reason=state.error,
+                problems=tuple(Problem(p.subject, p.message) for p in state.view.problems)
+                if state.view
+                else (),
+            )
+            for name, state in self._controller.registries.items()
+        )
+
+    def _problems(self) -> list[Problem]:
+        found = [Problem(item.subject, item.reason) for item in self._controller.unservable]
+        for state in self._controller.registries.values():
+            if state.view is not None:
+                found += [Problem(p.subject, p.message) for p in state.view.problems]
+        return found
+
+    async def readiness(self) -> Readiness:
+        """Whether this gateway should get traffic."""
+        reasons = []
+        if self.draining:
+            reasons.append("draining: this gateway is about to stop")
+        if not self.synced:
+            reasons.append("starting: registries and backends have not all been read yet")
+        backends = self._controller.residents.backends.values()
+        if backends and not any(state.up for state in backends):
+            reasons += [f"backend {state.name}: {state.reason}" for state in backends]
+        if not backends:
+            reasons.append("no backend is configured")
+        return Readiness(not reasons, tuple(reasons))
+
+    async def gauges(self) -> Gauges:
+        """Numbers for `/metrics`."""
+        now = self._clock.now()
+        return Gauges(
+            revision=self._controller.store_revision,
+            weights=tuple(
+                RouteWeight(name, arm.name, arm.version, arm.weight)
+                for name, entry in self._controller.models.items()
+                for arm in entry.serving.arms
+            ),
+            backends={state.name: state.up for state in self._controller.residents.backends.values()},
+            registries=tuple(
+                RegistryGauge(status.name, status.age, len(status.problems))
+                for status in self._registries(now)
+            ),
+        )
+
+    async def reload(self) -> ReloadReport:
+        """Read the configuration file again and take what changed, or refuse all of it."""
+        return await self._reload()
+
+    def _entry(self, model: ModelName) -> ModelEntry:
+        entry = self._controller.models.get(model)
+        if entry is None:
+            raise _unknown(model)
+        return entry
+
+
+def _unknown(model: str) -> ModelNotFound:
+    return ModelNotFound(
+        f"no registry and no backend has a model {model!r}", hint="`stagegate models` lists what there is"
+    )
+
+
+def _names_of(pointers: Mapping[str, VersionId], version: VersionId) -> tuple[str, ...]:
+    return tuple(sorted(name for name, target in pointers.items() if target == version))
+
+
+def _reference(arm: Arm) -> str:
+    target = arm.backend_model
+    return arm.reference if target is None else f"{target.name}/{target.version}".rstrip("/")
+
+
+def _route_line(route: Route | None) -> str:
+    if route is None:
+        return ""
+    return " ".join(f"{arm.name}={_reference(arm)}:{format_weight(arm.weight)}" for arm in route.arms)
+
+
+def _waiting(serving: Serving, arm: str) -> str:
+    return next((wait.sentence for wait in serving.waiting if wait.what == f"arm {arm}"), "")
+
+
+def _article(kind: ReferenceKind) -> str:
+    return f"an {kind}" if kind is ReferenceKind.ALIAS else f"a {kind}"
