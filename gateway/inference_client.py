@@ -9,14 +9,9 @@ from dataclasses import dataclass
 
 import grpc
 import numpy as np
+import numpy.typing as npt
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-from tritonclient.utils import (
-    deserialize_bf16_tensor,
-    deserialize_bytes_tensor,
-    serialize_bf16_tensor,
-    serialize_byte_tensor,
-    triton_to_np_dtype,
-)
+from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor, triton_to_np_dtype
 
 from router.errors import InvalidInput, NotFound, NotSupported, StagegateError, Unavailable
 
@@ -126,10 +121,22 @@ def _encode(where: str, datatype: str, shape: Sequence[int], data: object) -> by
         return b"" if not flat else bytes(serialize_byte_tensor(texts).item())
     try:
         if datatype == "BF16":
-            return bytes(serialize_bf16_tensor(np.array(flat, dtype=np.float32)).item()) if flat else b""
+            return _to_bf16(np.array(flat, dtype=np.float32))
         return np.array(flat, dtype=triton_to_np_dtype(datatype)).tobytes()
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidInput(f"{where}: data does not fit {datatype}: {error}") from None
+
+
+def _to_bf16(values: npt.NDArray[np.float32]) -> bytes:
+    """BF16 is the upper half of FP32's bits; rounded to nearest even. Not every tritonclient has this."""
+    bits = values.view(np.uint32)
+    rounded = bits + 0x7FFF + ((bits >> 16) & 1)
+    upper = np.where(np.isnan(values), (bits >> 16) | 0x40, rounded >> 16)
+    return upper.astype("<u2").tobytes()
+
+
+def _from_bf16(raw: bytes) -> npt.NDArray[np.float32]:
+    return (np.frombuffer(raw, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
 
 
 def _flatten(data: object) -> list[object]:
@@ -183,7 +190,7 @@ def _decode(datatype: str, raw: bytes) -> list[object]:
     if datatype == "BYTES":
         return [item.decode("utf-8", "backslashreplace") for item in deserialize_bytes_tensor(raw)]
     if datatype == "BF16":
-        return list(deserialize_bf16_tensor(raw).tolist())
+        return list(_from_bf16(raw).tolist())
     return list(np.frombuffer(raw, dtype=triton_to_np_dtype(datatype)).tolist())
 
 
