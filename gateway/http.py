@@ -181,7 +181,8 @@ class _Connections:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """One request and its answer; whether the connection ends with it."""
         try:
-            request = await asyncio.wait_for(_read_request(reader), READ_SECONDS)
+            async with asyncio.timeout(READ_SECONDS):
+                request = await _read_request(reader)
         except _BadRequestError as error:
             await _write(writer, error.answer, head=False, close=True)
             return True
@@ -250,4 +251,6 @@ async def _write(writer: asyncio.StreamWriter, answer: _Answer, *, head: bool, c
         f"Connection: {'close' if close else 'keep-alive'}",
     ]
     writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + (b"" if head else answer.body))
-    await asyncio.wait_for(writer.drain(), WRITE_SECONDS)
+    # Not wait_for: before Python 3.12 that loses a cancellation that meets a drain that is done.
+    async with asyncio.timeout(WRITE_SECONDS):
+        await writer.drain()
