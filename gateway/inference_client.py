@@ -119,12 +119,24 @@ def _encode(where: str, datatype: str, shape: Sequence[int], data: object) -> by
     if datatype == "BYTES":
         texts = np.array([str(value).encode() for value in flat], dtype=np.object_)
         return b"" if not flat else bytes(serialize_byte_tensor(texts).item())
+    _check_values(where, datatype, flat)
     try:
         if datatype == "BF16":
             return _to_bf16(np.array(flat, dtype=np.float32))
         return np.array(flat, dtype=triton_to_np_dtype(datatype)).tobytes()
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidInput(f"{where}: data does not fit {datatype}: {error}") from None
+
+
+def _check_values(where: str, datatype: str, values: Sequence[object]) -> None:
+    """NumPy would cut 1.5 to 1 and let 300 overflow an INT8; some of its releases do so silently."""
+    if datatype in _FLOATS:
+        return
+    bounds = np.iinfo(triton_to_np_dtype(datatype)) if datatype != "BOOL" else None
+    low, high = (bounds.min, bounds.max) if bounds else (0, 1)
+    for value in values:
+        if not isinstance(value, int) or not low <= value <= high:
+            raise InvalidInput(f"{where}: data does not fit {datatype}: {value!r}")
 
 
 def _to_bf16(values: npt.NDArray[np.float32]) -> bytes:

@@ -1,0 +1,193 @@
+"""Commands that move traffic."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from router.model import Arm, ModelName, Route
+from tests.fakes.operations import DIGITS, VERSIONS, FakeOperations
+from tests.unit.cli.conftest import Terminal
+
+SPLIT = Route(DIGITS, (Arm("stable", "production", 9_000), Arm("canary", "@challenger", 1_000)))
+
+
+async def test_a_route_is_set_in_short_form(terminal: Terminal, operations: FakeOperations) -> None:
+    """From what to what is shown, and who did it and why is kept."""
+    outcome = await terminal.run(
+        "route", "set", "digits", "stable=production:90", "canary=@challenger:10", "--reason", "try"
+    )
+
+    assert outcome.code == 0
+    assert operations.stored[DIGITS].route == SPLIT
+    assert operations.changes[0].reason == "try"
+    assert "@" in operations.changes[0].actor
+    assert outcome.out.splitlines() == [
+        "model     digits",
+        "from      (implicit)",
+        "to        stable=production:90 canary=@challenger:10",
+        "revision  8",
+    ]
+
+
+async def test_wrong_weights_change_nothing(terminal: Terminal, operations: FakeOperations) -> None:
+    """The error says what they sum to."""
+    outcome = await terminal.run("route", "set", "digits", "stable=production:90")
+
+    assert outcome.code == 2
+    assert "weights sum to 90, not 100" in outcome.err
+    assert operations.changes == []
+
+
+async def test_a_lost_compare_and_set_is_exit_code_4(terminal: Terminal) -> None:
+    """So that scripts can look again and retry."""
+    outcome = await terminal.run("route", "set", "digits", "a=1:100", "--expected-revision", "3")
+
+    assert outcome.code == 4
+    assert "error: the store is at revision 7, not 3\nhint: look again and retry\n" in outcome.err
+
+
+async def test_a_route_is_shown_with_what_answers_now(terminal: Terminal) -> None:
+    """An implicit one says so."""
+    outcome = await terminal.run("route", "get", "digits")
+
+    assert "implicit: the store has no route" in outcome.out
+    assert "production" in outcome.out
+
+
+async def test_a_route_in_json_has_the_shape_of_its_document(terminal: Terminal) -> None:
+    """So that it can be applied again."""
+    await terminal.run("route", "set", "digits", "stable=production:99.5", "canary=2:0.5", "--deadline", "2s")
+
+    outcome = await terminal.run("route", "get", "digits", "--json")
+
+    assert outcome.json["route"] == {
+        "model": "digits",
+        "arms": [
+            {"name": "stable", "version": "production", "weight": 99.5},
+            {"name": "canary", "version": "2", "weight": 0.5},
+        ],
+        "deadline": "2s",
+    }
+
+
+async def test_routes_are_listed(terminal: Terminal) -> None:
+    """Those of the store; none is said in a sentence."""
+    before = await terminal.run("route", "list")
+    await terminal.run("route", "set", "digits", "stable=1:100")
+    after = await terminal.run("route", "list")
+
+    assert "the store has no routes" in before.out
+    assert "stable=1:100" in after.out
+
+
+async def test_a_file_of_several_routes_is_one_change(
+    terminal: Terminal, operations: FakeOperations, tmp_path: Path
+) -> None:
+    """Documents and lists alike; versions such as 1.10 stay text."""
+    for name in ("a", "b"):
+        operations.catalogue = {**operations.catalogue, ModelName(name): VERSIONS}
+    file = tmp_path / "routes.yaml"
+    file.write_text(
+        "model: digits\narms: [{name: stable, version: '@champion', weight: 100}]\n"
+        "---\n"
+        "- {model: a, arms: [{name: stable, version: 1.10, weight: 100}]}\n"
+        "- model: b\n"
+        "  arms: [{name: stable, version: production, weight: 33.34}, {name: x, version: 2, weight: 66.66}]\n"
+        "---\n"
+    )
+
+    outcome = await terminal.run("route", "apply", str(file))
+
+    assert outcome.code == 0
+    assert {change.revision for change in operations.changes} == {8}
+    assert [arm.reference for view in operations.stored.values() for arm in view.route.arms] == [
+        "@champion",
+        "1.10",
+        "production",
+        "2",
+    ]
+
+
+async def test_routes_are_read_from_standard_input(
+    terminal: Terminal, operations: FakeOperations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`-`, as everywhere."""
+    text = b"{model: digits, arms: [{name: stable, version: '1', weight: 100}]}"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+
+    outcome = await terminal.run("route", "apply", "-")
+
+    assert outcome.code == 0
+    assert len(operations.changes) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: 1\nmodel: digits\narms: []\n", "routes.yaml:1: route of 'digits':"),
+        (
+            "model: digits\narms:\n  - {name: a, version: @x, weight: 100}\n",
+            "routes.yaml:3: a value that begins with '@'",
+        ),
+        ("", "routes.yaml: holds no route"),
+        ("just text", "routes.yaml:1: is not a route"),
+        (
+            "model: digits\nmodel: digits\narms: [{name: a, version: '1', weight: 100}]\n",
+            "routes.yaml:2: model: is given twice",
+        ),
+    ],
+    ids=["unknown key", "unquoted alias", "empty", "text", "twice"],
+)
+async def test_a_wrong_file_names_its_line_and_changes_nothing(
+    terminal: Terminal, operations: FakeOperations, tmp_path: Path, text: str, expected: str
+) -> None:
+    """Exit code 2, and not even the routes that are right."""
+    file = tmp_path / "routes.yaml"
+    file.write_text(text)
+
+    outcome = await terminal.run("route", "apply", str(file))
+
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"{tmp_path}/{expected}")
+    assert operations.changes == []
+
+
+async def test_mistakes_of_all_routes_come_together(terminal: Terminal, tmp_path: Path) -> None:
+    """Each with the line where its route begins."""
+    file = tmp_path / "routes.yaml"
+    file.write_text("model: a b\narms: []\n---\nmodel: c\narms: [{name: x, version: '1', weight: 1}]\n")
+
+    outcome = await terminal.run("route", "apply", str(file))
+
+    lines = outcome.err.splitlines()
+    assert [line.split(":")[1] for line in lines[:2]] == ["1", "4"]
+    assert lines[2].startswith("error: ")
+
+
+async def test_a_route_is_deleted(terminal: Terminal, operations: FakeOperations) -> None:
+    """The implicit one takes over; a second time there is none."""
+    await terminal.run("route", "set", "digits", "stable=1:100")
+    first = await terminal.run("route", "delete", "digits")
+    second = await terminal.run("route", "delete", "digits")
+
+    assert (first.code, second.code) == (0, 3)
+    assert "to        (implicit)" in first.out
+    assert operations.stored == {}
+
+
+async def test_history_shows_from_and_to(terminal: Terminal) -> None:
+    """Newest first."""
+    await terminal.run("route", "set", "digits", "stable=1:100", "--reason", "first")
+    await terminal.run("route", "set", "digits", "stable=1:90", "canary=2:10", "--reason", "second")
+
+    outcome = await terminal.run("route", "history", "digits")
+
+    _, _, newest, oldest = outcome.out.splitlines()
+    assert "stable=1:100" in newest
+    assert "stable=1:90 canary=2:10" in newest
+    assert newest.rstrip().endswith("second")
+    assert "(implicit)" in oldest
