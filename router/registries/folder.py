@@ -273,7 +273,7 @@ def _read_text(path: Path) -> str:
 
 def _refuse_cut(text: str, before: str) -> None:
     """A file that now stops inside a line of its former self was cut, even if it still is valid YAML."""
-    if len(text) >= len(before) or not before.startswith(text) or text.endswith("\n"):
+    if not text or len(text) >= len(before) or not before.startswith(text) or text.endswith("\n"):
         return
     if before[len(text)] != "\n":
         line = text.count("\n") + 1

@@ -67,17 +67,19 @@ def parse(text: str) -> Document:
         YamlProblem: it is not YAML, holds several documents, a duplicate key, an anchor, or is too deep.
     """
     try:
-        events = iter(list(yaml.parse(text, Loader=_LOADER)))
+        # Event by event: the parser's time grows with the square of the depth, and the builder stops it.
+        return _Builder(iter(yaml.parse(text, Loader=_LOADER))).document()
     except yaml.MarkedYAMLError as error:
         raise _syntax_problem(text, error) from error
     except yaml.YAMLError as error:
         raise YamlProblem(1, " ".join(str(error).split())) from error
-    return _Builder(events).document()
 
 
 def _syntax_problem(text: str, error: yaml.MarkedYAMLError) -> YamlProblem:
     mark = error.problem_mark or error.context_mark
-    line = mark.line + 1 if mark else 1
+    # The parser puts the end of a text on a line of its own, where people see none.
+    lines = text.count("\n") + (not text.endswith("\n"))
+    line = min(mark.line + 1, lines) if mark else 1
     if mark and text[mark.index : mark.index + 1] == "@":
         return YamlProblem(line, "a value that begins with '@' must be quoted, such as \"@champion\"")
     return YamlProblem(line, f"not valid YAML: {error.problem or error.context}")

@@ -248,9 +248,12 @@ class _Settling:
         if stable.version is None:
             return self._without_stable(stable)
         desired = self._desired(targets, stable)
-        blocked = [arm for arm in desired if self._blocks(arm)]
+        blocked = [arm for arm in desired if self._blocks(arm, self.old_arms)]
         held = self._held(desired, route.stable.name) if blocked else []
         if held:
+            # Where a version that is gone was replaced, its successor is in front of clients already.
+            blocked = [arm for arm in desired if self._blocks(arm, held)]
+        if held and blocked:
             arms, reference = held, self.old_reference
         else:
             arms, reference = self._first_split(desired, blocked, route.stable.name), route.stable.reference
@@ -311,16 +314,18 @@ class _Settling:
             arms.append(ServedArm(target.arm.name, target.version, target.arm.weight))
         return _add_weight(arms, stable.arm.name, loose)
 
-    def _blocks(self, arm: ServedArm) -> bool:
-        """Whether an arm would put a version that is not loaded in front of clients (rule 3)."""
+    def _blocks(self, arm: ServedArm, before: Sequence[ServedArm]) -> bool:
+        """Whether an arm would put a version that is not loaded in front of clients (rule 3).
+
+        It does not where clients meet that version already, nor where what the arm gave them is gone.
+        """
         if arm.weight == 0 or arm.version in self.ready:
             return False
-        in_front = any(old.weight and old.version == arm.version for old in self.old_arms)
-        return not in_front and not self._gone(arm.name)
-
-    def _gone(self, name: str) -> bool:
-        """Whether this arm served a version that the registry no longer has."""
-        return any(old.name == name and old.version not in self.model.versions for old in self.old_arms)
+        return not any(
+            old.weight
+            and (old.version == arm.version or (old.name == arm.name and not self._existing(old.version)))
+            for old in before
+        )
 
     def _held(self, desired: Sequence[ServedArm], stable: str) -> list[ServedArm]:
         """The split before, as a whole; an arm whose version is gone has its new one at once."""

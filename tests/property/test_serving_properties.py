@@ -1,0 +1,190 @@
+"""What `settle` promises, whatever registries and operators do."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field, replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from router.model import WHOLE, Arm, PointerKind, RegisteredModel, Route, VersionId
+from router.traffic.serving import Serving, settle, split_exactly
+from tests.fakes.models import a_model
+
+VERSIONS = ("1", "2", "3", "4", "5")
+NAMES = ("production", "staging", "champion")
+ARM_NAMES = ("stable", "canary", "blue")
+
+versions = st.sampled_from(VERSIONS)
+pointers = st.dictionaries(st.sampled_from(NAMES), versions, max_size=3)
+models = st.builds(
+    lambda present, stages, aliases: a_model(present, stages=stages, aliases=aliases),
+    st.sets(versions),
+    pointers,
+    pointers,
+)
+references = st.one_of(versions, st.sampled_from(NAMES), st.sampled_from([f"@{name}" for name in NAMES]))
+ready_sets = st.frozensets(versions.map(VersionId))
+
+
+@st.composite
+def routes(draw: st.DrawFn) -> Route:
+    """A route of one to three arms; some may name nothing."""
+    names = draw(st.lists(st.sampled_from(ARM_NAMES), min_size=1, max_size=3, unique=True))
+    cuts = sorted(draw(st.lists(st.integers(0, WHOLE), min_size=len(names) - 1, max_size=len(names) - 1)))
+    bounds = [0, *cuts, WHOLE]
+    weights = [high - low for low, high in itertools.pairwise(bounds)]
+    return Route(
+        model=a_model().name,
+        arms=tuple(Arm(name, draw(references), weight) for name, weight in zip(names, weights, strict=True)),
+    )
+
+
+@dataclass
+class World:
+    """Inputs of `settle` at one moment."""
+
+    model: RegisteredModel
+    route: Route | None
+    ready: frozenset[VersionId]
+    failed: dict[VersionId, str] = field(default_factory=dict)
+
+    def settle(self, previous: Serving | None) -> Serving:
+        """One step."""
+        here = self.ready & self.model.versions.keys()
+        failed = {version: why for version, why in self.failed.items() if version not in here}
+        return settle(previous, self.model, self.route, here, failed)
+
+
+def resolvable(world: World) -> bool:
+    """Whether every pointer names an existing version."""
+    return all(
+        to in world.model.versions for to in (*world.model.stages.values(), *world.model.aliases.values())
+    )
+
+
+class Traffic(RuleBasedStateMachine):
+    """A registry, an operator and backends that do what they like, one thing at a time or several."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(a_model(), None, frozenset())
+        self.before: Serving | None = None
+        self.now = self.world.settle(None)
+
+    def step(self) -> None:
+        """Let the change be seen."""
+        self.before, self.now = self.now, self.world.settle(self.now)
+
+    @rule(model=models)
+    def registry_changes(self, model: RegisteredModel) -> None:
+        """Versions come and go, stages and aliases move."""
+        self.world.model = model
+        self.step()
+
+    @rule(kind=st.sampled_from(PointerKind), name=st.sampled_from(NAMES), to=versions)
+    def pointer_moves(self, kind: PointerKind, name: str, to: str) -> None:
+        """One pointer moves, into nothing perhaps."""
+        model = self.world.model
+        if kind is PointerKind.STAGE:
+            self.world.model = replace(model, stages={**model.stages, name: VersionId(to)})
+        else:
+            self.world.model = replace(model, aliases={**model.aliases, name: VersionId(to)})
+        self.step()
+
+    @rule(route=st.none() | routes())
+    def operator_changes_the_route(self, route: Route | None) -> None:
+        """Or removes it."""
+        self.world.route = route
+        self.step()
+
+    @rule(ready=ready_sets)
+    def backends_change(self, ready: frozenset[VersionId]) -> None:
+        """Loads, unloads, restarts."""
+        self.world.ready = ready
+        self.step()
+
+    @rule(failed=ready_sets)
+    def loads_fail(self, failed: frozenset[VersionId]) -> None:
+        """Or are no longer remembered to have failed."""
+        self.world.failed = dict.fromkeys(failed, "no memory")
+        self.step()
+
+    @invariant()
+    def the_split_is_whole_or_has_a_reason(self) -> None:
+        """10,000 exactly, or empty and `unroutable`."""
+        total = sum(arm.weight for arm in self.now.arms)
+        assert total == WHOLE if self.now.arms else self.now.unroutable
+        assert not (self.now.arms and self.now.unroutable)
+
+    @invariant()
+    def only_existing_versions_are_served(self) -> None:
+        """By arms, by pointers, and wanted."""
+        named = {arm.version for arm in self.now.arms} | {pointer.version for pointer in self.now.pointers}
+        assert (named | set(self.now.wanted)) <= self.world.model.versions.keys()
+
+    @invariant()
+    def no_pointer_moves_to_a_cold_version_while_the_old_one_exists(self) -> None:
+        """The old one answers."""
+        old = {(p.kind, p.name): p.version for p in self.before.pointers} if self.before else {}
+        for pointer in self.now.pointers:
+            was = old.get((pointer.kind, pointer.name))
+            if was in self.world.model.versions and was != pointer.version:
+                assert pointer.version in self.world.ready
+
+    @invariant()
+    def no_split_puts_a_cold_version_in_front_of_clients(self) -> None:
+        """Unless it was there, or nothing was, or the arm's old version is gone."""
+        if self.before is None or not self.before.arms:
+            return
+        exists = self.world.model.versions.keys()
+        if any(arm.version not in exists for arm in self.before.arms):
+            return
+        in_front = {arm.version for arm in self.before.arms if arm.weight}
+        for arm in self.now.arms:
+            assert not arm.weight or arm.version in in_front | self.world.ready
+
+    @invariant()
+    def what_serves_goes_on_serving(self) -> None:
+        """A model whose served versions all exist never becomes unroutable."""
+        if self.before is not None and self.before.arms:
+            kept = all(arm.version in self.world.model.versions for arm in self.before.arms)
+            assert self.now.arms or not kept
+
+    @invariant()
+    def settling_twice_changes_nothing(self) -> None:
+        """Idempotent: the same inputs keep the same state, to the last sentence."""
+        assert self.world.settle(self.now) == self.now
+
+    @invariant()
+    def it_arrives_once_everything_is_ready(self) -> None:
+        """And is then what a fresh start would show, with nothing to wait for."""
+        world = replace(self.world, ready=frozenset(map(VersionId, VERSIONS)), failed={})
+        fresh = world.settle(None)
+        if not resolvable(world) or fresh.unroutable or fresh.waiting:
+            return  # what names nothing has no one right answer; it keeps what it had
+        assert world.settle(self.now) == fresh
+
+    @invariant()
+    def what_is_waited_for_is_said_and_wanted(self) -> None:
+        """Every version that somebody waits for is loaded, and each wait has its sentence."""
+        for waiting in self.now.waiting:
+            assert waiting.sentence.startswith(f"{waiting.what} of model ")
+            if waiting.version in self.world.model.versions:
+                assert waiting.version in self.now.wanted
+
+
+TestTraffic = Traffic.TestCase
+
+
+@given(st.lists(st.integers(1, WHOLE), min_size=1, max_size=20))
+def test_a_split_is_scaled_to_exactly_the_whole(weights: list[int]) -> None:
+    """Within one hundredth of a percent of each share."""
+    scaled = split_exactly(weights)
+
+    assert sum(scaled) == WHOLE
+    assert all(
+        abs(part - weight * WHOLE / sum(weights)) < 1 for part, weight in zip(scaled, weights, strict=True)
+    )

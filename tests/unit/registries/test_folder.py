@@ -1,0 +1,274 @@
+"""The folder registry's readings, file by file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from router.errors import InvalidInput, NotSupported, RegistryUnavailable
+from router.model import ModelName, RegisteredModel, RegistryView
+from router.registries import FolderRegistry, open_registry
+
+DIGITS = ModelName("digits")
+MODEL = 'description: digits\nstages: {production: "1"}\naliases: {champion: "2"}\n'
+VERSION = "format: onnx\nartifact: model.onnx\n"
+
+
+def put(root: Path, path: str, text: str) -> None:
+    """Write a file, folders included."""
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A registry folder with one good model of two versions."""
+    put(tmp_path, "digits/model.yaml", MODEL)
+    for version in ("1", "2"):
+        put(tmp_path, f"digits/{version}/version.yaml", VERSION)
+    return tmp_path
+
+
+@pytest.fixture
+def registry(root: Path) -> FolderRegistry:
+    """A registry over it."""
+    return FolderRegistry("local", root)
+
+
+def complaints(view: RegistryView) -> list[str]:
+    """All problems as text."""
+    return [f"{problem.subject}: {problem.message}" for problem in view.problems]
+
+
+async def digits(registry: FolderRegistry) -> RegisteredModel:
+    """The one good model."""
+    return (await registry.read()).models[DIGITS]
+
+
+async def test_a_model_is_read(registry: FolderRegistry, root: Path) -> None:
+    """Versions, pointers, and the artifact as an absolute path beside its manifest."""
+    view = await registry.read()
+    model = view.models[DIGITS]
+
+    assert (view.registry, view.problems) == ("local", ())
+    assert (model.stages, model.aliases, model.description) == (
+        {"production": "1"},
+        {"champion": "2"},
+        "digits",
+    )
+    assert [v.artifact for v in model.versions.values()] == [
+        str(root / f"digits/{n}/model.onnx") for n in (1, 2)
+    ]
+
+
+async def test_what_did_not_change_is_the_same_object(registry: FolderRegistry) -> None:
+    """So that nobody compares a thousand models field by field."""
+    os.utime(registry.path)
+    first = await digits(registry)
+
+    assert (await digits(registry)) == first
+
+
+async def test_versions_are_in_order(registry: FolderRegistry, root: Path) -> None:
+    """10 comes after 2."""
+    put(root, "digits/10/version.yaml", VERSION)
+
+    assert list((await digits(registry)).versions) == ["1", "2", "10"]
+
+
+@pytest.mark.parametrize("keep", range(1, len(MODEL) - 1))
+async def test_a_model_file_cut_anywhere_takes_nothing_away(
+    registry: FolderRegistry, root: Path, keep: int
+) -> None:
+    """Unless it ends where a line does, which is what deleting lines looks like."""
+    before = await digits(registry)
+    (root / "digits/model.yaml").write_text(MODEL[:keep])
+    view = await registry.read()
+
+    if MODEL[keep - 1] != "\n" and MODEL[keep] != "\n":
+        assert view.models[DIGITS] == before
+        assert "digits: digits/model.yaml:" in complaints(view)[0]
+        assert complaints(view)[0].endswith("; the last good reading goes on")
+
+
+async def test_an_emptied_file_takes_nothing_away(registry: FolderRegistry, root: Path) -> None:
+    """Many programs empty a file before they write it."""
+    before = await digits(registry)
+    (root / "digits/model.yaml").write_text("")
+    view = await registry.read()
+
+    assert view.models[DIGITS] == before
+    assert complaints(view) == [
+        "digits: digits/model.yaml:1: is empty; write {} to say nothing; the last good reading goes on"
+    ]
+
+
+async def test_a_deleted_model_file_takes_nothing_away(registry: FolderRegistry, root: Path) -> None:
+    """To remove all pointers, say so in the file."""
+    before = await digits(registry)
+    (root / "digits/model.yaml").unlink()
+
+    assert (await digits(registry)) == before
+
+
+async def test_a_mended_file_counts_again(registry: FolderRegistry, root: Path) -> None:
+    """And the problem is gone."""
+    await registry.read()
+    put(root, "digits/model.yaml", 'stages: {production: "1')
+    await registry.read()
+    put(root, "digits/model.yaml", 'stages: {production: "2"}\n')
+    view = await registry.read()
+
+    assert (view.models[DIGITS].stages, view.problems) == ({"production": "2"}, ())
+
+
+async def test_a_broken_version_keeps_its_last_reading_and_holds_up_nothing(
+    registry: FolderRegistry, root: Path
+) -> None:
+    """A stage can be moved while somebody writes nonsense into another version."""
+    await registry.read()
+    put(root, "digits/2/version.yaml", "format: [\n")
+    put(root, "digits/model.yaml", 'stages: {production: "2"}\n')
+    view = await registry.read()
+
+    assert view.models[DIGITS].stages == {"production": "2"}
+    assert view.models[DIGITS].versions.keys() == {"1", "2"}
+    assert [problem.subject for problem in view.problems] == ["digits/2"]
+
+
+async def test_a_version_that_was_never_good_is_left_out(registry: FolderRegistry, root: Path) -> None:
+    """The others are served."""
+    put(root, "digits/3/version.yaml", "format: onnx\n")
+    put(root, "digits/4/model.onnx", "")
+    view = await registry.read()
+
+    assert view.models[DIGITS].versions.keys() == {"1", "2"}
+    assert complaints(view) == [
+        "digits/3: digits/3/version.yaml:1: artifact: is missing; the version is left out",
+        "digits/4: digits/4/version.yaml:1: is not there; the version is left out",
+    ]
+
+
+async def test_a_version_folder_that_goes_is_gone(registry: FolderRegistry, root: Path) -> None:
+    """Deleting a folder is meant; what still points there is a problem."""
+    await registry.read()
+    (root / "digits/1/version.yaml").unlink()
+    (root / "digits/1").rmdir()
+    view = await registry.read()
+
+    assert view.models[DIGITS].versions.keys() == {"2"}
+    assert view.models[DIGITS].stages == {"production": "1"}
+    assert complaints(view) == [
+        "digits: digits/model.yaml: stage 'production' points to version '1', which does not exist"
+    ]
+
+
+async def test_a_model_whose_file_was_never_good_is_left_out(registry: FolderRegistry, root: Path) -> None:
+    """Without its stages, nobody can say which version clients should get."""
+    put(root, "fraud/1/version.yaml", VERSION)
+    put(root, "fraud/model.yaml", "stages: {production: ")
+    view = await registry.read()
+
+    assert view.models.keys() == {"digits"}
+    assert complaints(view)[0].endswith("; the model is left out")
+
+
+async def test_a_model_without_a_model_file_has_no_pointers(registry: FolderRegistry, root: Path) -> None:
+    """The file is optional; once there, a broken one changes nothing."""
+    put(root, "fraud/1/version.yaml", VERSION)
+    before = (await registry.read()).models[ModelName("fraud")]
+    put(root, "fraud/model.yaml", "stages: [")
+    view = await registry.read()
+
+    assert (before.stages, before.aliases) == ({}, {})
+    assert view.models[ModelName("fraud")] == before
+    assert len(view.problems) == 1
+
+
+async def test_names_that_cannot_be_logical_names_are_listed(registry: FolderRegistry, root: Path) -> None:
+    """With the rule for names."""
+    put(root, "my model/1/version.yaml", VERSION)
+    view = await registry.read()
+
+    assert view.models.keys() == {"digits"}
+    assert complaints(view)[0].startswith("my model: cannot be served: model name 'my model' is not allowed")
+
+
+async def test_folders_that_are_no_models_are_listed_and_work_in_progress_is_not(
+    registry: FolderRegistry, root: Path
+) -> None:
+    """Dot folders, `*.tmp` and plain files are nobody's business."""
+    for name in (".git", "digits.tmp", "docs", "digits/.trash", "digits/3.part"):
+        (root / name).mkdir()
+    put(root, "README.md", "models")
+    view = await registry.read()
+
+    assert complaints(view) == [
+        "docs: has neither model.yaml nor a version that can be read; the model is left out"
+    ]
+
+
+async def test_a_version_id_that_looks_like_an_alias_is_refused(registry: FolderRegistry, root: Path) -> None:
+    """No client could name it."""
+    put(root, "digits/@x/version.yaml", VERSION)
+    view = await registry.read()
+
+    assert complaints(view)[0].startswith("digits/@x: cannot be a version id")
+
+
+async def test_a_link_out_of_the_folder_is_refused(
+    registry: FolderRegistry, root: Path, tmp_path: Path
+) -> None:
+    """As `..` is."""
+    put(root, "digits/3/version.yaml", VERSION)
+    (root / "digits/3/model.onnx").symlink_to("/etc/hosts")
+
+    assert "is a link out of the folder" in complaints(await registry.read())[0]
+
+
+async def test_a_file_that_is_no_text_or_too_large_is_a_problem(registry: FolderRegistry, root: Path) -> None:
+    """With the line where the text ends."""
+    before = await digits(registry)
+    (root / "digits/model.yaml").write_bytes(b"description: a\nstages: \xff\n")
+    binary = await registry.read()
+    (root / "digits/model.yaml").write_bytes(b"#" * 2_000_000)
+    large = await registry.read()
+
+    assert binary.models[DIGITS] == large.models[DIGITS] == before
+    assert "digits/model.yaml:2: is not UTF-8 text" in complaints(binary)[0]
+    assert "is larger than 1048576 bytes" in complaints(large)[0]
+
+
+async def test_a_folder_that_is_not_there_is_unavailable(registry: FolderRegistry, tmp_path: Path) -> None:
+    """What was read before goes on elsewhere; here the error names the folder."""
+    with pytest.raises(RegistryUnavailable, match=r"'x': folder .*nowhere cannot be read: No such file"):
+        await FolderRegistry("x", tmp_path / "nowhere").read()
+
+
+def test_a_registry_is_opened_by_type(tmp_path: Path) -> None:
+    """Relative paths start from the configuration's folder."""
+    registry = open_registry("local", {"type": "folder", "path": "models"}, tmp_path)
+
+    assert isinstance(registry, FolderRegistry)
+    assert (registry.name, registry.path) == ("local", tmp_path / "models")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"type": "foldr", "path": "m"}, InvalidInput, "type 'foldr' is not known .did you mean 'folder'"),
+        ({"type": "zzz"}, InvalidInput, "known: folder"),
+        ({"type": "mlflow", "uri": "http://x"}, NotSupported, "does not serve type 'mlflow'"),
+        ({"type": "folder"}, InvalidInput, "path is missing"),
+        ({"type": "folder", "path": "m", "poll": "5s"}, InvalidInput, "unknown key 'poll'"),
+    ],
+)
+def test_a_registry_that_cannot_be_opened(
+    options: dict[str, str], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    """The error names the registry and what would be right."""
+    with pytest.raises(error, match=message):
+        open_registry("local", options, tmp_path)

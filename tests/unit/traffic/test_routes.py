@@ -1,0 +1,195 @@
+"""Routes as people write them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from router.errors import InvalidRoute
+from router.model import Arm, BackendModel, ModelName, Route
+from router.traffic.routes import (
+    format_deadline,
+    parse_deadline,
+    parse_short,
+    parse_weight,
+    route_from_document,
+    route_to_document,
+)
+
+DOCUMENT: dict[str, Any] = {
+    "model": "fraud",
+    "registry": "prod",
+    "arms": [
+        {"name": "stable", "version": "production", "weight": "66.66"},
+        {"name": "canary", "version": "@challenger", "weight": 33.34},
+    ],
+    "deadline": "2s",
+}
+
+ROUTE = Route(
+    ModelName("fraud"),
+    (Arm("stable", "production", 6666), Arm("canary", "@challenger", 3334)),
+    registry="prod",
+    deadline=2.0,
+)
+
+
+def test_a_document_becomes_a_route() -> None:
+    """Typed and textual scalars mean the same."""
+    assert route_from_document(DOCUMENT) == ROUTE
+
+
+def test_a_route_becomes_a_document_and_back() -> None:
+    """Nothing is lost on the way, a backend's own model included."""
+    route = Route(
+        ModelName("fraud"),
+        (
+            Arm("stable", "3", 9999),
+            Arm("old", "", 1, BackendModel("legacy", "2")),
+            Arm("older", "", 0, BackendModel("legacy")),
+        ),
+        deadline=0.25,
+    )
+
+    assert route_from_document(route_to_document(route)) == route
+    assert route_to_document(route)["deadline"] == "250ms"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("90", 9000),
+        (90, 9000),
+        ("33.34", 3334),
+        (33.34, 3334),
+        ("12.5", 1250),
+        ("0.01", 1),
+        (0, 0),
+        ("100.00", 10000),
+    ],
+)
+def test_weights_are_exact(value: object, expected: int) -> None:
+    """No binary float comes between the text and the hundredths."""
+    assert parse_weight(value) == expected
+
+
+@pytest.mark.parametrize(
+    "value", ["33.333", "-1", "100.01", "1e1", "", "x", None, True, float("nan"), "٣", [], "1_0"]
+)
+def test_odd_weights_are_refused(value: object) -> None:
+    """Three decimals, signs, exponents, other digits, other types."""
+    with pytest.raises(InvalidRoute):
+        parse_weight(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("2s", 2.0), ("500ms", 0.5), ("1.5s", 1.5), ("1m", 60.0), ("24h", 86400.0)]
+)
+def test_deadlines_have_a_unit(text: str, seconds: float) -> None:
+    """And are read back as they are shown."""
+    assert parse_deadline(text) == seconds
+    assert parse_deadline(format_deadline(seconds)) == seconds
+
+
+@pytest.mark.parametrize("value", ["2", 2, "0s", "0.1ms", "25h", "-1s", "", "2 s", None, "1.0005s"])
+def test_odd_deadlines_are_refused(value: object) -> None:
+    """No unit, nothing, too long, finer than a millisecond."""
+    with pytest.raises(InvalidRoute):
+        parse_deadline(value)
+
+
+def test_all_mistakes_come_in_one_error() -> None:
+    """Each with its path; unknown keys with the nearest known one."""
+    with pytest.raises(InvalidRoute) as caught:
+        route_from_document(
+            {
+                "model": "fr aud",
+                "armz": [],
+                "shadows": [],
+                "deadline": "soon",
+                "arms": [
+                    {"name": "stable", "version": "@", "weight": "90.123"},
+                    {"name": "pinned", "version": "3", "weight": 10, "wight": 1},
+                    "canary",
+                ],
+            }
+        )
+
+    message = caught.value.message
+    for part in (
+        "model: model name 'fr aud'",
+        "armz: unknown key; did you mean 'arms'?",
+        "shadows: this version does not serve 'shadows' yet",
+        "deadline: deadline 'soon'",
+        "arms[0].version: reference '@' is empty",
+        "arms[0].weight: weight '90.123'",
+        "arms[1].wight: unknown key; did you mean 'weight'?",
+        "arms[2]: is not a mapping",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize("key", ["shadows", "match", "sticky", "fallback", "registry_model"])
+def test_keys_of_later_versions_are_named(key: str) -> None:
+    """They are no typing mistakes; the message says what is the matter."""
+    with pytest.raises(InvalidRoute, match=f"{key}: this version does not serve '{key}' yet"):
+        route_from_document({**DOCUMENT, key: {}})
+
+
+@pytest.mark.parametrize(
+    ("arms", "complaint"),
+    [
+        ([], "at least one"),
+        (None, "at least one"),
+        ("stable", "at least one"),
+        ([{"name": "a", "version": "1", "weight": 90}], "weights sum to 90, not 100"),
+        ([{"name": "a", "version": "1", "weight": "33.33"}] * 3, "'a' is given twice"),
+        ([{"name": "pinned", "version": "1", "weight": 100}], "arm name 'pinned' is not allowed"),
+        ([{"name": "a", "weight": 100}], "give either version or backend_model"),
+        ([{"name": "a", "version": "1", "backend_model": {"name": "b"}, "weight": 100}], "give either"),
+        ([{"name": "a", "backend_model": {"version": "1"}, "weight": 100}], "backend_model.name: is missing"),
+        ([{"name": "a", "backend_model": "b", "weight": 100}], "is not a mapping of name and version"),
+        ([{"version": "1"}], "arms[0].name: is missing; arms[0].weight: is missing"),
+        ([{"name": ["a"], "version": "1", "weight": 100}], "is not text"),
+    ],
+)
+def test_arms_that_cannot_be(arms: object, complaint: str) -> None:
+    """Each names what is wrong."""
+    with pytest.raises(InvalidRoute) as caught:
+        route_from_document({"model": "fraud", "arms": arms})
+
+    assert complaint in caught.value.message
+
+
+def test_a_document_without_a_model_is_refused() -> None:
+    """The model is what a route is for."""
+    with pytest.raises(InvalidRoute, match="model: is missing"):
+        route_from_document({"arms": [{"name": "a", "version": "1", "weight": 100}]})
+
+
+def test_the_short_form() -> None:
+    """As the command line has it."""
+    route = parse_short("fraud", ["stable=production:90", "canary=@challenger:10"], deadline="1s")
+
+    assert route == Route(
+        ModelName("fraud"),
+        (Arm("stable", "production", 9000), Arm("canary", "@challenger", 1000)),
+        deadline=1.0,
+    )
+
+
+def test_a_version_id_may_hold_a_colon_in_the_short_form() -> None:
+    """The weight is after the last one."""
+    assert parse_short("fraud", ["stable=sha256:ab:100"]).arms == (Arm("stable", "sha256:ab", 10_000),)
+
+
+def test_every_bad_arm_of_the_short_form_is_named() -> None:
+    """In one error, with an example."""
+    with pytest.raises(InvalidRoute) as caught:
+        parse_short("fraud", ["stable", "a=1:50", "=2:50", "b=3:"])
+
+    assert [repr(text) in caught.value.message for text in ("stable", "a=1:50", "=2:50", "b=3:")] == [
+        *(True, False, True, True)
+    ]
+    assert "stable=production:90" in caught.value.message

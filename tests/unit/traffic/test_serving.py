@@ -1,0 +1,387 @@
+"""What clients see while the registry and the route move."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from router.model import Arm, BackendModel, ModelName, PointerKind, RegisteredModel, Route, VersionId
+from router.traffic.serving import (
+    ServedArm,
+    Serving,
+    backend_version_id,
+    implicit_route,
+    settle,
+    split_exactly,
+    with_backend_models,
+)
+from tests.fakes.models import a_model, a_route, ids
+
+STABLE_AND_CANARY = a_route(("stable", "production", 90), ("canary", "@challenger", 10))
+
+
+def served(
+    previous: Serving | None,
+    model: RegisteredModel,
+    route: Route | None = None,
+    *,
+    ready: tuple[str, ...] = (),
+    failed: dict[str, str] | None = None,
+) -> Serving:
+    """`settle` with plain texts."""
+    return settle(
+        previous, model, route, ids(*ready), {VersionId(key): why for key, why in (failed or {}).items()}
+    )
+
+
+def arms(serving: Serving) -> list[tuple[str, str, int]]:
+    """The split in force, in percent."""
+    return [(arm.name, str(arm.version), arm.weight // 100) for arm in serving.arms]
+
+
+def pointers(serving: Serving) -> dict[str, str]:
+    """What stages and aliases name for clients."""
+    return {pointer.name: str(pointer.version) for pointer in serving.pointers}
+
+
+def sentences(serving: Serving) -> str:
+    """All that is waited for."""
+    return "\n".join(waiting.sentence for waiting in serving.waiting)
+
+
+# The implicit route
+
+
+def test_without_a_route_production_answers() -> None:
+    """And naming `production` is the same as naming nothing."""
+    serving = served(None, a_model(stages={"production": "2"}))
+
+    assert arms(serving) == [("stable", "2", 100)]
+    assert (serving.split_reference, serving.implicit, serving.unroutable) == ("production", True, "")
+
+
+def test_without_production_the_highest_version_answers() -> None:
+    """By number, not by text."""
+    assert arms(served(None, a_model(("9", "10")))) == [("stable", "10", 100)]
+
+
+def test_a_model_without_versions_says_so() -> None:
+    """An empty split has a reason."""
+    serving = served(None, a_model(()))
+
+    assert (serving.arms, serving.unroutable) == ((), "model 'digits' has no versions")
+
+
+def test_a_production_that_names_nothing_is_not_replaced_by_the_highest() -> None:
+    """Which version clients get is the operator's word, not a guess."""
+    serving = served(None, a_model(stages={"production": "7"}))
+
+    assert serving.arms == ()
+    assert "points to version '7'" in serving.unroutable
+
+
+def test_the_implicit_route_can_be_shown() -> None:
+    """`route get` shows it."""
+    assert implicit_route(a_model(("1",))) == replace(a_route(("stable", "1", 100)), registry="local")
+
+
+# Stages and aliases
+
+
+def test_pointers_go_straight_to_their_target_at_first_sight() -> None:
+    """There is nothing older that could answer."""
+    serving = served(None, a_model(stages={"production": "3"}, aliases={"champion": "1"}))
+
+    assert pointers(serving) == {"production": "3", "champion": "1"}
+    assert serving.wanted == serving.waiting == ()
+
+
+def test_a_stage_that_moves_waits_for_the_new_version() -> None:
+    """The old one answers, by name and by default; the new one is wanted at once."""
+    before = served(None, a_model(stages={"production": "1"}), ready=("1",))
+    moved = served(before, a_model(stages={"production": "3"}), ready=("1",))
+
+    assert pointers(moved) == {"production": "1"}
+    assert arms(moved) == [("stable", "1", 100)]
+    assert moved.wanted == ("3",)
+    assert sentences(moved) == (
+        "stage production of model 'digits': waits for version 3 to be loaded; version 1 answers until then"
+    )
+
+
+def test_a_stage_moves_once_the_new_version_is_ready() -> None:
+    """Nothing is waited for afterwards."""
+    before = served(None, a_model(stages={"production": "1"}), ready=("1",))
+    moved = served(before, a_model(stages={"production": "3"}), ready=("1", "3"))
+
+    assert pointers(moved) == {"production": "3"}
+    assert arms(moved) == [("stable", "3", 100)]
+    assert moved.waiting == moved.wanted == ()
+
+
+def test_a_stage_that_moves_to_a_version_that_cannot_load_stays() -> None:
+    """And says why."""
+    before = served(None, a_model(stages={"production": "1"}), ready=("1",))
+    moved = served(before, a_model(stages={"production": "3"}), ready=("1",), failed={"3": "no memory"})
+
+    assert pointers(moved) == {"production": "1"}
+    assert "cannot move to version 3, its load failed: no memory; version 1 answers" in sentences(moved)
+
+
+def test_an_old_version_that_is_gone_is_left_at_once() -> None:
+    """The new one is cold; its clients wait for the load instead of getting errors."""
+    before = served(None, a_model(("1", "3"), stages={"production": "1"}), ready=("1",))
+    moved = served(before, a_model(("3",), stages={"production": "3"}))
+
+    assert pointers(moved) == {"production": "3"}
+    assert arms(moved) == [("stable", "3", 100)]
+
+
+def test_a_pointer_into_nothing_keeps_its_old_version() -> None:
+    """A mistake in the registry takes nothing away."""
+    before = served(None, a_model(aliases={"champion": "1"}), ready=("1",))
+    moved = served(before, a_model(aliases={"champion": "9"}), ready=("1",))
+
+    assert pointers(moved) == {"champion": "1"}
+    assert "points to version 9, which registry 'local' does not have; version 1 goes on" in sentences(moved)
+
+
+def test_a_pointer_into_nothing_at_first_sight_names_nothing() -> None:
+    """Clients get NOT_FOUND for it; the rest of the model works."""
+    serving = served(None, a_model(("1",), aliases={"champion": "9"}))
+
+    assert serving.pointers == ()
+    assert arms(serving) == [("stable", "1", 100)]
+    assert "nothing answers for it" in sentences(serving)
+
+
+def test_a_pointer_that_is_removed_is_gone_at_once() -> None:
+    """Removing is no move."""
+    before = served(None, a_model(aliases={"champion": "1"}))
+
+    assert served(before, a_model()).pointers == ()
+
+
+def test_a_cold_pointer_that_did_not_move_stays() -> None:
+    """After an idle unload its clients wait for a load of the same version."""
+    model = a_model(stages={"production": "1"})
+    before = served(None, model, ready=("1",))
+
+    assert served(before, model) == before
+
+
+# Routes
+
+
+def test_a_route_whose_versions_are_ready_takes_effect_at_once() -> None:
+    """Both arms are kept loaded."""
+    model = a_model(stages={"production": "1"}, aliases={"challenger": "2"})
+    serving = served(served(None, model, ready=("1",)), model, STABLE_AND_CANARY, ready=("1", "2"))
+
+    assert arms(serving) == [("stable", "1", 90), ("canary", "2", 10)]
+    assert serving.wanted == ("1", "2")
+    assert (serving.implicit, serving.waiting) == (False, ())
+
+
+def test_a_canary_that_is_not_loaded_waits_and_nothing_changes_meanwhile() -> None:
+    """The split before holds as a whole."""
+    model = a_model(stages={"production": "1"}, aliases={"challenger": "2"})
+    serving = served(served(None, model, ready=("1",)), model, STABLE_AND_CANARY, ready=("1",))
+
+    assert arms(serving) == [("stable", "1", 100)]
+    assert serving.wanted == ("1", "2")
+    assert sentences(serving) == (
+        "arm canary of model 'digits': waits for version 2 to be loaded; until then: stable = 1 at 100 %"
+    )
+
+
+def test_while_a_split_is_held_its_own_reference_enters_it() -> None:
+    """A client that names version 2 must not be sent into a split that still serves version 1."""
+    model = a_model()
+    before = served(None, model, a_route(("stable", "1", 100)), ready=("1",))
+    held = served(before, model, a_route(("stable", "2", 100)), ready=("1",))
+
+    assert (arms(held), held.split_reference) == ([("stable", "1", 100)], "1")
+
+
+def test_a_new_weight_between_versions_in_front_takes_effect_at_once() -> None:
+    """A rollback never waits, not even for a stable version that is just away."""
+    model = a_model(stages={"production": "1"}, aliases={"challenger": "2"})
+    before = served(None, model, STABLE_AND_CANARY, ready=("1", "2"))
+    back = a_route(("stable", "production", 100), ("canary", "@challenger", 0))
+
+    assert arms(served(before, model, back, ready=("2",))) == [("stable", "1", 100), ("canary", "2", 0)]
+
+
+def test_a_stage_that_cannot_move_does_not_hold_up_a_weight() -> None:
+    """The weight applies to the version that the stage serves."""
+    before = served(
+        None,
+        a_model(stages={"production": "1"}, aliases={"challenger": "2"}),
+        STABLE_AND_CANARY,
+        ready=("1", "2"),
+    )
+    broken = a_model(stages={"production": "3"}, aliases={"challenger": "2"})
+    back = a_route(("stable", "production", 100), ("canary", "@challenger", 0))
+
+    serving = served(before, broken, back, ready=("1", "2"), failed={"3": "no memory"})
+
+    assert arms(serving) == [("stable", "1", 100), ("canary", "2", 0)]
+
+
+def test_a_weight_on_a_version_that_had_none_waits_for_it() -> None:
+    """An arm at 0 was not in front of clients."""
+    model = a_model(stages={"production": "1"}, aliases={"challenger": "2"})
+    zero = a_route(("stable", "production", 100), ("canary", "@challenger", 0))
+    before = served(None, model, zero, ready=("1",))
+
+    assert arms(served(before, model, STABLE_AND_CANARY, ready=("1",))) == [
+        ("stable", "1", 100),
+        ("canary", "2", 0),
+    ]
+
+
+def test_a_first_split_of_cold_versions_is_served_cold() -> None:
+    """Requests wait for the loads; no arm does."""
+    serving = served(
+        None, a_model(("1", "2"), stages={"production": "1"}, aliases={"challenger": "2"}), STABLE_AND_CANARY
+    )
+
+    assert arms(serving) == [("stable", "1", 90), ("canary", "2", 10)]
+    assert (serving.waiting, serving.wanted) == ((), ("1", "2"))
+
+
+def test_a_first_split_with_stable_ready_is_stable_alone() -> None:
+    """Until the canary is there as well."""
+    model = a_model(stages={"production": "1"}, aliases={"challenger": "2"})
+    first = served(None, model, STABLE_AND_CANARY, ready=("1",))
+    then = served(first, model, STABLE_AND_CANARY, ready=("1", "2"))
+
+    assert arms(first) == [("stable", "1", 100)]
+    assert "arm canary of model 'digits': waits for version 2" in sentences(first)
+    assert arms(then) == [("stable", "1", 90), ("canary", "2", 10)]
+
+
+def test_a_first_split_without_stable_ready_is_what_is_ready() -> None:
+    """In the same proportion, to exactly 100 %."""
+    route = a_route(("stable", "1", 40), ("a", "2", 20), ("b", "3", 40))
+    serving = served(None, a_model(), route, ready=("2", "3"))
+
+    assert [(arm.name, arm.weight) for arm in serving.arms] == [("a", 3333), ("b", 6667)]
+
+
+def test_an_arm_that_names_nothing_keeps_its_last_version() -> None:
+    """An alias that is deleted does not take the canary away."""
+    model = a_model(stages={"production": "1"}, aliases={"challenger": "2"})
+    before = served(None, model, STABLE_AND_CANARY, ready=("1", "2"))
+    serving = served(before, replace(model, aliases={}), STABLE_AND_CANARY, ready=("1", "2"))
+
+    assert arms(serving) == arms(before)
+    assert "has no alias 'challenger'; version 2 goes on" in sentences(serving)
+
+
+def test_an_arm_that_never_named_anything_gives_its_weight_to_stable() -> None:
+    """And says so."""
+    serving = served(None, a_model(stages={"production": "1"}), STABLE_AND_CANARY, ready=("1",))
+
+    assert arms(serving) == [("stable", "1", 100)]
+    assert "has no alias 'challenger'; its weight goes to arm stable" in sentences(serving)
+
+
+def test_a_stable_arm_that_names_nothing_is_unroutable() -> None:
+    """At first sight there is nothing to go on with; requests that name a version still work."""
+    serving = served(None, a_model(), STABLE_AND_CANARY)
+
+    assert serving.arms == ()
+    assert serving.unroutable.startswith("arm 'stable' cannot be resolved: model 'digits' has no version")
+
+
+def test_a_stable_arm_that_names_nothing_leaves_what_serves() -> None:
+    """A new route with a typing mistake in its one arm stops nothing."""
+    model = a_model(stages={"production": "1"})
+    before = served(None, model, ready=("1",))
+    serving = served(before, model, a_route(("blue", "prodution", 100)), ready=("1",))
+
+    assert (arms(serving), serving.unroutable) == ([("stable", "1", 100)], "")
+    assert "until then: stable = 1 at 100 %" in sentences(serving)
+
+
+def test_a_version_that_is_gone_while_another_arm_waits_is_replaced() -> None:
+    """The held split has no arm into nothing."""
+    before = served(None, a_model(stages={"production": "1"}), ready=("1",))
+    model = a_model(("2", "3"), stages={"production": "2"}, aliases={"challenger": "3"})
+
+    assert arms(served(before, model, STABLE_AND_CANARY)) == [("stable", "2", 100)]
+
+
+def test_an_arm_that_left_with_its_version_gives_its_weight_back() -> None:
+    """Version 2 is gone from registry and route while a new arm waits: stable has all of it."""
+    model = a_model(stages={"production": "1"}, aliases={"challenger": "2"})
+    before = served(None, model, STABLE_AND_CANARY, ready=("1", "2"))
+    route = a_route(("stable", "production", 50), ("next", "3", 50))
+
+    serving = served(before, a_model(("1", "3"), stages={"production": "1"}), route, ready=("1",))
+
+    assert arms(serving) == [("stable", "1", 100)]
+
+
+def test_a_deadline_is_in_milliseconds() -> None:
+    """0 means the gateway's own."""
+    assert served(None, a_model(), a_route(("stable", "1", 100), deadline=0.25)).deadline_ms == 250
+    assert served(None, a_model()).deadline_ms == 0
+
+
+# Models that a backend brought itself
+
+LEGACY = BackendModel("legacy", "2")
+LEGACY_ROUTE = Route(ModelName("digits"), (Arm("stable", "1", 5000), Arm("old", "", 5000, LEGACY)))
+
+
+def test_a_backend_model_arm_is_a_version_of_its_own() -> None:
+    """It is shown, served when ready, never loaded by us, and never the highest version."""
+    model = with_backend_models(a_model(("1",)), LEGACY_ROUTE)
+    serving = served(None, model, LEGACY_ROUTE, ready=("1", "backend/legacy/2"))
+
+    assert backend_version_id(LEGACY) == "backend/legacy/2"
+    assert arms(serving) == [("stable", "1", 50), ("old", "backend/legacy/2", 50)]
+    assert serving.wanted == ("1",)
+    assert arms(served(None, model)) == [("stable", "1", 100)]
+
+
+def test_a_backend_model_that_is_away_waits() -> None:
+    """With a sentence that does not speak of a load."""
+    model = with_backend_models(a_model(("1",)), LEGACY_ROUTE)
+    before = served(None, model, ready=("1",))
+
+    assert "waits for version backend/legacy/2 to be ready on a backend" in sentences(
+        served(before, model, LEGACY_ROUTE, ready=("1",))
+    )
+
+
+def test_a_model_without_backend_arms_is_left_as_it_is() -> None:
+    """The same object, so that nothing looks changed."""
+    model = a_model()
+
+    assert with_backend_models(model, STABLE_AND_CANARY) is model
+    assert with_backend_models(model, None) is model
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"), [([1], [10000]), ([1, 1, 1], [3334, 3333, 3333]), ([2000, 4000], [3333, 6667])]
+)
+def test_a_split_is_scaled_exactly(weights: list[int], expected: list[int]) -> None:
+    """By largest remainder, the first of equals first."""
+    assert split_exactly(weights) == expected
+
+
+def test_pointers_are_sorted() -> None:
+    """So that equal states are equal values."""
+    serving = served(None, a_model(stages={"b": "1", "a": "2"}, aliases={"z": "1"}))
+
+    assert [(p.kind, p.name) for p in serving.pointers] == [
+        (PointerKind.ALIAS, "z"),
+        (PointerKind.STAGE, "a"),
+        (PointerKind.STAGE, "b"),
+    ]
+    assert serving.arms == (ServedArm("stable", VersionId("3"), 10_000),)
