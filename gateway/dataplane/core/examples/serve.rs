@@ -16,23 +16,50 @@ fn main() -> Result<(), Box<dyn Error>> {
     let name = |number: usize| format!("t{number}");
     let backends: Vec<_> = words
         .enumerate()
-        .map(|(number, address)| BackendSpec { name: name(number), address })
+        .map(|(number, address)| BackendSpec {
+            name: name(number),
+            address,
+        })
         .collect();
     let version = VersionSpec {
         version: "1".to_owned(),
         state: "ready".to_owned(),
-        backends: backends.iter().map(|backend| backend.name.clone()).collect(),
+        backends: backends
+            .iter()
+            .map(|backend| backend.name.clone())
+            .collect(),
         backend_model: triton,
         backend_version: "1".to_owned(),
         ..VersionSpec::default()
     };
-    let arm = ArmSpec { name: "stable".to_owned(), version: "1".to_owned(), weight: 10_000 };
-    let model =
-        ModelSpec { name: logical, versions: vec![version], arms: vec![arm], ..ModelSpec::default() };
+    let arm = ArmSpec {
+        name: "stable".to_owned(),
+        version: "1".to_owned(),
+        weight: 10_000,
+    };
+    let model = ModelSpec {
+        name: logical,
+        versions: vec![version],
+        arms: vec![arm],
+        ..ModelSpec::default()
+    };
     let published = Published::new();
-    published.publish(Snapshot { revision: 1, backends, models: vec![model] })?;
-    let threads = std::env::var("THREADS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let dataplane = Dataplane::start(Settings { threads, ..Settings::default() }, published)?;
+    published.publish(Snapshot {
+        revision: 1,
+        backends,
+        models: vec![model],
+    })?;
+    let threads = std::env::var("THREADS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1);
+    let dataplane = Dataplane::start(
+        Settings {
+            threads,
+            ..Settings::default()
+        },
+        published,
+    )?;
     dataplane.set_ready(true);
     println!("{}", dataplane.port());
     std::io::stdin().read_to_end(&mut Vec::new())?;

@@ -2,7 +2,10 @@
 
 /// Groups of `protocol.allow` and the methods in them.
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("repository", &["RepositoryModelLoad", "RepositoryModelUnload"]),
+    (
+        "repository",
+        &["RepositoryModelLoad", "RepositoryModelUnload"],
+    ),
     (
         "shared_memory",
         &[
@@ -38,7 +41,9 @@ impl Allow {
 
     /// Judge one method by its full path.
     pub(crate) fn judge(&self, path: &str) -> Verdict {
-        let method = path.strip_prefix("/inference.GRPCInferenceService/").unwrap_or_default();
+        let method = path
+            .strip_prefix("/inference.GRPCInferenceService/")
+            .unwrap_or_default();
         let Some((group, _)) = GROUPS.iter().find(|(_, methods)| methods.contains(&method)) else {
             return Verdict::Closed(format!("the method {path} does not exist here"));
         };
@@ -61,9 +66,14 @@ mod tests {
 
     #[test]
     fn a_closed_method_names_the_key_that_opens_it() {
-        let Verdict::Closed(text) = Allow::new(&[]).judge(LOAD) else { panic!("it is open") };
+        let Verdict::Closed(text) = Allow::new(&[]).judge(LOAD) else {
+            panic!("it is open")
+        };
 
-        assert!(text.contains("'repository' or 'RepositoryModelLoad' to protocol.allow"), "{text}");
+        assert!(
+            text.contains("'repository' or 'RepositoryModelLoad' to protocol.allow"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -78,10 +88,16 @@ mod tests {
 
     #[test]
     fn a_method_that_does_not_exist_is_told_so() {
-        let all: Vec<String> = GROUPS.iter().map(|(group, _)| (*group).to_owned()).collect();
+        let all: Vec<String> = GROUPS
+            .iter()
+            .map(|(group, _)| (*group).to_owned())
+            .collect();
 
         for path in ["/x.Y/Z", "/inference.GRPCInferenceService/Nope", "/", ""] {
-            assert!(matches!(Allow::new(&all).judge(path), Verdict::Closed(_)), "{path}");
+            assert!(
+                matches!(Allow::new(&all).judge(path), Verdict::Closed(_)),
+                "{path}"
+            );
         }
     }
 }

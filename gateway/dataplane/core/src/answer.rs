@@ -10,13 +10,24 @@ use crate::status::{Code, Status};
 use crate::worker::Worker;
 
 /// Extensions that work through the gateway whatever is allowed.
-const EXTENSIONS: [&str; 5] =
-    ["classification", "schedule_policy", "model_configuration", "parameters", "statistics"];
+const EXTENSIONS: [&str; 5] = [
+    "classification",
+    "schedule_policy",
+    "model_configuration",
+    "parameters",
+    "statistics",
+];
 
 /// Extensions that need a group of `protocol.allow`.
 const ALLOWED: [(&str, &[&str]); 4] = [
-    ("repository", &["model_repository", "model_repository(unload_dependents)"]),
-    ("shared_memory", &["system_shared_memory", "cuda_shared_memory"]),
+    (
+        "repository",
+        &["model_repository", "model_repository(unload_dependents)"],
+    ),
+    (
+        "shared_memory",
+        &["system_shared_memory", "cuda_shared_memory"],
+    ),
     ("trace", &["trace"]),
     ("log", &["logging"]),
 ];
@@ -34,9 +45,14 @@ pub(crate) fn server_ready(worker: &Worker) -> Bytes {
 /// `ServerMetadata`.
 pub(crate) fn server_metadata(worker: &Worker) -> Bytes {
     let settings = &worker.shared.settings;
-    let allowed = ALLOWED.iter().filter(|(group, _)| settings.allow.iter().any(|open| open == group));
-    let extensions: Vec<&str> =
-        EXTENSIONS.iter().copied().chain(allowed.flat_map(|(_, names)| names.iter().copied())).collect();
+    let allowed = ALLOWED
+        .iter()
+        .filter(|(group, _)| settings.allow.iter().any(|open| open == group));
+    let extensions: Vec<&str> = EXTENSIONS
+        .iter()
+        .copied()
+        .chain(allowed.flat_map(|(_, names)| names.iter().copied()))
+        .collect();
     local::server_metadata(&settings.server_name, &settings.server_version, &extensions)
 }
 
@@ -83,7 +99,12 @@ fn lines(model: &Model) -> impl Iterator<Item = IndexLine<'_>> {
             State::Cold => ("UNAVAILABLE", "not loaded; the first request loads it"),
             State::Failed(reason) => ("UNAVAILABLE", &**reason),
         };
-        IndexLine { name, version: &version.id, state, reason }
+        IndexLine {
+            name,
+            version: &version.id,
+            state,
+            reason,
+        }
     });
     bare.into_iter().chain(versions)
 }

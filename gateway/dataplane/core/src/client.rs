@@ -53,7 +53,11 @@ impl Answer {
     }
 
     /// Room for a part of `want` bytes.
-    pub(crate) fn poll_room(&mut self, want: usize, cx: &mut Context<'_>) -> Poll<Result<usize, Failure>> {
+    pub(crate) fn poll_room(
+        &mut self,
+        want: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, Failure>> {
         match self {
             Self::Begun(send) => poll_room(send, want, cx).map(|room| room.ok_or(Failure::Gone)),
             _ => Poll::Ready(Err(Failure::Gone)),
@@ -99,7 +103,11 @@ pub(crate) struct Client<'w> {
 }
 
 impl<'w> Client<'w> {
-    pub(crate) fn new(respond: SendResponse<Joined>, deadlines: &'w Deadlines, started: Instant) -> Self {
+    pub(crate) fn new(
+        respond: SendResponse<Joined>,
+        deadlines: &'w Deadlines,
+        started: Instant,
+    ) -> Self {
         Self {
             answer: Answer::Nothing(respond),
             deadline: Deadline::new(deadlines, None),
@@ -138,9 +146,17 @@ impl<'w> Client<'w> {
 
     /// Begin the answer; with `end` that is all of it.
     pub(crate) fn head(&mut self, response: Response<()>, end: bool) -> Result<(), Failure> {
-        let Answer::Nothing(respond) = &mut self.answer else { return Err(Failure::Gone) };
-        let send = respond.send_response(response, end).map_err(|_| Failure::Gone)?;
-        self.answer = if end { Answer::Done } else { Answer::Begun(send) };
+        let Answer::Nothing(respond) = &mut self.answer else {
+            return Err(Failure::Gone);
+        };
+        let send = respond
+            .send_response(response, end)
+            .map_err(|_| Failure::Gone)?;
+        self.answer = if end {
+            Answer::Done
+        } else {
+            Answer::Begun(send)
+        };
         Ok(())
     }
 
@@ -163,7 +179,7 @@ impl<'w> Client<'w> {
         let mut untaken = pin!(tokio::time::sleep(UNTAKEN));
         self.wait(|answer, cx| match answer.poll_room(want, cx) {
             Poll::Pending => untaken.as_mut().poll(cx).map(|()| Err(Failure::Gone)),
-            ready => ready,
+            ready @ Poll::Ready(_) => ready,
         })
         .await?
     }

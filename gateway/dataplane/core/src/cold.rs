@@ -99,11 +99,14 @@ fn look_again(worker: &Worker, routed: &mut Routed) -> Result<(), Status> {
 
 fn failed(routed: &Routed, reason: &str) -> Status {
     let (model, version) = (&routed.model.name, &routed.version.id);
-    Status::unavailable(format!("model '{model}' version {version} cannot be loaded: {reason}"))
+    Status::unavailable(format!(
+        "model '{model}' version {version} cannot be loaded: {reason}"
+    ))
 }
 
 fn too_late(routed: &Routed) -> Status {
     let (model, version) = (&routed.model.name, &routed.version.id);
-    let text = format!("Deadline Exceeded while model '{model}' version {version} was being loaded");
+    let text =
+        format!("Deadline Exceeded while model '{model}' version {version} was being loaded");
     Status::new(Code::DeadlineExceeded, text)
 }

@@ -101,8 +101,14 @@ pub(crate) struct OpenStream {
 impl OpenStream {
     fn new(worker: &Rc<Worker>, control: &Rc<Control>) -> Self {
         control.streams.set(control.streams.get() + 1);
-        worker.load.streams.store(worker.load.streams.load(Relaxed) + 1, Relaxed);
-        Self { worker: Rc::clone(worker), control: Rc::clone(control) }
+        worker
+            .load
+            .streams
+            .store(worker.load.streams.load(Relaxed) + 1, Relaxed);
+        Self {
+            worker: Rc::clone(worker),
+            control: Rc::clone(control),
+        }
     }
 }
 
@@ -113,7 +119,10 @@ impl Drop for OpenStream {
             self.control.last_used.set(Instant::now());
         }
         // Only this thread writes it.
-        self.worker.load.streams.store(self.worker.load.streams.load(Relaxed) - 1, Relaxed);
+        self.worker
+            .load
+            .streams
+            .store(self.worker.load.streams.load(Relaxed) - 1, Relaxed);
     }
 }
 
@@ -122,9 +131,13 @@ pub(crate) async fn serve(worker: Rc<Worker>, tcp: std::net::TcpStream, admitted
     // Its place is given back when this ends, whichever way.
     let _place = (admitted, worker.count_connection());
     let patience = Duration::from_millis(worker.shared.settings.handshake_timeout_ms);
-    let Ok(Ok(io)) = tokio::net::TcpStream::from_std(tcp).map(Io::new) else { return };
+    let Ok(Ok(io)) = tokio::net::TcpStream::from_std(tcp).map(Io::new) else {
+        return;
+    };
     let handshake = builder(&worker.shared.settings).handshake(io);
-    let Ok(Ok(mut h2)) = timeout(patience, handshake).await else { return };
+    let Ok(Ok(mut h2)) = timeout(patience, handshake).await else {
+        return;
+    };
     let control = Rc::new(Control::new());
     worker.register(&control);
     if worker.shared.draining.load(Relaxed) {

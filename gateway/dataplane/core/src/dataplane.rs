@@ -48,9 +48,16 @@ impl Dataplane {
         let workers = (0..count)
             .map(|index| worker::start(index, &shared))
             .collect::<io::Result<Vec<_>>>()?;
-        let targets = workers.iter().map(|w| (w.commands.clone(), Arc::clone(&w.load))).collect();
+        let targets = workers
+            .iter()
+            .map(|w| (w.commands.clone(), Arc::clone(&w.load)))
+            .collect();
         let acceptor = Acceptor::start(listener, targets, Arc::clone(&shared))?;
-        Ok(Self { shared, port, threads: Mutex::new(Threads { acceptor, workers }) })
+        Ok(Self {
+            shared,
+            port,
+            threads: Mutex::new(Threads { acceptor, workers }),
+        })
     }
 
     /// The bound port.

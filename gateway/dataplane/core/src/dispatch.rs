@@ -73,11 +73,16 @@ async fn others(
     body: RecvStream,
 ) -> Result<(), Failure> {
     let path = head.uri.path();
-    match path.strip_prefix("/inference.GRPCInferenceService/").unwrap_or(path) {
+    match path
+        .strip_prefix("/inference.GRPCInferenceService/")
+        .unwrap_or(path)
+    {
         "ModelStreamInfer" => stream::infer(worker, client, head, body).await,
         "ModelMetadata" => forward::about_model(worker, client, head, body, About::Metadata).await,
         "ModelConfig" => forward::about_model(worker, client, head, body, About::Config).await,
-        "ModelStatistics" => forward::about_model(worker, client, head, body, About::Statistics).await,
+        "ModelStatistics" => {
+            forward::about_model(worker, client, head, body, About::Statistics).await
+        }
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
         | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => {
             reflection::info(worker, client, &head.headers, body).await
@@ -94,16 +99,18 @@ async fn answered_here(
     body: RecvStream,
 ) -> Result<(), Failure> {
     let path = head.uri.path();
-    let make: fn(&Worker, &[u8]) -> Result<_, Status> =
-        match path.strip_prefix("/inference.GRPCInferenceService/").unwrap_or(path) {
-            "ServerLive" => |_, _| Ok(answer::server_live()),
-            "ServerReady" => |worker, _| Ok(answer::server_ready(worker)),
-            "ServerMetadata" => |worker, _| Ok(answer::server_metadata(worker)),
-            "ModelReady" => answer::model_ready,
-            "RepositoryIndex" => answer::repository_index,
-            "/grpc.health.v1.Health/Check" => health::check,
-            _ => return not_ours(worker, client, head, body).await,
-        };
+    let make: fn(&Worker, &[u8]) -> Result<_, Status> = match path
+        .strip_prefix("/inference.GRPCInferenceService/")
+        .unwrap_or(path)
+    {
+        "ServerLive" => |_, _| Ok(answer::server_live()),
+        "ServerReady" => |worker, _| Ok(answer::server_ready(worker)),
+        "ServerMetadata" => |worker, _| Ok(answer::server_metadata(worker)),
+        "ModelReady" => answer::model_ready,
+        "RepositoryIndex" => answer::repository_index,
+        "/grpc.health.v1.Health/Check" => health::check,
+        _ => return not_ours(worker, client, head, body).await,
+    };
     let request = forward::receive_whole(worker, client, head, body).await?;
     let answer = make(worker, &request)?;
     client.reply(answer).await

@@ -59,7 +59,11 @@ pub(crate) async fn forward(
     if body.is_end_stream() {
         return trailers_only(worker, client, head, rename.names, routed, backend);
     }
-    let mut framer = Framer::new(rename.tail, head.headers(), Caps::of(&worker.shared.settings));
+    let mut framer = Framer::new(
+        rename.tail,
+        head.headers(),
+        Caps::of(&worker.shared.settings),
+    );
     mark(head.headers_mut(), worker, routed);
     client.head(head, false)?;
     messages(client, &mut body, &mut framer, backend).await?;
@@ -119,7 +123,10 @@ async fn messages(
     if framer.is_between() {
         return Ok(());
     }
-    Err(Status::internal(format!("backend '{backend}' ended its answer inside a message")).into())
+    Err(Status::internal(format!(
+        "backend '{backend}' ended its answer inside a message"
+    ))
+    .into())
 }
 
 /// End an answer with the backend's trailers; gives the gRPC code.
@@ -144,7 +151,9 @@ pub(crate) fn end(
 /// Put the logical name into a backend's text, and cut it.
 pub(crate) fn rewrite_text(headers: &mut HeaderMap, names: Option<(&str, &str)>) {
     let (triton, logical) = names.unwrap_or(("", ""));
-    let Some(text) = headers.get(GRPC_MESSAGE) else { return };
+    let Some(text) = headers.get(GRPC_MESSAGE) else {
+        return;
+    };
     if let Some(text) = rewrite_message(text.as_bytes(), triton, logical) {
         headers.insert(GRPC_MESSAGE, message_value(text));
     }

@@ -120,23 +120,42 @@ pub(crate) struct Teller {
 
 impl Teller {
     pub(crate) fn new(events: &Arc<Events>, totals: &Arc<ThreadTotals>) -> Self {
-        Self { events: Arc::clone(events), totals: Arc::clone(totals) }
+        Self {
+            events: Arc::clone(events),
+            totals: Arc::clone(totals),
+        }
     }
 
     /// Ask for a load; false where the event could not be kept.
     pub(crate) fn cold(&self, model: &str, version: &str) -> bool {
         let (model, version) = (model.to_owned(), version.to_owned());
         let (backend, detail) = <_>::default();
-        self.tell(Event { kind: EventKind::Cold, model, version, backend, detail })
+        self.tell(Event {
+            kind: EventKind::Cold,
+            model,
+            version,
+            backend,
+            detail,
+        })
     }
 
     /// Tell that a backend went down or came up, unless that was told already.
     pub(crate) fn backend(&self, name: &str, is_down: bool, detail: &str) {
         if self.events.is_news(name, is_down) {
-            let kind = if is_down { EventKind::BackendDown } else { EventKind::BackendUp };
+            let kind = if is_down {
+                EventKind::BackendDown
+            } else {
+                EventKind::BackendUp
+            };
             let (model, version) = <_>::default();
             let (backend, detail) = (name.to_owned(), detail.to_owned());
-            self.tell(Event { kind, model, version, backend, detail });
+            self.tell(Event {
+                kind,
+                model,
+                version,
+                backend,
+                detail,
+            });
         }
     }
 

@@ -64,7 +64,9 @@ pub(crate) async fn exchange(
     for try_number in 1..=TRIES {
         let chosen = worker.with_table(|table| {
             let (backend, upstream) =
-                worker.pool.choose(table, ask.backends, &tried, &worker.draws)?;
+                worker
+                    .pool
+                    .choose(table, ask.backends, &tried, &worker.draws)?;
             Some((backend.id, upstream))
         });
         let Some((id, upstream)) = chosen else { break };
@@ -77,11 +79,24 @@ pub(crate) async fn exchange(
             }
         };
         let may_retry = message.is_kept() && try_number < TRIES;
-        let headers = if may_retry { ask.headers.clone() } else { std::mem::take(&mut ask.headers) };
+        let headers = if may_retry {
+            ask.headers.clone()
+        } else {
+            std::mem::take(&mut ask.headers)
+        };
         let sent = Instant::now();
         let request = request(&upstream, ask.path, headers, client, worker, sent);
         match attempt(client, message, &lease, request, &ask.tail).await {
-            Ok(response) => return Ok((response, Via { lease, backend: id, sent })),
+            Ok(response) => {
+                return Ok((
+                    response,
+                    Via {
+                        lease,
+                        backend: id,
+                        sent,
+                    },
+                ))
+            }
             Err(Missed::Unprocessed(status)) if may_retry => {
                 last = Some(status);
                 if ask.backends.len() > 1 {
@@ -91,10 +106,14 @@ pub(crate) async fn exchange(
             Err(Missed::Unprocessed(status)) => return Err(status.into()),
             Err(Missed::Final(failure)) => return Err(failure),
         }
-        let Some(upload) = client.upload.take() else { break };
+        let Some(upload) = client.upload.take() else {
+            break;
+        };
         message = upload.into_message();
     }
-    Err(last.unwrap_or_else(|| Status::unavailable(format!("no backend serves {}", (ask.what)()))).into())
+    Err(last
+        .unwrap_or_else(|| Status::unavailable(format!("no backend serves {}", (ask.what)())))
+        .into())
 }
 
 async fn open(
@@ -144,7 +163,11 @@ async fn attempt(
         Ok(response) => Ok(response),
         Err(error) => {
             let status = Status::of_upstream_error(&error, name);
-            Err(if is_unprocessed(&error) { Missed::Unprocessed(status) } else { Missed::Final(status.into()) })
+            Err(if is_unprocessed(&error) {
+                Missed::Unprocessed(status)
+            } else {
+                Missed::Final(status.into())
+            })
         }
     }
 }
@@ -174,7 +197,9 @@ impl Via {
         worker.with_counters(|table, counters| {
             if let Some(backend) = table.backend(self.backend) {
                 let backend: &Backend = backend;
-                counters.backend(&routed.model, &routed.version, backend).record(micros);
+                counters
+                    .backend(&routed.model, &routed.version, backend)
+                    .record(micros);
             }
         });
     }

@@ -39,7 +39,9 @@ pub(crate) async fn receive(
     body: RecvStream,
 ) -> Result<Message, Failure> {
     let own = own_deadline(headers, client.started)?;
-    client.deadline.set(own.or_else(|| usual_deadline(worker, client.started)));
+    client
+        .deadline
+        .set(own.or_else(|| usual_deadline(worker, client.started)));
     Message::read(client, body, headers, &worker.shared.settings).await
 }
 
@@ -77,7 +79,11 @@ pub(crate) async fn about_model(
         }
     }
     cold::ready_for(worker, client, &mut routed).await?;
-    let path = head.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path = head
+        .uri
+        .into_parts()
+        .path_and_query
+        .unwrap_or_else(|| PathAndQuery::from_static("/"));
     headers::for_backend(&mut headers);
     let ask = Ask {
         path: &path,
@@ -88,9 +94,14 @@ pub(crate) async fn about_model(
     };
     let (response, via) = exchange(worker, client, message, ask).await?;
     let answer = collect(worker, client, response, via.name(), &routed).await?;
-    let Some((mut head, message)) = answer else { return Ok(()) };
+    let Some((mut head, message)) = answer else {
+        return Ok(());
+    };
     let message = encode(worker, &routed, &message, about).map_err(|error| {
-        Status::internal(format!("backend '{}' gave an answer that cannot be read: {error}", via.name()))
+        Status::internal(format!(
+            "backend '{}' gave an answer that cannot be read: {error}",
+            via.name()
+        ))
     })?;
     // What was inflated is plain now.
     head.headers_mut().remove(headers::GRPC_ENCODING);
@@ -103,14 +114,23 @@ fn known_metadata(routed: &Routed) -> Result<Option<Bytes>, Status> {
     if version.metadata.is_empty() {
         return Ok(None);
     }
-    rename_metadata(&version.metadata, &routed.model.name, &[&version.id]).map(Some).map_err(malformed)
+    rename_metadata(&version.metadata, &routed.model.name, &[&version.id])
+        .map(Some)
+        .map_err(malformed)
 }
 
-fn encode(worker: &Worker, routed: &Routed, message: &[u8], about: About) -> Result<Bytes, Malformed> {
+fn encode(
+    worker: &Worker,
+    routed: &Routed,
+    message: &[u8],
+    about: About,
+) -> Result<Bytes, Malformed> {
     let (model, version) = (&*routed.model.name, &*routed.version.id);
     match about {
         About::Metadata => rename_metadata(message, model, &[version]),
-        About::Config => rename_config(message, model, &|triton| logical_name(worker, routed, triton)),
+        About::Config => rename_config(message, model, &|triton| {
+            logical_name(worker, routed, triton)
+        }),
         About::Statistics => rename_statistics(message, model, version),
     }
 }
@@ -123,7 +143,8 @@ fn logical_name(worker: &Worker, routed: &Routed, triton: &str) -> Option<String
     // There is no index for it: only a config with ensemble steps gets here, off the hot path.
     worker.with_table(|table| {
         let mut models = table.models();
-        let model = models.find(|model| model.versions.iter().any(|v| *v.backend_model == *triton))?;
+        let model =
+            models.find(|model| model.versions.iter().any(|v| *v.backend_model == *triton))?;
         Some(model.name.to_string())
     })
 }
@@ -153,11 +174,16 @@ async fn collect(
     let mut reader = Reader::new(body, Caps::of(&worker.shared.settings));
     let mut message = None;
     loop {
-        match client.wait(|_, cx| reader.poll_message(head.headers(), cx)).await? {
+        match client
+            .wait(|_, cx| reader.poll_message(head.headers(), cx))
+            .await?
+        {
             Ok(Some(next)) => message = Some(next),
             Ok(None) => break,
             Err(ReadError::Status(status)) => return Err(status.into()),
-            Err(ReadError::Broken(error)) => return Err(Status::of_upstream_error(&error, backend).into()),
+            Err(ReadError::Broken(error)) => {
+                return Err(Status::of_upstream_error(&error, backend).into())
+            }
         }
     }
     let trailers = client.wait(|_, cx| reader.body().poll_trailers(cx)).await?;
@@ -168,10 +194,15 @@ async fn collect(
         return Ok(Some((head, message)));
     }
     if ok || !last.contains_key(GRPC_STATUS) {
-        return Err(Status::internal(format!("backend '{backend}' gave no answer and no error")).into());
+        return Err(
+            Status::internal(format!("backend '{backend}' gave no answer and no error")).into(),
+        );
     }
     headers::for_client(&mut last);
-    download::rewrite_text(&mut last, Some((&routed.version.backend_model, &routed.model.name)));
+    download::rewrite_text(
+        &mut last,
+        Some((&routed.version.backend_model, &routed.model.name)),
+    );
     let mut refusal = answer_head();
     refusal.headers_mut().extend(last);
     client.head(refusal, true)?;
@@ -189,7 +220,11 @@ pub(crate) async fn pass_through(
     let message = receive(worker, client, &mut headers, body).await?;
     let backends: Vec<u32> =
         worker.with_table(|table| table.backends().iter().map(|backend| backend.id).collect());
-    let path = head.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path = head
+        .uri
+        .into_parts()
+        .path_and_query
+        .unwrap_or_else(|| PathAndQuery::from_static("/"));
     if backends.len() != 1 {
         let text = format!(
             "{} concerns one Triton, and the gateway has {}; call that Triton itself",
@@ -207,6 +242,11 @@ pub(crate) async fn pass_through(
         what: &|| path.to_string(),
     };
     let (response, via) = exchange(worker, client, message, ask).await?;
-    let rename = Rename { tail: Bytes::new(), names: None };
-    download::forward(worker, client, response, via.name(), rename, None).await.map(|_| ())
+    let rename = Rename {
+        tail: Bytes::new(),
+        names: None,
+    };
+    download::forward(worker, client, response, via.name(), rename, None)
+        .await
+        .map(|_| ())
 }

@@ -20,7 +20,10 @@ pub(crate) struct Caps {
 
 impl Caps {
     pub(crate) fn of(settings: &Settings) -> Self {
-        Self { message: settings.max_message, ratio: settings.inflate_ratio }
+        Self {
+            message: settings.max_message,
+            ratio: settings.inflate_ratio,
+        }
     }
 }
 
@@ -31,7 +34,11 @@ enum State {
     /// In a message; so many bytes of it are to come.
     Body { left: usize, raw: bool },
     /// In a compressed message, which is kept until it can be inflated.
-    Packed { len: usize, kept: BytesMut, encoding: Encoding },
+    Packed {
+        len: usize,
+        kept: BytesMut,
+        encoding: Encoding,
+    },
 }
 
 /// Turns DATA frames into pieces for the client.
@@ -46,9 +53,16 @@ pub(crate) struct Framer {
 impl Framer {
     /// `headers` of the answer tell how compressed messages are to be opened.
     pub(crate) fn new(tail: Bytes, headers: &HeaderMap, caps: Caps) -> Self {
-        let encoding =
-            headers.get(GRPC_ENCODING).map(HeaderValue::as_bytes).and_then(Encoding::parse);
-        Self { state: State::Prefix([0; PREFIX], 0), tail, encoding, caps }
+        let encoding = headers
+            .get(GRPC_ENCODING)
+            .map(HeaderValue::as_bytes)
+            .and_then(Encoding::parse);
+        Self {
+            state: State::Prefix([0; PREFIX], 0),
+            tail,
+            encoding,
+            caps,
+        }
     }
 
     /// Whether the answer stands between two messages.
@@ -83,24 +97,43 @@ impl Framer {
         }
     }
 
-    fn begin(&mut self, prefix: Prefix, data: &mut Bytes) -> Result<Option<(Joined, bool)>, Status> {
+    fn begin(
+        &mut self,
+        prefix: Prefix,
+        data: &mut Bytes,
+    ) -> Result<Option<(Joined, bool)>, Status> {
         let len = prefix.len as usize;
         if let (1, Some(encoding)) = (prefix.compressed, self.encoding) {
             check(prefix, self.caps.message)?;
-            self.state = State::Packed { len, kept: BytesMut::new(), encoding };
+            self.state = State::Packed {
+                len,
+                kept: BytesMut::new(),
+                encoding,
+            };
             return self.unpack(data);
         }
         // What cannot be opened cannot be renamed either.
         let raw = prefix.compressed != 0;
         let tail = if raw { 0 } else { self.tail.len() };
         let Some(total) = prefix.len.checked_add(tail as u32) else {
-            return Err(Status::internal("the answer is longer than a gRPC message can be"));
+            return Err(Status::internal(
+                "the answer is longer than a gRPC message can be",
+            ));
         };
         let body = data.split_to(data.len().min(len));
         let done = body.len() == len;
-        self.state = State::Body { left: len - body.len(), raw };
-        let prefix = Prefix { compressed: prefix.compressed, len: total };
-        Ok(Some((Joined::with_prefix(prefix, body, self.end(done, raw)), done)))
+        self.state = State::Body {
+            left: len - body.len(),
+            raw,
+        };
+        let prefix = Prefix {
+            compressed: prefix.compressed,
+            len: total,
+        };
+        Ok(Some((
+            Joined::with_prefix(prefix, body, self.end(done, raw)),
+            done,
+        )))
     }
 
     /// The tail where the message ends, and on to the next one.
@@ -108,11 +141,22 @@ impl Framer {
         if done {
             self.state = State::Prefix([0; PREFIX], 0);
         }
-        if done && !raw { self.tail.clone() } else { Bytes::new() }
+        if done && !raw {
+            self.tail.clone()
+        } else {
+            Bytes::new()
+        }
     }
 
     fn unpack(&mut self, data: &mut Bytes) -> Result<Option<(Joined, bool)>, Status> {
-        let State::Packed { len, kept, encoding } = &mut self.state else { return Ok(None) };
+        let State::Packed {
+            len,
+            kept,
+            encoding,
+        } = &mut self.state
+        else {
+            return Ok(None);
+        };
         kept.extend_from_slice(&data.split_to(data.len().min(*len - kept.len())));
         if kept.len() < *len {
             return Ok(None);
@@ -128,7 +172,10 @@ impl Framer {
 mod tests {
     use super::*;
 
-    const CAPS: Caps = Caps { message: 1 << 20, ratio: 100 };
+    const CAPS: Caps = Caps {
+        message: 1 << 20,
+        ratio: 100,
+    };
 
     fn run(input: &[u8], cut: usize, headers: &HeaderMap) -> Result<(Vec<u8>, usize), Status> {
         let mut framer = Framer::new(Bytes::from_static(b"TAIL"), headers, CAPS);
@@ -150,7 +197,11 @@ mod tests {
         let input = b"\0\0\0\0\x03abc\0\0\0\0\0\0\0\0\0\x01x";
         let expected = b"\0\0\0\0\x07abcTAIL\0\0\0\0\x04TAIL\0\0\0\0\x05xTAIL".to_vec();
         for cut in 1..=input.len() {
-            assert_eq!((expected.clone(), 3), run(input, cut, &HeaderMap::new()).unwrap(), "{cut}");
+            assert_eq!(
+                (expected.clone(), 3),
+                run(input, cut, &HeaderMap::new()).unwrap(),
+                "{cut}"
+            );
         }
     }
 
@@ -160,7 +211,12 @@ mod tests {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         encoder.write_all(b"abc").unwrap();
         let packed = encoder.finish().unwrap();
-        let mut input = Prefix { compressed: 1, len: packed.len() as u32 }.write().to_vec();
+        let mut input = Prefix {
+            compressed: 1,
+            len: packed.len() as u32,
+        }
+        .write()
+        .to_vec();
         input.extend_from_slice(&packed);
         let headers = HeaderMap::from_iter([(GRPC_ENCODING, HeaderValue::from_static("gzip"))]);
         for cut in [1, 7, input.len()] {
@@ -173,6 +229,9 @@ mod tests {
     fn a_message_in_an_encoding_we_cannot_open_passes_as_it_is() {
         let input = b"\x01\0\0\0\x03abc";
 
-        assert_eq!((input.to_vec(), 1), run(input, 4, &HeaderMap::new()).unwrap());
+        assert_eq!(
+            (input.to_vec(), 1),
+            run(input, 4, &HeaderMap::new()).unwrap()
+        );
     }
 }

@@ -29,7 +29,10 @@ fn stops_here(name: &HeaderName) -> bool {
     }
     let name = name.as_str();
     name.starts_with(RESERVED)
-        || matches!(name, "keep-alive" | "proxy-connection" | "grpc-previous-rpc-attempts")
+        || matches!(
+            name,
+            "keep-alive" | "proxy-connection" | "grpc-previous-rpc-attempts"
+        )
 }
 
 /// Take out of `headers` what must not cross. The rest keeps its order, its duplicates and its flags.
@@ -55,7 +58,9 @@ pub(crate) fn for_client(headers: &mut HeaderMap) {
 
 /// Whether a content type is one of gRPC's.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let value = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let value = headers
+        .get(CONTENT_TYPE)
+        .map_or(&b""[..], HeaderValue::as_bytes);
     match value.strip_prefix(b"application/grpc") {
         Some(rest) => matches!(rest.first(), None | Some(b'+' | b';')),
         None => false,
@@ -80,7 +85,10 @@ pub(crate) struct Timeouts {
 impl Timeouts {
     /// `usual` is the deadline of requests that bring none.
     pub(crate) fn new(usual: Duration) -> Self {
-        Self { usual, value: timeout_value(usual) }
+        Self {
+            usual,
+            value: timeout_value(usual),
+        }
     }
 
     /// Tell the backend how much time is left.
@@ -91,7 +99,11 @@ impl Timeouts {
         };
         let left = deadline.saturating_duration_since(now);
         let fresh = left <= self.usual && self.usual.saturating_sub(left) < FRESH;
-        let value = if fresh { self.value.clone() } else { rare(timeout_value(left)) };
+        let value = if fresh {
+            self.value.clone()
+        } else {
+            rare(timeout_value(left))
+        };
         headers.insert(GRPC_TIMEOUT, value);
     }
 }
@@ -137,7 +149,12 @@ mod tests {
 
     #[test]
     fn duplicates_keep_their_order_and_binary_values_their_bytes() {
-        let mut headers = map(&[("x-bin", "AAE"), ("x-a", "1"), ("x-a", "2"), ("te", "trailers")]);
+        let mut headers = map(&[
+            ("x-bin", "AAE"),
+            ("x-a", "1"),
+            ("x-a", "2"),
+            ("te", "trailers"),
+        ]);
 
         for_backend(&mut headers);
 
@@ -155,7 +172,11 @@ mod tests {
             ("application/grpc-web", false),
             ("application/json", false),
         ] {
-            assert_eq!(expected, is_grpc(&map(&[("content-type", value)])), "{value}");
+            assert_eq!(
+                expected,
+                is_grpc(&map(&[("content-type", value)])),
+                "{value}"
+            );
         }
         assert!(!is_grpc(&map(&[])));
     }

@@ -31,7 +31,10 @@ fn state(worker: &Worker, service: &[u8]) -> Option<Serving> {
         b"" | b"inference.GRPCInferenceService" | b"readiness" => worker.shared.is_ready(),
         b"liveness" => true,
         model => {
-            let names = Names { model, version: b"" };
+            let names = Names {
+                model,
+                version: b"",
+            };
             match worker.resolve(names) {
                 Ok(routed) => worker.shared.is_ready() && takes_requests(&routed.version),
                 Err(status) if status.code == Code::FailedPrecondition as u8 => false,
@@ -39,7 +42,11 @@ fn state(worker: &Worker, service: &[u8]) -> Option<Serving> {
             }
         }
     };
-    Some(if serving { Serving::Serving } else { Serving::NotServing })
+    Some(if serving {
+        Serving::Serving
+    } else {
+        Serving::NotServing
+    })
 }
 
 /// `Check`.
@@ -47,7 +54,10 @@ pub(crate) fn check(worker: &Worker, request: &[u8]) -> Result<Bytes, Status> {
     let service = health_service(request).map_err(malformed)?;
     let unknown = || {
         let name = String::from_utf8_lossy(service);
-        Status::new(Code::NotFound, format!("there is no service or model '{name}'"))
+        Status::new(
+            Code::NotFound,
+            format!("there is no service or model '{name}'"),
+        )
     };
     state(worker, service).map(health).ok_or_else(unknown)
 }
@@ -69,7 +79,9 @@ pub(crate) async fn watch(
     loop {
         let now = state(worker, service).unwrap_or(Serving::ServiceUnknown);
         if told != Some(now) {
-            client.send(Joined::message(health(now), Bytes::new())).await?;
+            client
+                .send(Joined::message(health(now), Bytes::new()))
+                .await?;
             told = Some(now);
         }
         if worker.shared.is_draining() {

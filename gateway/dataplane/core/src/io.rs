@@ -22,7 +22,10 @@ impl Io {
     /// Wrap a connected stream; Nagle's algorithm is switched off.
     pub(crate) fn new(tcp: TcpStream) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
-        Ok(Self { tcp, started: false })
+        Ok(Self {
+            tcp,
+            started: false,
+        })
     }
 }
 

@@ -23,17 +23,34 @@ impl Joined {
 
     /// The start of a plain message that is `len` bytes long in all.
     pub(crate) fn opening(len: usize, body: Bytes, tail: Bytes) -> Self {
-        Self::with_prefix(Prefix { compressed: 0, len: len as u32 }, body, tail)
+        Self::with_prefix(
+            Prefix {
+                compressed: 0,
+                len: len as u32,
+            },
+            body,
+            tail,
+        )
     }
 
     /// The start of a message with a prefix of its own.
     pub(crate) fn with_prefix(prefix: Prefix, body: Bytes, tail: Bytes) -> Self {
-        Self { prefix: prefix.write(), taken: 0, body, tail }
+        Self {
+            prefix: prefix.write(),
+            taken: 0,
+            body,
+            tail,
+        }
     }
 
     /// Bytes from the middle of a message, or from its end with the tail.
     pub(crate) fn rest(body: Bytes, tail: Bytes) -> Self {
-        Self { prefix: [0; PREFIX], taken: PREFIX as u8, body, tail }
+        Self {
+            prefix: [0; PREFIX],
+            taken: PREFIX as u8,
+            body,
+            tail,
+        }
     }
 
     /// Take the first `count` bytes off, as a piece of its own. `count` is at most what remains.
@@ -88,7 +105,11 @@ impl Buf for Joined {
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let pieces = [&self.prefix[usize::from(self.taken)..], &self.body, &self.tail];
+        let pieces = [
+            &self.prefix[usize::from(self.taken)..],
+            &self.body,
+            &self.tail,
+        ];
         let mut used = 0;
         for piece in pieces {
             if !piece.is_empty() && used < slices.len() {
@@ -148,7 +169,10 @@ mod tests {
             rest.advance(at);
             let mut slices = [IoSlice::new(b""), IoSlice::new(b""), IoSlice::new(b"")];
             let used = rest.chunks_vectored(&mut slices);
-            let flat: Vec<u8> = slices[..used].iter().flat_map(|slice| slice.to_vec()).collect();
+            let flat: Vec<u8> = slices[..used]
+                .iter()
+                .flat_map(|slice| slice.to_vec())
+                .collect();
 
             assert_eq!(whole[at..], flat);
         }

@@ -29,7 +29,10 @@ pub(crate) struct Acceptor {
 
 /// Bind the port; it must not be taken.
 pub(crate) fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
-    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, format!("{host} has no address"));
+    let mut last = io::Error::new(
+        io::ErrorKind::AddrNotAvailable,
+        format!("{host} has no address"),
+    );
     for address in (host, port).to_socket_addrs()? {
         match bind_address(address) {
             Ok(listener) => return Ok(listener),
@@ -40,7 +43,11 @@ pub(crate) fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
 }
 
 fn bind_address(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     // Without it a restart would have to wait for old connections; SO_REUSEPORT, which would let two
     // gateways share a port by mistake, is left off.
     socket.set_reuse_address(true)?;
@@ -63,7 +70,10 @@ impl Acceptor {
         let thread = std::thread::Builder::new()
             .name(name)
             .spawn(move || accept_until(&listener, &stopped, &targets, &shared))?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
     }
 
     /// Close the listening socket. Idempotent.
@@ -77,7 +87,10 @@ impl Acceptor {
 
 fn accept_until(listener: &TcpListener, stop: &OwnedFd, targets: &[Target], shared: &Arc<Shared>) {
     loop {
-        let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+        let mut fds = [
+            PollFd::new(listener, PollFlags::IN),
+            PollFd::new(stop, PollFlags::IN),
+        ];
         // An error here is an interruption by a signal: look again.
         if poll(&mut fds, None).is_err() {
             continue;
@@ -100,12 +113,19 @@ fn accept_until(listener: &TcpListener, stop: &OwnedFd, targets: &[Target], shar
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted)
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+    )
 }
 
 fn hand_out(tcp: std::net::TcpStream, targets: &[Target], shared: &Arc<Shared>) {
-    let Some((commands, load)) = targets.iter().min_by_key(|(_, load)| load.weight()) else { return };
-    let Some(admitted) = shared.admit(load) else { return };
+    let Some((commands, load)) = targets.iter().min_by_key(|(_, load)| load.weight()) else {
+        return;
+    };
+    let Some(admitted) = shared.admit(load) else {
+        return;
+    };
     if tcp.set_nonblocking(true).is_ok() {
         // Fails only while the worker is being stopped, and then the connection ends as it should.
         let _ = commands.send(Command::Accept(tcp, admitted));

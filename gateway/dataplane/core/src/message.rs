@@ -111,16 +111,25 @@ impl Message {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, Failure>> {
         let kept = self.is_kept();
-        let known = if number == 0 { Some(&mut self.first) } else { self.more.get_mut(number - 1) };
+        let known = if number == 0 {
+            Some(&mut self.first)
+        } else {
+            self.more.get_mut(number - 1)
+        };
         if let Some(piece) = known {
-            let piece = if kept { piece.clone() } else { std::mem::take(piece) };
+            let piece = if kept {
+                piece.clone()
+            } else {
+                std::mem::take(piece)
+            };
             return Poll::Ready(Ok(Some(piece)));
         }
         if self.have == self.len {
             return Poll::Ready(Ok(None));
         }
         let piece = ready!(self.poll_more(cx))?;
-        self.more.push(if kept { piece.clone() } else { Bytes::new() });
+        self.more
+            .push(if kept { piece.clone() } else { Bytes::new() });
         Poll::Ready(Ok(Some(piece)))
     }
 
@@ -146,7 +155,10 @@ impl Message {
         if sent <= self.released {
             return;
         }
-        let _ = self.body.flow_control().release_capacity(sent - self.released);
+        let _ = self
+            .body
+            .flow_control()
+            .release_capacity(sent - self.released);
         self.released = sent;
     }
 
@@ -169,7 +181,8 @@ impl Message {
         if let Some(scanner) = &mut self.scanner {
             scanner.feed(&data).map_err(malformed)?;
             if scanner.changed_since_decided() {
-                let text = "model_name and model_version of a large message must come before its tensors";
+                let text =
+                    "model_name and model_version of a large message must come before its tensors";
                 return Err(Status::new(Code::InvalidArgument, text).into());
             }
         }
@@ -203,13 +216,20 @@ impl Message {
     }
 
     fn decided(&self) -> bool {
-        self.scanner.as_ref().is_some_and(|scanner| scanner.decided())
+        self.scanner
+            .as_ref()
+            .is_some_and(|scanner| scanner.decided())
     }
 
     fn inflate(&mut self, encoding: Encoding, settings: &Settings) -> Result<(), Failure> {
         self.release(self.have);
         self.join();
-        let plain = inflate(encoding, &self.first, settings.max_message, settings.inflate_ratio);
+        let plain = inflate(
+            encoding,
+            &self.first,
+            settings.max_message,
+            settings.inflate_ratio,
+        );
         self.first = plain.map_err(|error| inflate_failed(&error))?;
         self.len = self.first.len();
         self.have = self.len;
@@ -222,14 +242,19 @@ impl Message {
         if !self.more.is_empty() {
             let mut all = BytesMut::with_capacity(self.have);
             all.extend_from_slice(&self.first);
-            self.more.drain(..).for_each(|piece| all.extend_from_slice(&piece));
+            self.more
+                .drain(..)
+                .for_each(|piece| all.extend_from_slice(&piece));
             self.first = all.freeze();
         }
     }
 }
 
 /// The prefix, and what came with it of the message.
-async fn read_prefix(client: &mut Client<'_>, body: &mut RecvStream) -> Result<(Prefix, Bytes), Failure> {
+async fn read_prefix(
+    client: &mut Client<'_>,
+    body: &mut RecvStream,
+) -> Result<(Prefix, Bytes), Failure> {
     let mut data = next(client, body).await?.ok_or_else(no_message)?;
     if data.len() < PREFIX {
         let mut start = BytesMut::from(&data[..]);
@@ -257,7 +282,9 @@ async fn next(client: &mut Client<'_>, body: &mut RecvStream) -> Result<Option<B
 /// Refuse what a prefix announces before anything is kept of it.
 pub(crate) fn check(prefix: Prefix, most: usize) -> Result<(), Status> {
     if prefix.compressed > 1 {
-        return Err(Status::internal("the compressed flag of a message is neither 0 nor 1"));
+        return Err(Status::internal(
+            "the compressed flag of a message is neither 0 nor 1",
+        ));
     }
     if prefix.len as usize > most {
         let text = format!(
@@ -271,12 +298,19 @@ pub(crate) fn check(prefix: Prefix, most: usize) -> Result<(), Status> {
 
 /// How compressed messages of a request are to be opened.
 pub(crate) fn encoding_of(headers: &HeaderMap) -> Result<Encoding, Status> {
-    let value = headers.get(GRPC_ENCODING).map_or(&b""[..], HeaderValue::as_bytes);
+    let value = headers
+        .get(GRPC_ENCODING)
+        .map_or(&b""[..], HeaderValue::as_bytes);
     if matches!(value, b"" | b"identity") {
-        return Err(Status::internal("a message is marked as compressed, but grpc-encoding names no encoding"));
+        return Err(Status::internal(
+            "a message is marked as compressed, but grpc-encoding names no encoding",
+        ));
     }
     Encoding::parse(value).ok_or_else(|| {
-        let text = format!("grpc-encoding '{}' is not supported", String::from_utf8_lossy(value));
+        let text = format!(
+            "grpc-encoding '{}' is not supported",
+            String::from_utf8_lossy(value)
+        );
         Status::new(Code::Unimplemented, text)
     })
 }
@@ -291,7 +325,9 @@ pub(crate) fn inflate_failed(error: &InflateError) -> Status {
 }
 
 pub(crate) fn malformed(error: Malformed) -> Status {
-    Status::internal(format!("the request is not a valid protobuf message: {error}"))
+    Status::internal(format!(
+        "the request is not a valid protobuf message: {error}"
+    ))
 }
 
 pub(crate) fn cut_short() -> Status {

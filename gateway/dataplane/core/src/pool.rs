@@ -21,7 +21,12 @@ pub(crate) struct Pool {
 impl Pool {
     /// `most` connections to each backend.
     pub(crate) fn new(most: usize, teller: Teller) -> Self {
-        Self { most, teller, upstreams: RefCell::default(), followed: Cell::new(0) }
+        Self {
+            most,
+            teller,
+            upstreams: RefCell::default(),
+            followed: Cell::new(0),
+        }
     }
 
     /// Give up what a new table no longer has, or has at another address.
@@ -30,7 +35,9 @@ impl Pool {
             return;
         }
         self.upstreams.borrow_mut().retain(|(id, upstream)| {
-            let stays = table.backend(*id).is_some_and(|backend| *backend.address == *upstream.address());
+            let stays = table
+                .backend(*id)
+                .is_some_and(|backend| *backend.address == *upstream.address());
             if !stays {
                 upstream.retire();
             }
@@ -45,7 +52,12 @@ impl Pool {
         if let Some((_, upstream)) = upstreams.iter().find(|(id, _)| *id == backend.id) {
             return Some(Rc::clone(upstream));
         }
-        let made = Upstream::new(&backend.name, &backend.address, self.most, self.teller.clone())?;
+        let made = Upstream::new(
+            &backend.name,
+            &backend.address,
+            self.most,
+            self.teller.clone(),
+        )?;
         upstreams.push((backend.id, Rc::clone(&made)));
         Some(made)
     }
@@ -67,8 +79,14 @@ impl Pool {
             .filter(|id| !tried.contains(id))
             .filter_map(|id| self.at(table, *id))
             .collect();
-        let up: Vec<usize> = (0..open.len()).filter(|at| !open[*at].1.is_down()).collect();
-        let from = if up.is_empty() { (0..open.len()).collect() } else { up };
+        let up: Vec<usize> = (0..open.len())
+            .filter(|at| !open[*at].1.is_down())
+            .collect();
+        let from = if up.is_empty() {
+            (0..open.len()).collect()
+        } else {
+            up
+        };
         let at = less_used(&from, draws, |at| open[at].1.inflight())?;
         open.into_iter().nth(at)
     }
@@ -88,7 +106,11 @@ fn less_used(from: &[usize], draws: &Draws, used: impl Fn(usize) -> usize) -> Op
     let first = draws.below(count);
     let other = (first + 1 + draws.below(count - 1)) % count;
     let (first, other) = (from[first as usize], from[other as usize]);
-    Some(if used(other) < used(first) { other } else { first })
+    Some(if used(other) < used(first) {
+        other
+    } else {
+        first
+    })
 }
 
 #[cfg(test)]
@@ -100,7 +122,10 @@ mod tests {
         let draws = Draws::new();
 
         for _ in 0..100 {
-            assert_eq!(Some(7), less_used(&[3, 7], &draws, |at| if at == 7 { 1 } else { 2 }));
+            assert_eq!(
+                Some(7),
+                less_used(&[3, 7], &draws, |at| if at == 7 { 1 } else { 2 })
+            );
         }
     }
 

@@ -71,14 +71,18 @@ impl Reader {
                     self.data = data;
                 }
                 Some(Err(error)) => return Poll::Ready(Err(ReadError::Broken(error))),
-                None if self.prefix.is_none() && self.start.is_empty() => return Poll::Ready(Ok(None)),
+                None if self.prefix.is_none() && self.start.is_empty() => {
+                    return Poll::Ready(Ok(None))
+                }
                 None => return Poll::Ready(Err(cut_short().into())),
             }
         }
     }
 
     fn take(&mut self, headers: &HeaderMap) -> Result<Option<Bytes>, Status> {
-        let Some(prefix) = self.prefix() else { return Ok(None) };
+        let Some(prefix) = self.prefix() else {
+            return Ok(None);
+        };
         check(prefix, self.caps.message)?;
         let len = prefix.len as usize;
         let message = if self.kept.is_empty() && self.data.len() >= len {

@@ -39,7 +39,10 @@ pub(crate) async fn info(
     let mut reader = Reader::new(body, Caps::of(&worker.shared.settings));
     client.head(answer_head(), false)?;
     loop {
-        let message = match client.wait(|_, cx| reader.poll_message(headers, cx)).await? {
+        let message = match client
+            .wait(|_, cx| reader.poll_message(headers, cx))
+            .await?
+        {
             Ok(Some(message)) => message,
             Ok(None) => return client.trailers(Status::ok().trailers()),
             Err(ReadError::Status(status)) => return Err(status.into()),
@@ -58,7 +61,11 @@ fn answer(request: &[u8]) -> Result<Bytes, Status> {
         Reflection::FileOfSymbol(name) => index.symbols.get(name).map(|at| (*at, name)).ok_or(name),
         Reflection::FileOfExtension(name) | Reflection::ExtensionsOf(name) => Err(name),
         Reflection::Unknown => {
-            return Ok(reflection_error(request, Code::Unimplemented as u8, "unknown reflection request"))
+            return Ok(reflection_error(
+                request,
+                Code::Unimplemented as u8,
+                "unknown reflection request",
+            ))
         }
     };
     Ok(match found {
@@ -96,7 +103,10 @@ impl Index {
         let at = self.files.len();
         let name = payloads(bytes, 1).next().unwrap_or_default();
         let package = payloads(bytes, 2).next().unwrap_or_default();
-        self.files.push(File { bytes, dependencies: payloads(bytes, 3).collect() });
+        self.files.push(File {
+            bytes,
+            dependencies: payloads(bytes, 3).collect(),
+        });
         self.names.insert(name, at);
         payloads(bytes, 4).for_each(|message| self.add_message(at, package, message));
         payloads(bytes, 5).for_each(|kind| self.add_enum(at, package, kind));
@@ -146,8 +156,14 @@ impl Index {
     fn with_dependencies(&self, at: usize) -> Vec<&'static [u8]> {
         let (mut order, mut next) = (vec![at], 0);
         while let Some(at) = order.get(next) {
-            let imports = self.files[*at].dependencies.iter().filter_map(|name| self.names.get(name));
-            let new: Vec<usize> = imports.copied().filter(|import| !order.contains(import)).collect();
+            let imports = self.files[*at]
+                .dependencies
+                .iter()
+                .filter_map(|name| self.names.get(name));
+            let new: Vec<usize> = imports
+                .copied()
+                .filter(|import| !order.contains(import))
+                .collect();
             order.extend(new);
             next += 1;
         }
@@ -157,7 +173,10 @@ impl Index {
 
 /// Payloads of all fields of that number; our own descriptors are well formed.
 fn payloads(message: &'static [u8], number: u32) -> impl Iterator<Item = &'static [u8]> {
-    Fields::new(message).filter_map(Result::ok).filter(move |field| field.is(number)).map(|f| f.payload)
+    Fields::new(message)
+        .filter_map(Result::ok)
+        .filter(move |field| field.is(number))
+        .map(|f| f.payload)
 }
 
 #[cfg(test)]
@@ -171,13 +190,18 @@ mod tests {
     }
 
     fn holds(bytes: &[u8], part: &str) -> bool {
-        bytes.windows(part.len()).any(|window| window == part.as_bytes())
+        bytes
+            .windows(part.len())
+            .any(|window| window == part.as_bytes())
     }
 
     #[test]
     fn every_service_that_is_listed_can_be_described() {
         for service in SERVICES {
-            assert!(index().symbols.contains_key(service.as_bytes()), "{service}");
+            assert!(
+                index().symbols.contains_key(service.as_bytes()),
+                "{service}"
+            );
         }
     }
 
@@ -191,7 +215,11 @@ mod tests {
 
     #[test]
     fn nested_types_fields_and_enum_values_are_symbols() {
-        for symbol in ["inference.ModelInferRequest.InferInputTensor", "inference.ModelInferRequest.id", "inference.TYPE_BOOL"] {
+        for symbol in [
+            "inference.ModelInferRequest.InferInputTensor",
+            "inference.ModelInferRequest.id",
+            "inference.TYPE_BOOL",
+        ] {
             assert!(index().symbols.contains_key(symbol.as_bytes()), "{symbol}");
         }
     }
@@ -201,6 +229,8 @@ mod tests {
         let answer = ask(4, "inference.Nope");
 
         // error_response (7) { error_code (1): 5
-        assert!(answer.windows(4).any(|window| window[0] == 0x3a && window[2..] == [0x08, 0x05]));
+        assert!(answer
+            .windows(4)
+            .any(|window| window[0] == 0x3a && window[2..] == [0x08, 0x05]));
     }
 }

@@ -21,7 +21,11 @@ pub(crate) struct Count {
 impl Count {
     pub(crate) fn start(series: &Arc<Series>, started: Instant) -> Self {
         series.start();
-        Self { series: Arc::clone(series), started, code: None }
+        Self {
+            series: Arc::clone(series),
+            started,
+            code: None,
+        }
     }
 
     /// How it ended. Without this it counts as cancelled, or as internal where its task panicked.
@@ -32,8 +36,13 @@ impl Count {
 
 impl Drop for Count {
     fn drop(&mut self) {
-        let unset = if std::thread::panicking() { Code::Internal } else { Code::Cancelled };
-        self.series.finish(self.code.unwrap_or(unset as u8), micros_since(self.started));
+        let unset = if std::thread::panicking() {
+            Code::Internal
+        } else {
+            Code::Cancelled
+        };
+        self.series
+            .finish(self.code.unwrap_or(unset as u8), micros_since(self.started));
     }
 }
 
@@ -50,6 +59,9 @@ pub(crate) struct Routed {
     pub(crate) arm: HeaderValue,
 }
 
+/// A message of a stream, with its arm's name where it was drawn and the series that it counts in.
+pub(crate) type RoutedMessage = (Routed, Option<Box<str>>, Arc<Series>);
+
 impl Routed {
     fn new(pick: &Pick<'_>) -> Self {
         Self {
@@ -61,7 +73,12 @@ impl Routed {
 
     /// This version as a pick, for what is counted by version.
     pub(crate) fn pick(&self) -> Pick<'_> {
-        Pick { model: &self.model, version: &self.version, arm: None, reference: RefKind::Version }
+        Pick {
+            model: &self.model,
+            version: &self.version,
+            arm: None,
+            reference: RefKind::Version,
+        }
     }
 
     /// What a text calls it.
@@ -72,10 +89,19 @@ impl Routed {
 
 impl Worker {
     /// Route an inference by its names, and count it; a refusal is counted here.
-    pub(crate) fn route(&self, names: Names<'_>, started: Instant) -> Result<(Routed, Count), Status> {
+    pub(crate) fn route(
+        &self,
+        names: Names<'_>,
+        started: Instant,
+    ) -> Result<(Routed, Count), Status> {
         self.with_counters(|table, counters| {
-            match pick(table, names.model, names.version, || self.draws.below(WHOLE)) {
-                Ok(pick) => Ok((Routed::new(&pick), Count::start(counters.series(&pick), started))),
+            match pick(table, names.model, names.version, || {
+                self.draws.below(WHOLE)
+            }) {
+                Ok(pick) => Ok((
+                    Routed::new(&pick),
+                    Count::start(counters.series(&pick), started),
+                )),
                 Err(error) => {
                     Count::start(counters.refused(&error), started).set(error.code());
                     Err(refusal(error))
@@ -102,9 +128,11 @@ impl Worker {
         names: Names<'_>,
         first: bool,
         started: Instant,
-    ) -> Result<(Routed, Option<Box<str>>, Arc<Series>), Status> {
+    ) -> Result<RoutedMessage, Status> {
         self.with_counters(|table, counters| {
-            match pick(table, names.model, names.version, || self.draws.below(WHOLE)) {
+            match pick(table, names.model, names.version, || {
+                self.draws.below(WHOLE)
+            }) {
                 Ok(pick) => {
                     let arm = pick.arm.map(|arm| arm.name.clone());
                     Ok((Routed::new(&pick), arm, Arc::clone(counters.series(&pick))))
@@ -139,5 +167,8 @@ impl Worker {
 }
 
 fn refusal(error: PickError) -> Status {
-    Status { code: error.code(), message: error.message.into() }
+    Status {
+        code: error.code(),
+        message: error.message.into(),
+    }
 }

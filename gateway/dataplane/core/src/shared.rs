@@ -38,7 +38,10 @@ impl Shared {
         let room = |open| (open < most).then_some(open + 1);
         self.connections.fetch_update(Relaxed, Relaxed, room).ok()?;
         load.connections.fetch_add(1, Relaxed);
-        Some(Admitted { shared: Arc::clone(self), load: Arc::clone(load) })
+        Some(Admitted {
+            shared: Arc::clone(self),
+            load: Arc::clone(load),
+        })
     }
 }
 

@@ -58,7 +58,10 @@ pub(crate) struct Status {
 
 impl Status {
     pub(crate) fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code: code as u8, message: message.into() }
+        Self {
+            code: code as u8,
+            message: message.into(),
+        }
     }
 
     pub(crate) fn ok() -> Self {
@@ -75,7 +78,9 @@ impl Status {
 
     /// A backend that cannot be reached, of what was asked for.
     pub(crate) fn no_backend(backend: &str, what: &str, reason: &str) -> Self {
-        Self::unavailable(format!("backend '{backend}' of {what} does not answer: {reason}"))
+        Self::unavailable(format!(
+            "backend '{backend}' of {what} does not answer: {reason}"
+        ))
     }
 
     pub(crate) fn deadline() -> Self {
@@ -103,20 +108,22 @@ impl Status {
     fn put(&self, headers: &mut HeaderMap) {
         headers.insert(GRPC_STATUS, digits(self.code));
         if !self.message.is_empty() {
-            headers.insert(GRPC_MESSAGE, message_value(text::encode_message(&self.message)));
+            headers.insert(
+                GRPC_MESSAGE,
+                message_value(text::encode_message(&self.message)),
+            );
         }
     }
 
     /// What a reset of the upstream stream, or its end without a status, means for the client.
     pub(crate) fn of_upstream_error(error: &h2::Error, backend: &str) -> Self {
         let code = match error.reason() {
-            Some(Reason::REFUSED_STREAM) => Code::Unavailable,
+            None | Some(Reason::REFUSED_STREAM) => Code::Unavailable,
             Some(Reason::CANCEL) => Code::Cancelled,
             Some(Reason::ENHANCE_YOUR_CALM) => Code::ResourceExhausted,
             Some(Reason::INADEQUATE_SECURITY) => Code::PermissionDenied,
             Some(_) if error.is_go_away() => Code::Unavailable,
             Some(_) => Code::Internal,
-            None => Code::Unavailable,
         };
         Self::new(code, format!("backend '{backend}': {error}"))
     }
@@ -132,7 +139,10 @@ impl Status {
             _ => Code::Unknown,
         };
         let status = status.as_u16();
-        Self::new(code, format!("backend '{backend}' ended the answer without a gRPC status (HTTP {status})"))
+        Self::new(
+            code,
+            format!("backend '{backend}' ended the answer without a gRPC status (HTTP {status})"),
+        )
     }
 }
 
@@ -184,7 +194,15 @@ mod tests {
 
     #[test]
     fn http_statuses_map_as_the_grpc_specification_says() {
-        for (http, code) in [(200, 2), (401, 16), (403, 7), (404, 12), (429, 14), (503, 14), (400, 13)] {
+        for (http, code) in [
+            (200, 2),
+            (401, 16),
+            (403, 7),
+            (404, 12),
+            (429, 14),
+            (503, 14),
+            (400, 13),
+        ] {
             let status = Status::of_http(StatusCode::from_u16(http).unwrap(), "t0");
             assert_eq!(code, status.code, "HTTP {http}");
         }

@@ -45,7 +45,11 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     pub(crate) fn new() -> Self {
-        Self { thread: Cell::new((seed() >> 16) as u32), next: Cell::new(0), batch: RefCell::default() }
+        Self {
+            thread: Cell::new((seed() >> 16) as u32),
+            next: Cell::new(0),
+            batch: RefCell::default(),
+        }
     }
 
     /// The next token. Never indexed by header compression, because it comes only once.
@@ -101,7 +105,10 @@ mod tests {
         }
 
         // Ten standard errors of a fair draw: never in a lifetime by chance.
-        assert!(counts.iter().all(|count| count.abs_diff(10_000) < 950), "{counts:?}");
+        assert!(
+            counts.iter().all(|count| count.abs_diff(10_000) < 950),
+            "{counts:?}"
+        );
     }
 
     #[test]

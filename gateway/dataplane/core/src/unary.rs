@@ -62,10 +62,14 @@ async fn receive(
     body: RecvStream,
 ) -> Result<(Message, Routed, Count), Refused> {
     let own = own_deadline(headers, client.started).map_err(Failure::from)?;
-    client.deadline.set(own.or_else(|| usual_deadline(worker, client.started)));
+    client
+        .deadline
+        .set(own.or_else(|| usual_deadline(worker, client.started)));
     let message = Message::read(client, body, headers, &worker.shared.settings).await?;
     let names = message.names().map_err(Failure::from)?;
-    let (routed, count) = worker.route(names, client.started).map_err(Refused::Counted)?;
+    let (routed, count) = worker
+        .route(names, client.started)
+        .map_err(Refused::Counted)?;
     if let (None, Some(time)) = (own, routed.model.deadline) {
         client.deadline.set(Some(client.started + time));
     }
@@ -73,17 +77,26 @@ async fn receive(
 }
 
 /// The client's own deadline.
-pub(crate) fn own_deadline(headers: &http::HeaderMap, started: Instant) -> Result<Option<Instant>, Status> {
+pub(crate) fn own_deadline(
+    headers: &http::HeaderMap,
+    started: Instant,
+) -> Result<Option<Instant>, Status> {
     match headers::client_timeout(headers) {
         Ok(time) => Ok(time.and_then(|time| started.checked_add(time))),
-        Err(()) => Err(Status::internal("grpc-timeout is malformed: at most 8 digits and one of H M S m u n")),
+        Err(()) => Err(Status::internal(
+            "grpc-timeout is malformed: at most 8 digits and one of H M S m u n",
+        )),
     }
 }
 
 /// The deadline of unary calls that bring none.
 pub(crate) fn usual_deadline(worker: &Worker, started: Instant) -> Option<Instant> {
     let time = Duration::from_millis(worker.shared.settings.default_deadline_ms);
-    if time.is_zero() { None } else { started.checked_add(time) }
+    if time.is_zero() {
+        None
+    } else {
+        started.checked_add(time)
+    }
 }
 
 async fn answer(
@@ -108,7 +121,8 @@ async fn answer(
         tail: version.answer_tail.clone(),
         names: Some((&version.backend_model, &routed.model.name)),
     };
-    let outcome = download::forward(worker, client, response, via.name(), rename, Some(routed)).await;
+    let outcome =
+        download::forward(worker, client, response, via.name(), rename, Some(routed)).await;
     via.count(worker, routed);
     outcome
 }

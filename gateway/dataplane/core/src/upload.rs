@@ -54,7 +54,9 @@ impl Upload {
             if self.send.is_some() && !self.piece.has_remaining() {
                 (self.piece, self.last) = ready!(self.poll_piece(cx))?;
             }
-            let Some(send) = &mut self.send else { return Poll::Ready(Ok(())) };
+            let Some(send) = &mut self.send else {
+                return Poll::Ready(Ok(()));
+            };
             if self.last && !self.piece.has_remaining() {
                 let _ = send.send_data(Joined::from(Bytes::new()), true);
                 self.send = None;

@@ -135,7 +135,10 @@ impl Upstream {
         loop {
             let (index, conn) = self.least_used(tried)?;
             // Everything that waits here waits for `changed`, so nobody needs this waker.
-            let ready = conn.send.borrow_mut().poll_ready(&mut Context::from_waker(Waker::noop()));
+            let ready = conn
+                .send
+                .borrow_mut()
+                .poll_ready(&mut Context::from_waker(Waker::noop()));
             match ready {
                 Poll::Ready(Ok(())) => return self.lease(conn),
                 Poll::Ready(Err(_)) => self.remove(&conn),
@@ -170,7 +173,10 @@ impl Upstream {
 
     fn least_used(&self, tried: u64) -> Option<(usize, Rc<Conn>)> {
         let conns = self.conns.borrow();
-        let open = conns.iter().enumerate().filter(|(index, _)| tried & (1 << index) == 0);
+        let open = conns
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| tried & (1 << index) == 0);
         let (index, conn) = open.min_by_key(|(_, conn)| conn.streams.get())?;
         Some((index, Rc::clone(conn)))
     }
@@ -182,26 +188,40 @@ impl Upstream {
         }
         conn.streams.set(streams + 1);
         self.inflight.set(self.inflight.get() + 1);
-        Some(Lease { conn, upstream: self.me.upgrade()? })
+        Some(Lease {
+            conn,
+            upstream: self.me.upgrade()?,
+        })
     }
 
     fn grow(&self) {
         if self.conns.borrow().len() >= self.most || self.connecting.get() {
             return;
         }
-        if self.grow_after.get().is_none_or(|after| after <= Instant::now()) {
+        if self
+            .grow_after
+            .get()
+            .is_none_or(|after| after <= Instant::now())
+        {
             self.connect(Duration::ZERO);
         }
     }
 
     fn connect(&self, pause: Duration) {
         if !self.connecting.replace(true) {
-            tokio::task::spawn_local(keep_connecting(self.me.clone(), self.address.clone(), pause));
+            tokio::task::spawn_local(keep_connecting(
+                self.me.clone(),
+                self.address.clone(),
+                pause,
+            ));
         }
     }
 
     fn connected(&self, send: SendRequest<Joined>) -> Rc<Conn> {
-        let conn = Rc::new(Conn { send: RefCell::new(send), streams: Cell::new(0) });
+        let conn = Rc::new(Conn {
+            send: RefCell::new(send),
+            streams: Cell::new(0),
+        });
         self.conns.borrow_mut().push(Rc::clone(&conn));
         self.connecting.set(false);
         if self.down.take().is_some() {
@@ -288,15 +308,24 @@ async fn keep_connecting(upstream: Weak<Upstream>, address: Box<str>, mut pause:
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
-        if upstream.upgrade().is_none_or(|upstream| upstream.retired.get()) {
+        if upstream
+            .upgrade()
+            .is_none_or(|upstream| upstream.retired.get())
+        {
             return;
         }
         let outcome = match timeout(CONNECT_TIMEOUT, open_connection(&upstream, &address)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 3 s")),
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "no answer within 3 s",
+            )),
         };
         let Err(error) = outcome else { return };
-        if !upstream.upgrade().is_some_and(|upstream| upstream.failed(&error)) {
+        if !upstream
+            .upgrade()
+            .is_some_and(|upstream| upstream.failed(&error))
+        {
             return;
         }
         pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
@@ -310,15 +339,22 @@ async fn open_connection(upstream: &Weak<Upstream>, address: &str) -> io::Result
     let socket = SockRef::from(&tcp);
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(DEAD_AFTER))?;
     socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;
-    let (send, mut connection) = builder().handshake(Io::new(tcp)?).await.map_err(io::Error::other)?;
-    let mut pings = connection.ping_pong().ok_or_else(|| io::Error::other("no pings"))?;
+    let (send, mut connection) = builder()
+        .handshake(Io::new(tcp)?)
+        .await
+        .map_err(io::Error::other)?;
+    let mut pings = connection
+        .ping_pong()
+        .ok_or_else(|| io::Error::other("no pings"))?;
     pings.send_ping(Ping::opaque()).map_err(io::Error::other)?;
     std::future::poll_fn(|cx| match pings.poll_pong(cx) {
         Poll::Ready(outcome) => Poll::Ready(outcome.map(|_| ()).map_err(io::Error::other)),
         Poll::Pending => match Pin::new(&mut connection).poll(cx) {
             Poll::Ready(Ok(())) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
             Poll::Ready(Err(error)) => Poll::Ready(Err(io::Error::other(error))),
-            Poll::Pending => pings.poll_pong(cx).map(|pong| pong.map(|_| ()).map_err(io::Error::other)),
+            Poll::Pending => pings
+                .poll_pong(cx)
+                .map(|pong| pong.map(|_| ()).map_err(io::Error::other)),
         },
     })
     .await?;

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::rc::{Rc, Weak};
+use std::sync::mpsc::sync_channel;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -86,7 +87,10 @@ impl Worker {
     }
 
     /// Look at today's table and count.
-    pub(crate) fn with_counters<T>(&self, look: impl FnOnce(&Table, &mut ThreadCounters) -> T) -> T {
+    pub(crate) fn with_counters<T>(
+        &self,
+        look: impl FnOnce(&Table, &mut ThreadCounters) -> T,
+    ) -> T {
         self.with_table(|table| look(table, &mut self.counters.borrow_mut()))
     }
 
@@ -102,7 +106,9 @@ impl Worker {
     }
 
     fn each_connection(&self, mut act: impl FnMut(&Control)) {
-        self.connections.borrow_mut().retain(|weak| weak.upgrade().map(|control| act(&control)).is_some());
+        self.connections
+            .borrow_mut()
+            .retain(|weak| weak.upgrade().map(|control| act(&control)).is_some());
     }
 }
 
@@ -119,17 +125,29 @@ impl Drop for CountedConnection {
 pub(crate) fn start(index: usize, shared: &Arc<Shared>) -> io::Result<WorkerHandle> {
     let (commands, inbox) = mpsc::unbounded_channel();
     let load = Arc::new(Load::default());
-    let runtime_ready = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-    // Built here only to fail early and clearly; a local runtime belongs to the thread that builds it.
-    drop(runtime_ready?);
     let (shared, load_of_thread) = (Arc::clone(shared), Arc::clone(&load));
-    let thread = std::thread::Builder::new().name(format!("stagegate-{index}")).spawn(move || {
-        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-        if let Ok(runtime) = runtime {
-            runtime.block_on(run(Worker::new(&shared, load_of_thread), inbox));
-        }
-    })?;
-    Ok(WorkerHandle { commands, load, thread })
+    // A local runtime belongs to the thread that builds it, so that thread tells whether it could.
+    let (tell, built) = sync_channel(1);
+    let thread = std::thread::Builder::new()
+        .name(format!("stagegate-{index}"))
+        .spawn(move || {
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .build_local(LocalOptions::default());
+            match runtime {
+                Ok(runtime) => {
+                    let _ = tell.send(Ok(()));
+                    runtime.block_on(run(Worker::new(&shared, load_of_thread), inbox));
+                }
+                Err(error) => drop(tell.send(Err(error))),
+            }
+        })?;
+    built.recv().map_err(io::Error::other)??;
+    Ok(WorkerHandle {
+        commands,
+        load,
+        thread,
+    })
 }
 
 async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {

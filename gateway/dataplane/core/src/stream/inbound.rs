@@ -2,14 +2,12 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
 use h2::RecvStream;
 use http::Request;
-use stagegate_table::Series;
 use stagegate_wire::names::{scan_message, Names};
 use stagegate_wire::stream::{error_answer, request_id};
 
@@ -19,7 +17,7 @@ use crate::framer::Caps;
 use crate::joined::Joined;
 use crate::message::malformed;
 use crate::reader::{ReadError, Reader};
-use crate::routed::{Count, Routed};
+use crate::routed::{Count, Routed, RoutedMessage};
 use crate::status::Status;
 use crate::unary::path;
 use crate::upstream::{Lease, Unreachable};
@@ -66,7 +64,11 @@ pub(super) async fn take_messages(
             refuse(session, status, &message).await?;
         }
     }
-    session.legs.borrow().iter().for_each(|leg| leg.half_close());
+    session
+        .legs
+        .borrow()
+        .iter()
+        .for_each(|leg| leg.half_close());
     Ok(())
 }
 
@@ -76,9 +78,19 @@ async fn refuse(session: &Session<'_>, status: Status, message: &[u8]) -> Result
     if session.strict {
         return Err(status.into());
     }
-    poll_fn(|_| if session.local_is_full() { Poll::Pending } else { Poll::Ready(()) }).await;
+    poll_fn(|_| {
+        if session.local_is_full() {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    })
+    .await;
     let id = request_id(message).unwrap_or_default();
-    session.local.borrow_mut().push_back(error_answer(&status.message, id).into());
+    session
+        .local
+        .borrow_mut()
+        .push_back(error_answer(&status.message, id).into());
     Ok(())
 }
 
@@ -91,7 +103,10 @@ async fn take(
     let names = scan_message(&message).map_err(malformed)?;
     let (mut routed, arm, series) = route(session, known, names, started)?;
     cold::ready(session.worker, &mut routed).await?;
-    let before = known.iter().find(|known| known.is(names)).map(|known| known.backend);
+    let before = known
+        .iter()
+        .find(|known| known.is(names))
+        .map(|known| known.backend);
     let leg = leg_for(session, &routed, before).await?;
     remember(known, names, &routed, arm, leg.backend);
     let mut piece = Joined::message(message.clone(), routed.version.request_tail.clone());
@@ -99,10 +114,11 @@ async fn take(
     if poll_fn(|cx| leg.poll_send(&mut piece, cx)).await {
         return Ok(());
     }
-    Err(Status::unavailable(format!("backend '{}' ended the stream", leg.name())))
+    Err(Status::unavailable(format!(
+        "backend '{}' ended the stream",
+        leg.name()
+    )))
 }
-
-type Way = (Routed, Option<Box<str>>, Arc<Series>);
 
 /// The same arm as before while it has weight; else as for any request. The first message counts the
 /// stream.
@@ -111,10 +127,12 @@ fn route(
     known: &[Known],
     names: Names<'_>,
     started: Instant,
-) -> Result<Way, Status> {
+) -> Result<RoutedMessage, Status> {
     let worker = session.worker;
     let before = known.iter().find(|known| known.is(names));
-    if let Some((logical, arm)) = before.and_then(|known| Some((&known.logical, known.arm.as_ref()?))) {
+    if let Some((logical, arm)) =
+        before.and_then(|known| Some((&known.logical, known.arm.as_ref()?)))
+    {
         if let Some((routed, series)) = worker.route_on_arm(logical, arm) {
             return Ok((routed, Some(arm.clone()), series));
         }
@@ -143,7 +161,13 @@ fn remember(
         known.remove(0);
     }
     let (model, version) = (names.model.into(), names.version.into());
-    known.push(Known { model, version, logical: routed.model.name.clone(), arm, backend });
+    known.push(Known {
+        model,
+        version,
+        logical: routed.model.name.clone(),
+        arm,
+        backend,
+    });
 }
 
 /// The leg of a backend that has the version: the one that this model used, else any, else a new one.
@@ -166,7 +190,11 @@ fn open_leg(session: &Session<'_>, backends: &[u32], before: Option<u32>) -> Opt
     let legs = session.legs.borrow();
     let mut fitting = legs.iter().filter(|leg| backends.contains(&leg.backend));
     let first = fitting.clone().next()?;
-    Some(Rc::clone(fitting.find(|leg| Some(leg.backend) == before).unwrap_or(first)))
+    Some(Rc::clone(
+        fitting
+            .find(|leg| Some(leg.backend) == before)
+            .unwrap_or(first),
+    ))
 }
 
 async fn open_lease(session: &Session<'_>, routed: &Routed) -> Result<(u32, Lease), Status> {
@@ -194,11 +222,21 @@ async fn open_lease(session: &Session<'_>, routed: &Routed) -> Result<(u32, Leas
 fn begin(session: &Session<'_>, backend: u32, lease: Lease) -> Result<Leg, Status> {
     let worker = session.worker;
     let mut headers = session.forwarded.clone();
-    worker.timeouts.set(&mut headers, session.deadline, Instant::now());
+    worker
+        .timeouts
+        .set(&mut headers, session.deadline, Instant::now());
     let upstream = lease.upstream();
-    let request: Request<()> =
-        upstream.request(path("/inference.GRPCInferenceService/ModelStreamInfer"), headers);
-    let streams =
-        lease.send(request, false).map_err(|error| Status::of_upstream_error(&error, upstream.name()))?;
-    Ok(Leg::new(backend, lease, streams, Caps::of(&worker.shared.settings)))
+    let request: Request<()> = upstream.request(
+        path("/inference.GRPCInferenceService/ModelStreamInfer"),
+        headers,
+    );
+    let streams = lease
+        .send(request, false)
+        .map_err(|error| Status::of_upstream_error(&error, upstream.name()))?;
+    Ok(Leg::new(
+        backend,
+        lease,
+        streams,
+        Caps::of(&worker.shared.settings),
+    ))
 }

@@ -98,14 +98,21 @@ impl Leg {
         if served.len() >= REMEMBERED {
             served.remove(0);
         }
-        served.push(Served { routed, series, asked: Some(now), answered: now });
+        served.push(Served {
+            routed,
+            series,
+            asked: Some(now),
+            answered: now,
+        });
     }
 
     /// Send as much of a message as the backend takes. Ready when all is sent, false where nothing can
     /// be sent any more.
     pub(super) fn poll_send(&self, piece: &mut Joined, cx: &mut Context<'_>) -> Poll<bool> {
         let mut send = self.send.borrow_mut();
-        let Some(stream) = send.as_mut() else { return Poll::Ready(false) };
+        let Some(stream) = send.as_mut() else {
+            return Poll::Ready(false);
+        };
         while piece.has_remaining() {
             let Some(room) = ready!(poll_room(stream, piece.remaining(), cx)) else {
                 *send = None;
@@ -134,7 +141,8 @@ impl Leg {
             Receive::Done => Poll::Pending,
             Receive::Head(response) => {
                 let response = ready!(Pin::new(response).poll(cx));
-                let response = response.map_err(|error| Status::of_upstream_error(&error, self.name()))?;
+                let response =
+                    response.map_err(|error| Status::of_upstream_error(&error, self.name()))?;
                 let (head, body) = accept_head(response, self.name())?;
                 if body.is_end_stream() {
                     *receive = Receive::Done;
@@ -155,7 +163,8 @@ impl Leg {
                 }
                 let trailers = ready!(reader.body().poll_trailers(cx));
                 *receive = Receive::Done;
-                let trailers = trailers.map_err(|error| Status::of_upstream_error(&error, self.name()))?;
+                let trailers =
+                    trailers.map_err(|error| Status::of_upstream_error(&error, self.name()))?;
                 Poll::Ready(Ok(Next::End(trailers.unwrap_or_default())))
             }
         }
@@ -165,15 +174,26 @@ impl Leg {
     pub(super) fn rename_text(&self, text: &str) -> String {
         let served = self.served.borrow();
         served.iter().fold(text.to_owned(), |text, known| {
-            replace_name(&text, &known.routed.version.backend_model, &known.routed.model.name).into_owned()
+            replace_name(
+                &text,
+                &known.routed.version.backend_model,
+                &known.routed.model.name,
+            )
+            .into_owned()
         })
     }
 
     /// An answer under its logical name, timed.
     pub(super) fn rename(&self, message: Bytes) -> Joined {
-        let Ok(seen) = peek(&message) else { return Joined::message(message, Bytes::new()) };
+        let Ok(seen) = peek(&message) else {
+            return Joined::message(message, Bytes::new());
+        };
         let tail = self.note_answer(&seen).unwrap_or_default();
-        let tail = if seen.has_response { tail } else { Bytes::new() };
+        let tail = if seen.has_response {
+            tail
+        } else {
+            Bytes::new()
+        };
         if seen.error.is_empty() {
             return Joined::message(message, tail);
         }
@@ -205,7 +225,10 @@ impl Leg {
 fn with_error(message: &[u8], text: &str) -> Bytes {
     let mut out = BytesMut::with_capacity(message.len() + text.len());
     put_len(&mut out, 1, text.as_bytes());
-    for field in Fields::new(message).filter_map(Result::ok).filter(|field| !field.is(1)) {
+    for field in Fields::new(message)
+        .filter_map(Result::ok)
+        .filter(|field| !field.is(1))
+    {
         out.extend_from_slice(field.raw);
     }
     out.freeze()

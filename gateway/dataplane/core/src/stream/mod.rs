@@ -58,7 +58,9 @@ pub(crate) async fn infer(
     head: Parts,
     body: RecvStream,
 ) -> Result<(), Failure> {
-    client.deadline.set(own_deadline(&head.headers, client.started)?);
+    client
+        .deadline
+        .set(own_deadline(&head.headers, client.started)?);
     let session = Session::new(worker, head.headers, client);
     let outcome = run(&session, client, body).await;
     if let Some(count) = &mut *session.count.borrow_mut() {
@@ -72,7 +74,11 @@ pub(crate) async fn infer(
 }
 
 /// Run both directions until the stream has its status; gives its code.
-async fn run(session: &Session<'_>, client: &mut Client<'_>, body: RecvStream) -> Result<u8, Failure> {
+async fn run(
+    session: &Session<'_>,
+    client: &mut Client<'_>,
+    body: RecvStream,
+) -> Result<u8, Failure> {
     let mut inbound = pin!(inbound::take_messages(session, body, client.started));
     let mut outbound = Outbound::default();
     poll_fn(|cx| {
@@ -111,7 +117,9 @@ impl<'w> Session<'w> {
         headers::for_backend(&mut forwarded);
         // Every message goes on uncompressed.
         forwarded.remove(headers::GRPC_ENCODING);
-        let strict = headers.get("triton_grpc_error").is_some_and(|value| value == "true");
+        let strict = headers
+            .get("triton_grpc_error")
+            .is_some_and(|value| value == "true");
         Self {
             worker,
             headers,

@@ -15,7 +15,9 @@ use crate::client::{Answer, Client, Failure, UNTAKEN};
 use crate::download::mark;
 use crate::headers;
 use crate::joined::Joined;
-use crate::status::{answer_head, message_value, parse_code, Code, Status, GRPC, GRPC_MESSAGE, GRPC_STATUS};
+use crate::status::{
+    answer_head, message_value, parse_code, Code, Status, GRPC, GRPC_MESSAGE, GRPC_STATUS,
+};
 
 use super::leg::{Leg, Next};
 use super::Session;
@@ -48,7 +50,9 @@ impl Outbound {
                 continue;
             }
             match self.poll_legs(session, cx) {
-                Poll::Ready((leg, Ok(Next::Head(head)))) => begin(session, client, Some((head, &leg)))?,
+                Poll::Ready((leg, Ok(Next::Head(head)))) => {
+                    begin(session, client, Some((head, &leg)))?;
+                }
                 Poll::Ready((leg, Ok(Next::Message(message)))) => {
                     begin(session, client, None)?;
                     self.piece = Some(leg.rename(message));
@@ -59,7 +63,9 @@ impl Outbound {
                     }
                 }
                 Poll::Ready((_, Err(status))) => return Poll::Ready(Err(status.into())),
-                Poll::Pending if session.is_over() => return Poll::Ready(self.end(session, client)),
+                Poll::Pending if session.is_over() => {
+                    return Poll::Ready(self.end(session, client))
+                }
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -76,8 +82,9 @@ impl Outbound {
             match client.answer.poll_room(piece.remaining(), cx) {
                 Poll::Ready(room) => client.answer.data(piece.split_to(room?))?,
                 Poll::Pending => {
-                    let untaken =
-                        self.untaken.get_or_insert_with(|| Box::pin(tokio::time::sleep(UNTAKEN)));
+                    let untaken = self
+                        .untaken
+                        .get_or_insert_with(|| Box::pin(tokio::time::sleep(UNTAKEN)));
                     return untaken.as_mut().poll(cx).map(|()| Err(Failure::Gone));
                 }
             }
@@ -114,7 +121,10 @@ impl Outbound {
         leg: &Rc<Leg>,
         mut trailers: HeaderMap,
     ) -> Result<Option<u8>, Failure> {
-        session.legs.borrow_mut().retain(|other| !Rc::ptr_eq(other, leg));
+        session
+            .legs
+            .borrow_mut()
+            .retain(|other| !Rc::ptr_eq(other, leg));
         let Some(code) = trailers.get(GRPC_STATUS).map(parse_code) else {
             return Err(Status::of_http(StatusCode::OK, leg.name()).into());
         };
@@ -129,7 +139,10 @@ impl Outbound {
     }
 
     fn end(&mut self, session: &Session<'_>, client: &mut Client<'_>) -> Result<u8, Failure> {
-        let trailers = self.trailers.take().unwrap_or_else(|| Status::ok().trailers());
+        let trailers = self
+            .trailers
+            .take()
+            .unwrap_or_else(|| Status::ok().trailers());
         finish(session, client, trailers)?;
         Ok(Code::Ok as u8)
     }
@@ -154,11 +167,19 @@ fn begin(
     let mut head = head.map_or_else(answer_head, |(head, _)| head);
     // Messages go on uncompressed.
     head.headers_mut().remove(headers::GRPC_ENCODING);
-    mark(head.headers_mut(), session.worker, session.first.borrow().as_ref());
+    mark(
+        head.headers_mut(),
+        session.worker,
+        session.first.borrow().as_ref(),
+    );
     client.head(head, false)
 }
 
-fn finish(session: &Session<'_>, client: &mut Client<'_>, trailers: HeaderMap) -> Result<(), Failure> {
+fn finish(
+    session: &Session<'_>,
+    client: &mut Client<'_>,
+    trailers: HeaderMap,
+) -> Result<(), Failure> {
     if !matches!(client.answer, Answer::Nothing(_)) {
         return client.trailers(trailers);
     }
@@ -166,12 +187,18 @@ fn finish(session: &Session<'_>, client: &mut Client<'_>, trailers: HeaderMap) -
     *head.version_mut() = http::Version::HTTP_2;
     *head.headers_mut() = trailers;
     head.headers_mut().entry(CONTENT_TYPE).or_insert(GRPC);
-    mark(head.headers_mut(), session.worker, session.first.borrow().as_ref());
+    mark(
+        head.headers_mut(),
+        session.worker,
+        session.first.borrow().as_ref(),
+    );
     client.head(head, true)
 }
 
 fn rename_text(trailers: &mut HeaderMap, leg: &Leg) {
-    let Some(value) = trailers.get(GRPC_MESSAGE) else { return };
+    let Some(value) = trailers.get(GRPC_MESSAGE) else {
+        return;
+    };
     let text = decode_message(value.as_bytes());
     let renamed = leg.rename_text(&text);
     if renamed != text || value.len() > MAX_TEXT {
