@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -28,7 +29,8 @@ HOST = "127.0.0.1"
 _LOOK = 0.05
 _ATTEMPTS = 3
 _GUARD_SLACK = 10.0
-_TAIL_LINES = 5
+_TOLD_LINES = 5
+_COMPLAINT = re.compile(r"^E\d{4} |^error:|unrecognized|failed to|cannot open", re.IGNORECASE)
 _PORT_TAKEN = ("already in use", "failed to start gRPC", "Address in use")
 
 
@@ -252,8 +254,10 @@ class TritonProcess:
 
     def _ended(self, code: int) -> BackendUnavailable:
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        tail = "\n".join(lines[-_TAIL_LINES:])
-        text = f"Triton {self.options.name} ended at its start with exit code {code}: {tail}"
+        # After a flag that it does not know it prints all of its help, so the last lines need not tell why.
+        telling = [line for line in lines if _COMPLAINT.search(line)][:_TOLD_LINES] or lines[-_TOLD_LINES:]
+        said = "\n".join(telling)
+        text = f"Triton {self.options.name} ended at its start with exit code {code}: {said}"
         taken = any(sign in line for line in lines for sign in _PORT_TAKEN)
         kind = _PortsTaken if taken else BackendUnavailable
         return kind(text, hint=f"see {self.log}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -48,7 +49,7 @@ class TritonServer:
         self._backend = backend
         self._timeout = call_timeout
         self._channel: grpc.aio.Channel | None = None
-        self._late: set[asyncio.Task[None]] = set()
+        self._late: dict[TritonName, asyncio.Task[None]] = {}
         self._service: service_pb2_grpc.GRPCInferenceServiceStub | None = None
 
     @property
@@ -91,9 +92,10 @@ class TritonServer:
             LoadFailed: with Triton's reason, or because it took longer than `timeout` seconds.
             BackendUnavailable: it does not answer.
         """
+        left = await self._after_late_unload(name, timeout)
         request = service_pb2.RepositoryModelLoadRequest(model_name=name)
         try:
-            await self._stub().RepositoryModelLoad(request, timeout=timeout)
+            await self._stub().RepositoryModelLoad(request, timeout=left)
         except grpc.aio.AioRpcError as problem:
             raise await self._load_error(name, problem, timeout) from None
         entries = [entry for entry in await self.index() if entry.name == name]
@@ -109,7 +111,8 @@ class TritonServer:
         """
         deadline = time.monotonic() + timeout
         request = service_pb2.RepositoryModelUnloadRequest(model_name=name)
-        await self._ask(self._stub().RepositoryModelUnload(request, timeout=timeout))
+        call_timeout = None if math.isinf(timeout) else timeout
+        await self._ask(self._stub().RepositoryModelUnload(request, timeout=call_timeout))
         pause = _FIRST_LOOK
         while any(entry.name == name and _present(entry) for entry in await self.index()):
             if time.monotonic() + pause > deadline:
@@ -138,9 +141,10 @@ class TritonServer:
 
     async def close(self) -> None:
         """Close its channel. A later call opens a new one."""
-        for task in self._late:
+        late = list(self._late.values())
+        for task in late:
             task.cancel()
-        await asyncio.gather(*self._late, return_exceptions=True)
+        await asyncio.gather(*late, return_exceptions=True)
         channel, self._channel, self._service = self._channel, None, None
         if channel is not None:
             await channel.close(None)
@@ -169,14 +173,28 @@ class TritonServer:
 
     def _unload_later(self, name: TritonName) -> None:
         async def unload() -> None:
-            # Triton lets it wait until the load has ended.
-            request = service_pb2.RepositoryModelUnloadRequest(model_name=name)
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                await self._stub().RepositoryModelUnload(request)
+            # Triton lets it wait until the load has ended, however long that takes.
+            with contextlib.suppress(BackendUnavailable):
+                await self.unload(name, timeout=math.inf)
 
         task = asyncio.create_task(unload(), name=f"unload {name} when it is loaded")
-        self._late.add(task)
-        task.add_done_callback(self._late.discard)
+        self._late[name] = task
+        task.add_done_callback(lambda _: self._late.pop(name, None))
+
+    async def _after_late_unload(self, name: TritonName, timeout: float) -> float:
+        """Wait until an earlier load that took too long is out of the way; return the seconds left."""
+        task = self._late.get(name)
+        if task is None:
+            return timeout
+        began = time.monotonic()
+        done, _ = await asyncio.wait({task}, timeout=timeout)
+        left = timeout - (time.monotonic() - began)
+        if not done or left <= 0:
+            raise LoadFailed(
+                f"{self._named(name)}: an earlier load that took too long has still not ended",
+                hint="if it never does, only a restart of that Triton helps",
+            )
+        return left
 
     async def _is_away(self, problem: grpc.aio.AioRpcError) -> bool:
         """Triton answers UNAVAILABLE too, for a model or a mode; only its silence means that it is away."""

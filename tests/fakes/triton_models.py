@@ -1,0 +1,38 @@
+"""Python backend models for tests: small, whole model folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_CONFIG = """name: "{name}"
+backend: "python"
+max_batch_size: 0
+input [{{ name: "x" data_type: TYPE_FP32 dims: [ -1 ] }}]
+output [{{ name: "y" data_type: TYPE_FP32 dims: [ -1 ] }}]
+instance_group [{{ kind: KIND_CPU count: 1 }}]
+"""
+
+_MODEL = """import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        {initialize}
+
+    def execute(self, requests):
+        return [
+            pb_utils.InferenceResponse(
+                [pb_utils.Tensor("y", pb_utils.get_input_tensor_by_name(request, "x").as_numpy() * 2)]
+            )
+            for request in requests
+        ]
+"""
+
+
+def write_model(repository: Path, name: str, initialize: str = "pass") -> Path:
+    """Write a model that doubles its input; `initialize` is one Python statement run at its load."""
+    folder = repository / name
+    (folder / "1").mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(_CONFIG.format(name=name))
+    (folder / "1/model.py").write_text(_MODEL.format(initialize=initialize))
+    return folder
