@@ -19,13 +19,13 @@ from rich.text import Text
 from router.model import Route, format_weight
 from router.traffic.routes import route_to_document
 
-_PIPE_WIDTH = 200
+_PIPE_WIDTH = 10_000
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _WEIGHTS = ("weight", "served_weight")
 
 
 def console() -> Console:
-    """Standard output; where it is no terminal, wide and without colour."""
+    """Standard output; where it is no terminal, without colour, and a row is always one line."""
     return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH, no_color=True)
 
 

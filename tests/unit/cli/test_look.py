@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -18,7 +19,7 @@ from router.errors import (
     StagegateError,
     StateUnavailable,
 )
-from tests.fakes.operations import FakeOperations
+from tests.fakes.operations import BROKEN, FakeOperations
 from tests.unit.cli.conftest import Terminal
 
 
@@ -197,3 +198,12 @@ def test_json_of_what_json_cannot_say(capsys: pytest.CaptureFixture[str]) -> Non
     print_json({"accuracy": float("nan"), "loss": float("inf")})
 
     assert json.loads(capsys.readouterr().out) == {"accuracy": "nan", "loss": "inf"}
+
+
+async def test_a_row_is_one_line_for_a_pipe(terminal: Terminal, operations: FakeOperations) -> None:
+    """However long a reason is, so that line-wise tools can be used."""
+    operations.summaries = (replace(BROKEN, problem="word " * 200),)
+
+    outcome = await terminal.run("models")
+
+    assert len(outcome.out.splitlines()) == 3
