@@ -1,0 +1,81 @@
+//! The data plane alone, in front of one backend: one model, two arms 90/10, one worker thread, and
+//! everything that it does for a request (names, split, counters, deadline) as in a gateway.
+//!
+//! `serve --backend HOST:PORT [--port 0] [--model digits] [--backend-model m] [--backend-version 1]
+//! [--threads 1]` prints `{"port": P}` when it accepts connections and ends when stdin does.
+
+#![forbid(unsafe_code)]
+
+use std::error::Error;
+use std::io::Read as _;
+use std::process::ExitCode;
+
+use stagegate_bench::{args::Args, lines};
+use stagegate_core::{Dataplane, Settings};
+use stagegate_table::spec::{ArmSpec, BackendSpec, ModelSpec, PointerSpec, Snapshot, VersionSpec};
+use stagegate_table::Published;
+
+const BACKEND: &str = "t0";
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("serve: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<(), Box<dyn Error>> {
+    let mut args = Args::from_env()?;
+    let settings =
+        Settings { port: args.take("port", 0)?, threads: args.take("threads", 1)?, ..Settings::default() };
+    let address = args.require("backend")?;
+    let model: String = args.take("model", "digits".to_owned())?;
+    let backend_model: String = args.take("backend-model", "m".to_owned())?;
+    let backend_version: String = args.take("backend-version", "1".to_owned())?;
+    args.finish()?;
+    let published = Published::new();
+    published.publish(Snapshot {
+        revision: 1,
+        backends: vec![BackendSpec { name: BACKEND.to_owned(), address }],
+        models: vec![model_spec(model, &backend_model, &backend_version)],
+    })?;
+    let dataplane = Dataplane::start(settings, published)?;
+    dataplane.set_ready(true);
+    lines::say(&format!("{{\"port\": {}}}", dataplane.port()))?;
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    dataplane.stop();
+    Ok(())
+}
+
+/// A model in the middle of a canary: two versions on the same backend, a stage and an alias.
+fn model_spec(name: String, backend_model: &str, backend_version: &str) -> ModelSpec {
+    let version = |id: &str| VersionSpec {
+        version: id.to_owned(),
+        state: "ready".to_owned(),
+        backends: vec![BACKEND.to_owned()],
+        backend_model: backend_model.to_owned(),
+        backend_version: backend_version.to_owned(),
+        ..VersionSpec::default()
+    };
+    let arm = |name: &str, version: &str, weight| ArmSpec {
+        name: name.to_owned(),
+        version: version.to_owned(),
+        weight,
+    };
+    let pointer = |kind: &str, name: &str, version: &str| PointerSpec {
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+        version: version.to_owned(),
+    };
+    ModelSpec {
+        name,
+        versions: vec![version("1"), version("2")],
+        pointers: vec![pointer("stage", "production", "1"), pointer("alias", "challenger", "2")],
+        arms: vec![arm("stable", "1", 9_000), arm("canary", "2", 1_000)],
+        split_reference: "production".to_owned(),
+        ..ModelSpec::default()
+    }
+}
