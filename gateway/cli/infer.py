@@ -14,7 +14,7 @@ import typer
 from gateway.cli.options import DEFAULT_SERVER, Json, Server, admin
 
 if TYPE_CHECKING:
-    from gateway.inference_client import Answer
+    from gateway.cli.inference_client import Answer
 
 _SHOWN = 12
 
@@ -40,7 +40,7 @@ def infer(
     as_json: Json = False,
 ) -> None:
     """Send one request and show the outputs, and which version and arm answered."""
-    from gateway.inference_client import read_request, send
+    from gateway.cli.inference_client import read_request, send
 
     text = _read(file)
     request = read_request(text, model, at)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from gateway.admin_client import AdminClient
+    from gateway.cli.admin_client import AdminClient
 
 DEFAULT_SERVER = "127.0.0.1:8003"
 
@@ -35,7 +35,7 @@ TIMEOUT_SECONDS = 20.0
 def admin(server: str) -> Iterator[AdminClient]:
     """The admin API at an address. Raises InvalidInput for text that is no address."""
     # Imported here, so that `stagegate --help` does not wait for gRPC.
-    from gateway.admin_client import connect
+    from gateway.cli.admin_client import connect
     from gateway.config.units import parse_remote_address
     from router.errors import InvalidInput
 

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from gateway.admin import serve_admin
-from gateway.admin_client import AdminClient, connect
+from gateway.cli.admin_client import AdminClient, connect
 from gateway.config import Address
 from gateway.operations import ReferenceKind, VersionState
 from protos.gen.stagegate.admin.v1 import admin_pb2, admin_pb2_grpc
