@@ -1,0 +1,193 @@
+"""What every registry promises, run on each adapter and on the fake."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from router.errors import RegistryUnavailable
+from router.model import ModelName, RegistryProblem
+from router.ports import Registry
+from router.registries.folder import FolderRegistry
+from tests.fakes.models import a_model
+from tests.fakes.registry import FakeRegistry
+
+DIGITS = ModelName("digits")
+
+
+class World(Protocol):
+    """A registry, and the hand that changes what is behind it."""
+
+    registry: Registry
+
+    async def register(self, versions: tuple[str, ...], stages: Mapping[str, str]) -> None:
+        """Make the model `digits` have these versions and stages."""
+
+    async def spoil(self) -> None:
+        """Make the model unreadable while its former reading is known."""
+
+    async def remove(self) -> None:
+        """Delete the model."""
+
+    async def take_away(self) -> None:
+        """Make the whole registry unreadable."""
+
+    async def bring_back(self) -> None:
+        """End that."""
+
+
+class FolderWorld:
+    """Files in a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root / "models"
+        self._root.mkdir()
+        self.registry = FolderRegistry("local", self._root, poll=0.01, settle=0.01)
+
+    async def register(self, versions: tuple[str, ...], stages: Mapping[str, str]) -> None:
+        for version in versions:
+            folder = self._root / DIGITS / version
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "version.yaml").write_text("format: onnx\nartifact: model.onnx\n")
+        lines = "".join(f'  {name}: "{to}"\n' for name, to in stages.items())
+        (self._root / DIGITS / "model.yaml").write_text(f"stages:\n{lines}" if lines else "{}\n")
+
+    async def spoil(self) -> None:
+        (self._root / DIGITS / "model.yaml").write_text("stages: {produ")
+
+    async def remove(self) -> None:
+        shutil.rmtree(self._root / DIGITS)
+
+    async def take_away(self) -> None:
+        self._root.rename(self._root.with_name("away"))
+
+    async def bring_back(self) -> None:
+        self._root.with_name("away").rename(self._root)
+
+
+class FakeWorld:
+    """The fake, by its own methods."""
+
+    def __init__(self) -> None:
+        self.registry = FakeRegistry()
+
+    async def register(self, versions: tuple[str, ...], stages: Mapping[str, str]) -> None:
+        await self.registry.put(a_model(versions, stages=stages))
+
+    async def spoil(self) -> None:
+        await self.registry.put(self.registry.models[DIGITS], RegistryProblem("digits", "cut"))
+
+    async def remove(self) -> None:
+        await self.registry.drop(DIGITS)
+
+    async def take_away(self) -> None:
+        await self.registry.fail("away")
+
+    async def bring_back(self) -> None:
+        await self.registry.fail("")
+
+
+@pytest.fixture(params=["folder", "fake"])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    """Each kind, with one model of two versions."""
+    made: World = FolderWorld(tmp_path) if request.param == "folder" else FakeWorld()
+    await made.register(("1", "2"), {"production": "1"})
+    return made
+
+
+@contextlib.asynccontextmanager
+async def hints(registry: Registry) -> AsyncIterator[AsyncIterator[None]]:
+    """The registry's changes, with a limit on how long a test waits for one."""
+    changes = registry.changes()
+    async with asyncio.timeout(10):
+        yield changes
+
+
+async def next_view(world: World, changes: AsyncIterator[None], what: str) -> object:
+    """Read after each hint until the model says what is expected, as the control loop does."""
+    async for _ in changes:
+        model = (await world.registry.read()).models.get(DIGITS)
+        seen = model.stages.get("production") if model else None
+        if str(seen) == what:
+            return seen
+    raise AssertionError("the hints ended")
+
+
+async def test_it_has_its_name(world: World) -> None:
+    """In itself, in its view, and in every version."""
+    view = await world.registry.read()
+
+    assert world.registry.name == view.registry == view.models[DIGITS].registry == "local"
+    assert {version.registry for version in view.models[DIGITS].versions.values()} == {"local"}
+
+
+async def test_everything_is_read(world: World) -> None:
+    """Versions in order, stages to version ids."""
+    await world.register(("10", "9"), {"production": "10", "staging": "9"})
+    model = (await world.registry.read()).models[DIGITS]
+
+    assert list(model.versions)[-2:] == ["9", "10"]
+    assert model.stages == {"production": "10", "staging": "9"}
+    assert all(key == version.version for key, version in model.versions.items())
+
+
+async def test_reading_twice_is_reading_the_same(world: World) -> None:
+    """Equal by value."""
+    assert await world.registry.read() == await world.registry.read()
+
+
+async def test_a_spoiled_model_keeps_its_last_good_reading(world: World) -> None:
+    """And is listed as a problem that names it."""
+    before = await world.registry.read()
+    await world.spoil()
+    after = await world.registry.read()
+
+    assert after.models == before.models
+    assert [problem.subject for problem in after.problems] == ["digits"]
+
+
+async def test_a_removed_model_is_gone(world: World) -> None:
+    """Removing is no fault."""
+    await world.registry.read()
+    await world.remove()
+    view = await world.registry.read()
+
+    assert (view.models, view.problems) == ({}, ())
+
+
+async def test_a_registry_that_is_away_says_so_and_comes_back(world: World) -> None:
+    """RegistryUnavailable, then the same as before."""
+    before = await world.registry.read()
+    await world.take_away()
+    with pytest.raises(RegistryUnavailable, match="'local'"):
+        await world.registry.read()
+    await world.bring_back()
+
+    assert (await world.registry.read()).models == before.models
+
+
+async def test_a_change_is_told(world: World) -> None:
+    """One after the other, without a reader asking."""
+    await world.registry.read()
+    async with hints(world.registry) as changes:
+        for version in ("2", "1", "2"):
+            waiting = asyncio.create_task(next_view(world, changes, version))
+            await asyncio.sleep(0)
+            await world.register(("1", "2"), {"production": version})
+            assert await waiting == version
+
+
+async def test_a_model_that_goes_is_told(world: World) -> None:
+    """A removal is a change."""
+    await world.registry.read()
+    async with hints(world.registry) as changes:
+        waiting = asyncio.create_task(next_view(world, changes, "None"))
+        await asyncio.sleep(0)
+        await world.remove()
+        assert await waiting is None
