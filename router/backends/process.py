@@ -30,6 +30,7 @@ _LOOK = 0.05
 _ATTEMPTS = 3
 _GUARD_SLACK = 10.0
 _TOLD_LINES = 5
+_LOAD_THREADS = 32
 _COMPLAINT = re.compile(r"^E\d{4} |^error:|unrecognized|failed to|cannot open", re.IGNORECASE)
 _PORT_TAKEN = ("already in use", "failed to start gRPC", "Address in use")
 
@@ -279,6 +280,8 @@ def command_line(
         "--strict-readiness=false",
         # Completing a configuration runs the model's stub once more: 1.4 s a load instead of 0.2 s.
         "--disable-auto-complete-config",
+        # Triton cannot give up a load; with its own 4 threads, four that never end would stop all others.
+        f"--model-load-thread-count={_LOAD_THREADS}",
         f"--exit-timeout-secs={max(1, round(options.stop_timeout))}",
         # The gateway finds dead connections by pings; without this gRPC ends a connection that pings.
         "--grpc-http2-max-ping-strikes=0",

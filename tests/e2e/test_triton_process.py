@@ -193,6 +193,22 @@ async def test_retry_after_a_slow_load(install: TritonInstall, tmp_path: Path) -
         await server.close()
 
 
+async def test_endless_loads(install: TritonInstall, tmp_path: Path) -> None:
+    """Loads that never end keep neither other models from loading nor Triton from ending."""
+    process = make(install, tmp_path, stop_timeout=1.0)
+    endless = [TritonName(f"endless{number}") for number in range(6)]
+    for name in endless:
+        write_model(process.options.repository, name, "import time; time.sleep(600)")
+    async with running(process):
+        server = TritonServer(process.backend())
+        loads = (server.load(name, timeout=0.5) for name in endless)
+        assert {type(end) for end in await asyncio.gather(*loads, return_exceptions=True)} == {LoadFailed}
+        await load(process)
+
+        assert ask(process.grpc, [1]) == [2]
+        await server.close()
+
+
 async def test_ends_at_its_start(install: TritonInstall, tmp_path: Path) -> None:
     """A Triton that does not like its command line is told with its own words."""
     process = make(install, tmp_path, arguments=("--no-such-flag",))

@@ -132,7 +132,7 @@ async def test_port_taken(install: TritonInstall, tmp_path: Path, kind: str) -> 
         other.listen()
         port = int(other.getsockname()[1])
         ports = {f"{kind}_port": port}
-        process = TritonProcess(install, TritonOptions("t0", tmp_path / "m", tmp_path / "w", **ports))
+        process = TritonProcess(install, TritonOptions("t0", tmp_path / "m", tmp_path / "w", **ports))  # type: ignore[arg-type]
 
         with pytest.raises(BackendUnavailable, match=f"t0: {kind} port {port}"):
             await process.start()
