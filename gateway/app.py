@@ -358,4 +358,6 @@ def _tell_ready(
         addresses.admin,
     )
     if up:
-        progress.ready(addresses.inference, addresses.admin, config)
+        # The one with most versions has most to try.
+        models = sorted(controller.models, key=lambda name: -len(controller.models[name].registered.versions))
+        progress.ready(addresses.inference, addresses.admin, config, models)

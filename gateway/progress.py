@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
@@ -20,8 +23,8 @@ class Progress(Protocol):
         """One step: shown while the context is open, then as done, or as failed if it raises."""
         ...
 
-    def ready(self, inference: str, admin: str, config: GatewayConfig) -> None:
-        """Everything runs; `inference` and `admin` are bound `host:port`."""
+    def ready(self, inference: str, admin: str, config: GatewayConfig, models: Sequence[str]) -> None:
+        """Everything runs; `inference` and `admin` are bound `host:port`, `models` what is served."""
         ...
 
 
@@ -32,7 +35,7 @@ class Silent:
         """Nothing is shown."""
         return contextlib.nullcontext()
 
-    def ready(self, inference: str, admin: str, config: GatewayConfig) -> None:
+    def ready(self, inference: str, admin: str, config: GatewayConfig, models: Sequence[str]) -> None:
         """Nothing is shown."""
 
 
@@ -54,9 +57,9 @@ class Lines:
             raise
         self._tell(f"  done: {text} ({self._clock() - started:.1f} s)")
 
-    def ready(self, inference: str, admin: str, config: GatewayConfig) -> None:
+    def ready(self, inference: str, admin: str, config: GatewayConfig, models: Sequence[str]) -> None:
         """The addresses and what to try next."""
-        self._tell(ready_text(inference, admin, config))
+        self._tell(ready_text(inference, admin, config, models))
 
     def _tell(self, text: str) -> None:
         self._out.write(f"{text}\n")
@@ -84,14 +87,34 @@ def people_progress(out: TextIO = sys.stderr) -> Progress:
     return Spinner(out) if out.isatty() else Lines(out)
 
 
-def ready_text(inference: str, admin: str, config: GatewayConfig) -> str:
+def ready_text(inference: str, admin: str, config: GatewayConfig, models: Sequence[str]) -> str:
     """What `stagegate up` says in the end: where it listens and what to try next."""
+    command = _own_command()
     server = "" if admin == "127.0.0.1:8003" else f" --server {admin}"
+    model, request = _example(config, models)
     return (
         f"\nstagegate is ready: gRPC on {inference}, metrics on http://{config.listen.metrics}/metrics\n"
         "Try in another terminal:\n"
-        f"  stagegate models{server}\n"
-        f"  stagegate status{server}\n"
-        f"  stagegate infer MODEL --at production --input REQUEST.json{server}\n"
+        f"  {command} infer {model} --at production --input {request}{server}\n"
+        f"  {command} versions {model}{server}\n"
+        f"  {command} status{server}\n"
         "Ctrl-C stops everything."
     )
+
+
+def _own_command() -> str:
+    """How this program was called, so that the same works in another terminal of the same folder."""
+    called = Path(sys.argv[0])
+    if called.name != "stagegate" or shutil.which("stagegate") == str(called):
+        return "stagegate"
+    return os.path.relpath(called)
+
+
+def _example(config: GatewayConfig, models: Sequence[str]) -> tuple[str, str]:
+    """A model with a request file `data/MODEL.json` beside the configuration, else the first model."""
+    folder = Path(config.source).parent / "data"
+    for model in models:
+        request = folder / f"{model}.json"
+        if request.is_file():
+            return model, os.path.relpath(request)
+    return (models[0] if models else "MODEL"), "REQUEST.json"

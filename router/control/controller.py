@@ -60,6 +60,9 @@ LOG = logging.getLogger("stagegate.control")
 PROBE_SECONDS = 1.0
 """How often each backend is asked for its index, and idle versions and retries are looked at."""
 
+READ_AGAIN_SECONDS = 10.0
+"""How often each registry is read without a hint that it changed."""
+
 MISSES_ALLOWED = 2
 """Failed looks in a row before a backend counts as down; a refused connection counts at once."""
 
@@ -146,14 +149,16 @@ class Controller:
 
     def add_registry(self, registry: Registry) -> None:
         """Begin to follow a registry; one of the same name hands over when the new one is read."""
-        self._unwatch(f"registry {registry.name}")
+        self._forget_watch_of(registry.name)
         before = self.registries.get(registry.name)
         self.registries[registry.name] = RegistryState(registry, view=before.view if before else None)
-        self._watch(f"registry {registry.name}", self._follow_registry(self.registries[registry.name]))
+        state = self.registries[registry.name]
+        self._watch(f"registry {registry.name}", self._follow_registry(state))
+        self._watch(f"registry {registry.name} again", self._read_again(state))
 
     def drop_registry(self, name: str) -> None:
         """Stop following a registry; its models go."""
-        self._unwatch(f"registry {name}")
+        self._forget_watch_of(name)
         self.registries.pop(name, None)
         self._sources_changed = True
         self._wake.set()
@@ -400,6 +405,16 @@ class Controller:
         async for _ in state.registry.changes():
             await self._read_registry(state)
 
+    async def _read_again(self, state: RegistryState) -> None:
+        """Hints may be lost and an adapter's watch may break; reading again now and then is the truth."""
+        while True:
+            await asyncio.sleep(READ_AGAIN_SECONDS)
+            await self._read_registry(state)
+
+    def _forget_watch_of(self, registry: str) -> None:
+        self._unwatch(f"registry {registry}")
+        self._unwatch(f"registry {registry} again")
+
     async def _read_registry(self, state: RegistryState) -> None:
         try:
             view = await state.registry.read()
@@ -417,8 +432,10 @@ class Controller:
         for trouble in view.problems:
             if state.view is None or trouble not in state.view.problems:
                 LOG.warning("registry %s: %s: %s", state.registry.name, trouble.subject, trouble.message)
+        changed = state.view != view
         state.view, state.error, state.read_at = view, "", self._clock.now()
-        self._sources_changed = True
+        if changed:
+            self._sources_changed = True
         self._wake.set()
 
     async def _follow_backend(self, state: BackendState) -> None:

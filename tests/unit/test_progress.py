@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
 
-from gateway.config import built_in_config
+from gateway.config import built_in_config, load_config
 from gateway.progress import Lines, Silent, Spinner, people_progress
 
 
@@ -38,11 +39,28 @@ def test_the_end_of_a_start_says_what_to_try() -> None:
     """Three commands, which find this gateway wherever it listens."""
     out = io.StringIO()
 
-    Lines(out).ready("127.0.0.1:9001", "127.0.0.1:9003", built_in_config(Path("/base"), {}))
+    Lines(out).ready("127.0.0.1:9001", "127.0.0.1:9003", built_in_config(Path("/base"), {}), ["m"])
 
     commands = [line.strip() for line in out.getvalue().splitlines() if line.startswith("  stagegate")]
     assert len(commands) == 3
     assert all(command.endswith("--server 127.0.0.1:9003") for command in commands)
+    assert commands[0].startswith("stagegate infer m --at production")
+
+
+def test_a_request_file_beside_the_configuration_is_named(tmp_path: Path) -> None:
+    """The first command can be typed as it stands where the examples are."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/digits.json").write_text("{}")
+    (tmp_path / "stagegate.yaml").write_text("registries: {local: {type: folder, path: models}}\n")
+    config = load_config(tmp_path / "stagegate.yaml", {})
+    out = io.StringIO()
+
+    Lines(out).ready("127.0.0.1:8001", "127.0.0.1:8003", config, ["diabetes", "digits"])
+
+    assert (
+        f"infer digits --at production --input {os.path.relpath(tmp_path / 'data/digits.json')}\n"
+        in out.getvalue()
+    )
 
 
 def test_a_pipe_gets_plain_lines() -> None:
