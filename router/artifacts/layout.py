@@ -42,10 +42,14 @@ class TritonRepository:
     async def put(
         self, version: Version, name: TritonName, progress: Callable[[str], None] | None = None
     ) -> Path:
-        """Fetch, verify and lay out one version; return its folder. A folder that is there is kept."""
+        """Fetch, verify and lay out one version; return its folder.
+
+        A folder that is there is kept where a digest proves that its files are the same; without a digest
+        it is made anew, since its files may have been replaced.
+        """
         async with self._busy.setdefault(name, asyncio.Lock()):
             target = self._folder / name
-            if not target.is_dir():
+            if not (version.digest and target.is_dir()):
                 await asyncio.to_thread(self._make, version, name, progress)
             return target
 
@@ -82,6 +86,7 @@ class TritonRepository:
             for folder in (path for path in made.rglob("*") if path.is_dir()):
                 sync_folder(folder)
             sync_folder(made)
+            self._remove(name)
             made.rename(self._folder / name)
             sync_folder(self._folder)
         except OSError as problem:

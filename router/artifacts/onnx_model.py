@@ -54,7 +54,9 @@ class TritonPythonModel:
                 if tensor is not None:
                     value = tensor.as_numpy()
                     feeds[name] = decoded(value) if value.dtype == np.object_ else value
-            names = list(request.requested_output_names())
+            # In the configuration's order: Triton gives the names in any.
+            asked = set(request.requested_output_names())
+            names = [name for name in self.types if name in asked]
             values = self.session.run(names, feeds)
             outputs = [
                 pb_utils.Tensor(name, np.asarray(value).astype(self.types[name], copy=False))

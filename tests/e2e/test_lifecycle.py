@@ -66,7 +66,7 @@ def gateway(trained: Path, tmp_path: Path) -> Iterator[Gateway]:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_a_signal_ends_everything(regions_before: frozenset[str], gateway: Gateway, signum: int) -> None:
+def test_a_signal_ends_everything(gateway: Gateway, signum: int) -> None:
     """Exit code 0, and no process, shared memory region or lock remains; it can start again at once."""
     before = set(os.listdir("/dev/shm"))
     assert mentions(gateway.folder)
@@ -81,7 +81,7 @@ def test_a_signal_ends_everything(regions_before: frozenset[str], gateway: Gatew
     assert again.stop() == 0
 
 
-def test_a_killed_gateway_takes_its_triton_along(regions_before: frozenset[str], gateway: Gateway) -> None:
+def test_a_killed_gateway_takes_its_triton_along(gateway: Gateway) -> None:
     """SIGKILL leaves no Triton and no stub; the next start cleans what the kernel could not."""
     theirs = regions_of(gateway.folder)
     assert theirs

@@ -130,7 +130,7 @@ def test_many_clients_that_meet_a_cold_version_cause_one_load(gateway: Gateway) 
 def test_a_route_file_with_mistakes_changes_nothing(gateway: Gateway) -> None:
     """Weights that do not sum to 100, an unknown arm key: refused whole, and the old route stays."""
     gateway.cli("route", "set", "digits", "stable=2:100")
-    before = gateway.json("route", "get", "digits")
+    before = gateway.json("route", "get", "digits")["route"]
     bad = gateway.folder / "route.yaml"
     bad.write_text(
         "model: digits\narms:\n  - {name: stable, version: '2', weight: 90}\n  - {name: x, wait: 1}\n"
@@ -139,7 +139,7 @@ def test_a_route_file_with_mistakes_changes_nothing(gateway: Gateway) -> None:
 
     assert refused.returncode == 2
     assert "weight" in refused.stderr
-    assert gateway.json("route", "get", "digits") == before
+    assert gateway.json("route", "get", "digits")["route"] == before
 
 
 def test_a_route_survives_a_restart(gateway: Gateway) -> None:
