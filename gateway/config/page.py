@@ -1,0 +1,110 @@
+"""The page of all settings, made from the schema: `python -m gateway.config.page`."""
+
+from __future__ import annotations
+
+import sys
+import types
+import typing
+from collections.abc import Iterator, Mapping
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from gateway.config.schema import BackendConfig, FolderRegistryConfig, GatewayConfig
+from gateway.config.units import Address, format_size
+
+_HEAD = """\
+# Configuration
+
+One YAML file, `stagegate gateway --config FILE`. Every key is optional but `backends` (which `stagegate up`
+does not need). `stagegate check-config FILE` lists every mistake with its line. Paths are relative to the
+file. A key is overridden from the environment as `STAGEGATE_` and its path with `__` between the parts:
+`STAGEGATE_LISTEN__INFERENCE=0.0.0.0:8001`, `STAGEGATE_BACKENDS__0__GRPC=10.0.0.7:8001`. Sizes are written as
+`64MiB`, durations as `30s`, `5m`, `500ms`. A value that begins with `@` must be quoted.
+
+`stagegate reload` or SIGHUP takes changed registries, backends, `default_registry`, `residency` and
+`log.level` at once; other keys wait for the next start, and the answer names them. A file with a mistake is
+refused whole.
+
+This page is made from the schema by `make generate`.
+
+| key | default | what it is |
+|---|---|---|
+"""
+
+_SIZES = {"limits.max_message", "limits.max_header_list", "limits.max_frame"}
+_DURATIONS = {
+    "limits.default_deadline",
+    "limits.handshake_timeout",
+    "limits.idle_timeout",
+    "residency.idle_unload",
+    "residency.load_timeout",
+}
+
+
+def configuration_page() -> str:
+    """The page as Markdown."""
+    return _HEAD + "".join(
+        f"| `{key}` | {default} | {what} |\n" for key, default, what in _rows(GatewayConfig, "")
+    )
+
+
+def _rows(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+    for name, field in section.model_fields.items():
+        key = f"{prefix}{name}"
+        inner = _section_of(field)
+        if inner is None:
+            yield key, _default(key, field), (field.description or "").replace("|", "\\|")
+        elif name == "registries":
+            yield from _rows(inner, f"{key}.NAME.")
+        elif name == "backends":
+            yield from _rows(inner, f"{key}[].")
+        else:
+            yield from _rows(inner, f"{key}.")
+
+
+def _section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The section that a field holds, once or many times; None for a plain value."""
+    for candidate in (FolderRegistryConfig, BackendConfig):
+        if candidate in _parts(field.annotation):
+            return candidate
+    annotation = field.annotation
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation.model_fields:
+        return None if annotation.__name__ == "StateConfig" else annotation
+    return None
+
+
+def _parts(annotation: object) -> set[object]:
+    """A type and everything inside its brackets."""
+    origin = typing.get_origin(annotation)
+    inside = typing.get_args(annotation) if origin in (tuple, Mapping, typing.Union, types.UnionType) else ()
+    found = {annotation}
+    for one in typing.get_args(annotation) if origin is not None else inside:
+        if isinstance(one, type) or typing.get_origin(one) is not None:
+            found |= _parts(one)
+    return found
+
+
+def _default(key: str, field: FieldInfo) -> str:
+    if key == "threads":
+        return "number of cores"
+    default = field.default
+    if default is PydanticUndefined:
+        return "required"
+    if default is None or default in ("", ()):
+        return ""
+    if key in _SIZES:
+        return f"`{format_size(default)}`"
+    if key in _DURATIONS:
+        return f"`{_duration(default)}`"
+    return f"`{default}`" if isinstance(default, (str, int, float, Address)) else ""
+
+
+def _duration(seconds: float) -> str:
+    whole = int(seconds)
+    return f"{whole // 60}m" if whole >= 60 and whole % 60 == 0 else f"{whole}s"  # noqa: PLR2004
+
+
+if __name__ == "__main__":
+    sys.stdout.write(configuration_page())
