@@ -24,7 +24,9 @@ DIGITS = ModelName("digits")
 class World(Protocol):
     """A registry, and the hand that changes what is behind it."""
 
-    registry: Registry
+    @property
+    def registry(self) -> Registry:
+        """What is tested."""
 
     async def register(self, versions: tuple[str, ...], stages: Mapping[str, str]) -> None:
         """Make the model `digits` have these versions and stages."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.model import Contract, TensorSpec
+from router.model import Contract, TensorSpec, VersionId
 from router.registries.manifest import Complaint, ModelManifest, Unreadable, read_model, read_version
 
 DIGEST = "sha256:" + "0" * 64
@@ -59,7 +59,9 @@ def test_a_whole_model_is_read() -> None:
         'description: d\nstages: {Production: 1.10}\naliases: {champion: "3"}\ntags: {a: on}\n'
     )
 
-    assert manifest == ModelManifest("d", {"production": "1.10"}, {"champion": "3"}, {"a": "on"})
+    assert manifest == ModelManifest(
+        "d", {"production": VersionId("1.10")}, {"champion": VersionId("3")}, {"a": "on"}
+    )
 
 
 def test_an_unknown_key_is_a_complaint_and_no_error() -> None:

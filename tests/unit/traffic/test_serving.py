@@ -94,7 +94,7 @@ def test_pointers_go_straight_to_their_target_at_first_sight() -> None:
     serving = served(None, a_model(stages={"production": "3"}, aliases={"champion": "1"}))
 
     assert pointers(serving) == {"production": "3", "champion": "1"}
-    assert serving.wanted == serving.waiting == ()
+    assert (serving.wanted, serving.waiting) == ((), ())
 
 
 def test_a_stage_that_moves_waits_for_the_new_version() -> None:
@@ -117,7 +117,7 @@ def test_a_stage_moves_once_the_new_version_is_ready() -> None:
 
     assert pointers(moved) == {"production": "3"}
     assert arms(moved) == [("stable", "3", 100)]
-    assert moved.waiting == moved.wanted == ()
+    assert (moved.waiting, moved.wanted) == ((), ())
 
 
 def test_a_stage_that_moves_to_a_version_that_cannot_load_stays() -> None:
