@@ -271,6 +271,23 @@ def test_a_first_split_without_stable_ready_is_what_is_ready() -> None:
     assert [(arm.name, arm.weight) for arm in serving.arms] == [("a", 3333), ("b", 6667)]
 
 
+def test_a_first_split_with_stable_and_another_ready_is_stable_alone() -> None:
+    """A canary never gets more than its weight because a third arm is late."""
+    route = a_route(("stable", "1", 40), ("a", "2", 20), ("b", "3", 40))
+
+    assert arms(served(None, a_model(), route, ready=("1", "2"))) == [("stable", "1", 100)]
+
+
+def test_a_successor_that_is_in_front_already_holds_nothing_up() -> None:
+    """Version 3 is gone and version 1 takes its place at once, so an arm on version 1 need not wait."""
+    before = served(None, a_model(), ready=("3",))
+    route = a_route(("stable", "1", 0), ("canary", "1", 100))
+    serving = served(before, a_model(("1",)), route)
+
+    assert arms(serving) == [("stable", "1", 0), ("canary", "1", 100)]
+    assert serving.waiting == ()
+
+
 def test_an_arm_that_names_nothing_keeps_its_last_version() -> None:
     """An alias that is deleted does not take the canary away."""
     model = a_model(stages={"production": "1"}, aliases={"challenger": "2"})
