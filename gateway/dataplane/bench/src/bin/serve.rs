@@ -29,8 +29,11 @@ fn main() -> ExitCode {
 
 fn start() -> Result<(), Box<dyn Error>> {
     let mut args = Args::from_env()?;
-    let settings =
-        Settings { port: args.take("port", 0)?, threads: args.take("threads", 1)?, ..Settings::default() };
+    let settings = Settings {
+        port: args.take("port", 0)?,
+        threads: args.take("threads", 1)?,
+        ..Settings::default()
+    };
     let address = args.require("backend")?;
     let model: String = args.take("model", "digits".to_owned())?;
     let backend_model: String = args.take("backend-model", "m".to_owned())?;
@@ -39,7 +42,10 @@ fn start() -> Result<(), Box<dyn Error>> {
     let published = Published::new();
     published.publish(Snapshot {
         revision: 1,
-        backends: vec![BackendSpec { name: BACKEND.to_owned(), address }],
+        backends: vec![BackendSpec {
+            name: BACKEND.to_owned(),
+            address,
+        }],
         models: vec![model_spec(model, &backend_model, &backend_version)],
     })?;
     let dataplane = Dataplane::start(settings, published)?;
@@ -73,7 +79,10 @@ fn model_spec(name: String, backend_model: &str, backend_version: &str) -> Model
     ModelSpec {
         name,
         versions: vec![version("1"), version("2")],
-        pointers: vec![pointer("stage", "production", "1"), pointer("alias", "challenger", "2")],
+        pointers: vec![
+            pointer("stage", "production", "1"),
+            pointer("alias", "challenger", "2"),
+        ],
         arms: vec![arm("stable", "1", 9_000), arm("canary", "2", 1_000)],
         split_reference: "production".to_owned(),
         ..ModelSpec::default()
