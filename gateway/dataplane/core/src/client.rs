@@ -1,17 +1,21 @@
-//! The client's side of one call: where its answer goes, and everything that can end it early.
+//! One call of a client: its request, where its answer goes, and everything that can end it early.
 
 use std::future::{poll_fn, Future};
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use h2::server::SendResponse;
-use h2::SendStream;
+use h2::{RecvStream, SendStream};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Response};
 
 use crate::deadline::{Deadline, Deadlines};
+use crate::download::Rest;
 use crate::joined::Joined;
+use crate::message::Message;
 use crate::status::{answer_head, Status};
 use crate::upload::Upload;
 
@@ -93,26 +97,41 @@ pub(crate) fn poll_room(
     }
 }
 
-/// One client that waits for an answer.
-pub(crate) struct Client<'w> {
+/// One client that waits for an answer. All that a call needs is in here, once, so that the futures
+/// that answer it are small: they are moved for every request.
+pub(crate) struct Client {
     pub(crate) answer: Answer,
-    pub(crate) deadline: Deadline<'w>,
-    /// The request on its way to a backend; goes on while the answer comes.
-    pub(crate) upload: Option<Upload>,
+    pub(crate) deadline: Deadline,
+    /// Whether the deadline is the client's own.
+    pub(crate) has_deadline: bool,
     pub(crate) started: Instant,
+    pub(crate) path: PathAndQuery,
+    pub(crate) headers: HeaderMap,
+    pub(crate) message: Message,
+    /// The message on its way to a backend; goes on while the answer comes.
+    pub(crate) upload: Option<Upload>,
+    /// The answer that is being forwarded.
+    pub(crate) rest: Option<Rest>,
 }
 
-impl<'w> Client<'w> {
+impl Client {
     pub(crate) fn new(
+        path: PathAndQuery,
+        headers: HeaderMap,
+        body: RecvStream,
         respond: SendResponse<Joined>,
-        deadlines: &'w Deadlines,
-        started: Instant,
+        deadlines: &Rc<Deadlines>,
     ) -> Self {
         Self {
             answer: Answer::Nothing(respond),
             deadline: Deadline::new(deadlines, None),
+            has_deadline: false,
+            started: Instant::now(),
+            path,
+            headers,
+            message: Message::new(body),
             upload: None,
-            started,
+            rest: None,
         }
     }
 
@@ -120,10 +139,10 @@ impl<'w> Client<'w> {
     /// to be broken.
     pub(crate) async fn wait<T>(
         &mut self,
-        mut poll: impl FnMut(&mut Answer, &mut Context<'_>) -> Poll<T>,
+        mut poll: impl FnMut(&mut Self, &mut Context<'_>) -> Poll<T>,
     ) -> Result<T, Failure> {
         poll_fn(|cx| {
-            if let Poll::Ready(value) = poll(&mut self.answer, cx) {
+            if let Poll::Ready(value) = poll(self, cx) {
                 return Poll::Ready(Ok(value));
             }
             self.poll_stop(cx).map(Err)
@@ -134,7 +153,7 @@ impl<'w> Client<'w> {
     /// Ready when the call must end.
     pub(crate) fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         if let Some(upload) = &mut self.upload {
-            if let Poll::Ready(Err(failure)) = upload.poll(cx) {
+            if let Poll::Ready(Err(failure)) = upload.poll(&mut self.message, cx) {
                 return Poll::Ready(failure);
             }
         }
@@ -160,24 +179,25 @@ impl<'w> Client<'w> {
         Ok(())
     }
 
-    /// Send a piece without waiting. Only for what is small and comes once.
-    pub(crate) fn send_now(&mut self, piece: Joined) -> Result<(), Failure> {
-        self.answer.data(piece)
-    }
-
     /// Send a piece as the client takes it.
     pub(crate) async fn send(&mut self, mut piece: Joined) -> Result<(), Failure> {
+        if let Answer::Begun(send) = &mut self.answer {
+            send.reserve_capacity(piece.remaining());
+            if send.capacity() >= piece.remaining() {
+                return self.answer.data(piece);
+            }
+        }
         while piece.has_remaining() {
-            let room = self.room(piece.remaining()).await?;
-            let part = piece.split_to(room);
-            self.answer.data(part)?;
+            // Boxed because it is rare: it would make the future of every call larger.
+            let room = Box::pin(self.room(piece.remaining())).await?;
+            self.answer.data(piece.split_to(room))?;
         }
         Ok(())
     }
 
     async fn room(&mut self, want: usize) -> Result<usize, Failure> {
         let mut untaken = pin!(tokio::time::sleep(UNTAKEN));
-        self.wait(|answer, cx| match answer.poll_room(want, cx) {
+        self.wait(|client, cx| match client.answer.poll_room(want, cx) {
             Poll::Pending => untaken.as_mut().poll(cx).map(|()| Err(Failure::Gone)),
             ready @ Poll::Ready(_) => ready,
         })

@@ -23,7 +23,7 @@ pub(crate) async fn ready(worker: &Worker, routed: &mut Routed) -> Result<(), St
 /// The same, for as long as a client waits.
 pub(crate) async fn ready_for(
     worker: &Worker,
-    client: &mut Client<'_>,
+    client: &mut Client,
     routed: &mut Routed,
 ) -> Result<(), Failure> {
     if routed.version.state == State::Ready {

@@ -185,8 +185,10 @@ fn spawn(
     request: Request<RecvStream>,
     respond: SendResponse<Joined>,
 ) {
-    let open = OpenStream::new(worker, control);
-    tokio::task::spawn_local(dispatch::handle(Rc::clone(worker), open, request, respond));
+    if let Some(client) = dispatch::admit(worker, request, respond) {
+        let open = OpenStream::new(worker, control);
+        tokio::task::spawn_local(dispatch::handle(Rc::clone(worker), open, client));
+    }
 }
 
 fn builder(settings: &Settings) -> Builder {

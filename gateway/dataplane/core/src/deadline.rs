@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::{pin, Pin};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -120,17 +121,17 @@ impl Deadlines {
 
 /// The deadline of one call. Takes a slot when it is first waited for.
 #[derive(Debug)]
-pub(crate) struct Deadline<'d> {
-    deadlines: &'d Deadlines,
+pub(crate) struct Deadline {
+    deadlines: Rc<Deadlines>,
     at: Option<Instant>,
     slot: usize,
 }
 
-impl<'d> Deadline<'d> {
+impl Deadline {
     /// `None` never passes.
-    pub(crate) fn new(deadlines: &'d Deadlines, at: Option<Instant>) -> Self {
+    pub(crate) fn new(deadlines: &Rc<Deadlines>, at: Option<Instant>) -> Self {
         Self {
-            deadlines,
+            deadlines: Rc::clone(deadlines),
             at,
             slot: NONE,
         }
@@ -175,13 +176,13 @@ impl<'d> Deadline<'d> {
     }
 }
 
-impl Drop for Deadline<'_> {
+impl Drop for Deadline {
     fn drop(&mut self) {
         self.release();
     }
 }
 
-impl Future for Deadline<'_> {
+impl Future for Deadline {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -210,7 +211,7 @@ mod tests {
 
     #[test]
     fn deadlines_pass_in_their_order_whatever_order_they_came_in() {
-        let deadlines = Deadlines::new();
+        let deadlines = Rc::new(Deadlines::new());
         let now = Instant::now();
         let after = |ms| Deadline::new(&deadlines, Some(now + Duration::from_millis(ms)));
         let order = RefCell::new(Vec::new());
@@ -231,7 +232,7 @@ mod tests {
 
     #[test]
     fn slots_are_used_again() {
-        let deadlines = Deadlines::new();
+        let deadlines = Rc::new(Deadlines::new());
         let far = Instant::now() + Duration::from_mins(1);
         let mut cx = Context::from_waker(Waker::noop());
 
@@ -246,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_deadline_in_the_past_passes_at_once() {
-        let deadlines = Deadlines::new();
+        let deadlines = Rc::new(Deadlines::new());
 
         with_driver(&deadlines, Deadline::new(&deadlines, Some(Instant::now())));
     }

@@ -1,11 +1,11 @@
 //! From the path of a request to what answers it.
 
 use std::rc::Rc;
-use std::time::Instant;
 
+use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::RecvStream;
-use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{Method, Request};
 
 use crate::allow::Verdict;
@@ -17,18 +17,15 @@ use crate::status::{unsupported_media_type, Code, Status};
 use crate::worker::Worker;
 use crate::{answer, headers, health, reflection, stream, unary};
 
-/// Answer one stream of a client.
-pub(crate) async fn handle(
-    worker: Rc<Worker>,
-    open: OpenStream,
-    request: Request<RecvStream>,
-    respond: SendResponse<Joined>,
-) {
-    let mut client = Client::new(respond, &worker.deadlines, Instant::now());
-    let outcome = match admit(&mut client, request) {
-        Ok(Some((head, body))) => route(&worker, &mut client, head, body).await,
-        Ok(None) => return,
-        Err(failure) => Err(failure),
+const INFERENCE: &str = "/inference.GRPCInferenceService/";
+
+/// Answer one call of a client.
+pub(crate) async fn handle(worker: Rc<Worker>, open: OpenStream, mut client: Box<Client>) {
+    // The hot call is looked for first, and its future is the only one that is not boxed.
+    let outcome = if client.path.path() == "/inference.GRPCInferenceService/ModelInfer" {
+        unary::infer(&worker, &mut client).await
+    } else {
+        Box::pin(others(&worker, &mut client)).await
     };
     match outcome {
         Ok(()) => {}
@@ -37,93 +34,68 @@ pub(crate) async fn handle(
     }
 }
 
-/// Whether it is a gRPC request at all; if not, it is answered.
-fn admit(
-    client: &mut Client<'_>,
+/// The call of a request. What is no gRPC call at all is answered here.
+pub(crate) fn admit(
+    worker: &Worker,
     request: Request<RecvStream>,
-) -> Result<Option<(Parts, RecvStream)>, Failure> {
+    mut respond: SendResponse<Joined>,
+) -> Option<Box<Client>> {
     let (head, body) = request.into_parts();
-    if !headers::is_grpc(&head.headers) {
-        client.head(unsupported_media_type(), true)?;
-        return Ok(None);
-    }
-    if head.method != Method::POST {
-        return Err(Status::new(Code::Unimplemented, "gRPC calls are HTTP/2 POST requests").into());
-    }
-    Ok(Some((head, body)))
+    let refusal = if !headers::is_grpc(&head.headers) {
+        unsupported_media_type()
+    } else if head.method != Method::POST {
+        Status::new(Code::Unimplemented, "gRPC calls are HTTP/2 POST requests").trailers_only()
+    } else {
+        let path = head.uri.into_parts().path_and_query;
+        let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let client = Client::new(path, head.headers, body, respond, &worker.deadlines);
+        return Some(Box::new(client));
+    };
+    // Where this fails the client is gone already.
+    let _ = respond.send_response(refusal, true);
+    None
 }
 
-async fn route(
-    worker: &Rc<Worker>,
-    client: &mut Client<'_>,
-    head: Parts,
-    body: RecvStream,
-) -> Result<(), Failure> {
-    // The hot call is looked for first, and its future is the only one that is not boxed.
-    if head.uri.path() == "/inference.GRPCInferenceService/ModelInfer" {
-        return unary::infer(worker, client, head, body).await;
-    }
-    Box::pin(others(worker, client, head, body)).await
-}
-
-async fn others(
-    worker: &Rc<Worker>,
-    client: &mut Client<'_>,
-    head: Parts,
-    body: RecvStream,
-) -> Result<(), Failure> {
-    let path = head.uri.path();
-    match path
-        .strip_prefix("/inference.GRPCInferenceService/")
-        .unwrap_or(path)
-    {
-        "ModelStreamInfer" => stream::infer(worker, client, head, body).await,
-        "ModelMetadata" => forward::about_model(worker, client, head, body, About::Metadata).await,
-        "ModelConfig" => forward::about_model(worker, client, head, body, About::Config).await,
-        "ModelStatistics" => {
-            forward::about_model(worker, client, head, body, About::Statistics).await
-        }
+async fn others(worker: &Worker, client: &mut Client) -> Result<(), Failure> {
+    let path = client.path.path();
+    match path.strip_prefix(INFERENCE).unwrap_or(path) {
+        "ModelStreamInfer" => stream::infer(worker, client).await,
+        "ModelMetadata" => forward::about_model(worker, client, About::Metadata).await,
+        "ModelConfig" => forward::about_model(worker, client, About::Config).await,
+        "ModelStatistics" => forward::about_model(worker, client, About::Statistics).await,
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
         | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => {
-            reflection::info(worker, client, &head.headers, body).await
+            reflection::info(worker, client).await
         }
-        "/grpc.health.v1.Health/Watch" => health::watch(worker, client, head, body).await,
-        _ => answered_here(worker, client, head, body).await,
+        "/grpc.health.v1.Health/Watch" => health::watch(worker, client).await,
+        _ => match maker(path) {
+            Some(make) => {
+                let request = forward::receive_whole(worker, client).await?;
+                client.reply(make(worker, &request)?).await
+            }
+            None => not_ours(worker, client).await,
+        },
     }
 }
 
-async fn answered_here(
-    worker: &Rc<Worker>,
-    client: &mut Client<'_>,
-    head: Parts,
-    body: RecvStream,
-) -> Result<(), Failure> {
-    let path = head.uri.path();
-    let make: fn(&Worker, &[u8]) -> Result<_, Status> = match path
-        .strip_prefix("/inference.GRPCInferenceService/")
-        .unwrap_or(path)
-    {
+type Maker = fn(&Worker, &[u8]) -> Result<Bytes, Status>;
+
+/// What makes the answer of a unary call that the gateway answers itself.
+fn maker(path: &str) -> Option<Maker> {
+    Some(match path.strip_prefix(INFERENCE).unwrap_or(path) {
         "ServerLive" => |_, _| Ok(answer::server_live()),
         "ServerReady" => |worker, _| Ok(answer::server_ready(worker)),
         "ServerMetadata" => |worker, _| Ok(answer::server_metadata(worker)),
         "ModelReady" => answer::model_ready,
         "RepositoryIndex" => answer::repository_index,
         "/grpc.health.v1.Health/Check" => health::check,
-        _ => return not_ours(worker, client, head, body).await,
-    };
-    let request = forward::receive_whole(worker, client, head, body).await?;
-    let answer = make(worker, &request)?;
-    client.reply(answer).await
+        _ => return None,
+    })
 }
 
-async fn not_ours(
-    worker: &Rc<Worker>,
-    client: &mut Client<'_>,
-    head: Parts,
-    body: RecvStream,
-) -> Result<(), Failure> {
-    match worker.shared.allow.judge(head.uri.path()) {
-        Verdict::Open => forward::pass_through(worker, client, head, body).await,
+async fn not_ours(worker: &Worker, client: &mut Client) -> Result<(), Failure> {
+    match worker.shared.allow.judge(client.path.path()) {
+        Verdict::Open => forward::pass_through(worker, client).await,
         Verdict::Closed(text) => Err(Status::new(Code::Unimplemented, text).into()),
     }
 }

@@ -1,14 +1,20 @@
 //! A backend's answer on its way to the client: renamed, with the backend's own status.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{ready, Context, Poll};
+
 use bytes::{Buf, Bytes};
 use h2::RecvStream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response, StatusCode};
 use stagegate_wire::text::rewrite_message;
+use tokio::time::Sleep;
 
-use crate::client::{Client, Failure, SMALL};
+use crate::client::{Answer, Client, Failure, SMALL, UNTAKEN};
 use crate::framer::{Caps, Framer};
 use crate::headers;
+use crate::joined::Joined;
 use crate::routed::Routed;
 use crate::status::{message_value, parse_code, Status, GRPC, GRPC_MESSAGE, GRPC_STATUS};
 use crate::worker::Worker;
@@ -16,7 +22,7 @@ use crate::worker::Worker;
 /// What becomes of an answer on its way.
 pub(crate) struct Rename<'a> {
     /// Appended to each message.
-    pub(crate) tail: Bytes,
+    pub(crate) tail: &'a Bytes,
     /// Triton's model name and the logical one, for texts.
     pub(crate) names: Option<(&'a str, &'a str)>,
 }
@@ -46,35 +52,31 @@ pub(crate) fn accept_head(
     Ok((Response::from_parts(parts, ()), body))
 }
 
-/// Forward an answer to its end; gives its gRPC code.
-pub(crate) async fn forward(
+/// Send the head of a backend's answer on. Gives its gRPC code where the head was all.
+pub(crate) fn begin(
     worker: &Worker,
-    client: &mut Client<'_>,
+    client: &mut Client,
     response: Response<RecvStream>,
     backend: &str,
-    rename: Rename<'_>,
+    rename: &Rename<'_>,
     routed: Option<&Routed>,
-) -> Result<u8, Failure> {
-    let (mut head, mut body) = accept_head(response, backend)?;
+) -> Result<Option<u8>, Failure> {
+    let (mut head, body) = accept_head(response, backend)?;
     if body.is_end_stream() {
-        return trailers_only(worker, client, head, rename.names, routed, backend);
+        let code = trailers_only(worker, client, head, rename.names, routed, backend)?;
+        return Ok(Some(code));
     }
-    let mut framer = Framer::new(
-        rename.tail,
-        head.headers(),
-        Caps::of(&worker.shared.settings),
-    );
+    let caps = Caps::of(&worker.shared.settings);
+    let framer = Framer::new(rename.tail.clone(), head.headers(), caps);
     mark(head.headers_mut(), worker, routed);
     client.head(head, false)?;
-    messages(client, &mut body, &mut framer, backend).await?;
-    let trailers = client.wait(|_, cx| body.poll_trailers(cx)).await?;
-    let trailers = trailers.map_err(|error| Status::of_upstream_error(&error, backend))?;
-    end(client, trailers, rename.names, backend)
+    client.rest = Some(Rest::new(body, framer));
+    Ok(None)
 }
 
 fn trailers_only(
     worker: &Worker,
-    client: &mut Client<'_>,
+    client: &mut Client,
     mut head: Response<()>,
     names: Option<(&str, &str)>,
     routed: Option<&Routed>,
@@ -91,47 +93,116 @@ fn trailers_only(
     Ok(code)
 }
 
-/// Forward all messages of an answer.
-async fn messages(
-    client: &mut Client<'_>,
-    body: &mut RecvStream,
-    framer: &mut Framer,
+/// Forward the rest of an answer; gives its gRPC code.
+pub(crate) async fn finish(
+    client: &mut Client,
     backend: &str,
-) -> Result<(), Failure> {
-    let mut sent_one = false;
-    loop {
-        let data = client.wait(|_, cx| body.poll_data(cx)).await?;
-        let mut data = match data {
-            None => break,
-            Some(Ok(data)) => data,
-            Some(Err(error)) => return Err(Status::of_upstream_error(&error, backend).into()),
-        };
-        let taken = data.len();
-        while let Some((piece, done)) = framer.next(&mut data)? {
-            if done && !sent_one && piece.remaining() <= SMALL {
-                client.send_now(piece)?;
-            } else {
-                client.send(piece).await?;
+    names: Option<(&str, &str)>,
+) -> Result<u8, Failure> {
+    let trailers = client.wait(|client, cx| match &mut client.rest {
+        Some(rest) => rest.poll(&mut client.answer, backend, cx),
+        None => Poll::Ready(Err(Failure::Gone)),
+    });
+    let trailers = trailers.await??;
+    end(client, trailers, names, backend)
+}
+
+/// An answer of which the head was sent on. Polled by hand, because this is the future that every
+/// request carries.
+pub(crate) struct Rest {
+    body: RecvStream,
+    framer: Framer,
+    /// The DATA frame that is being forwarded, and its length.
+    data: Bytes,
+    taken: usize,
+    /// What the client has no room for yet.
+    piece: Option<Joined>,
+    sent_one: bool,
+    untaken: Option<Pin<Box<Sleep>>>,
+}
+
+impl Rest {
+    fn new(body: RecvStream, framer: Framer) -> Self {
+        Self {
+            body,
+            framer,
+            data: Bytes::new(),
+            taken: 0,
+            piece: None,
+            sent_one: false,
+            untaken: None,
+        }
+    }
+
+    /// Ready with the trailers when all messages are forwarded.
+    fn poll(
+        &mut self,
+        answer: &mut Answer,
+        backend: &str,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<HeaderMap>, Failure>> {
+        loop {
+            ready!(self.poll_piece(answer, cx))?;
+            if let Some((piece, done)) = self.framer.next(&mut self.data)? {
+                // Only one message is let through without asking for room, and only a small one.
+                if done && !self.sent_one && piece.remaining() <= SMALL {
+                    answer.data(piece)?;
+                } else {
+                    self.piece = Some(piece);
+                }
+                self.sent_one = true;
+                continue;
             }
-            sent_one = true;
+            self.release();
+            match ready!(self.body.poll_data(cx)) {
+                Some(Ok(data)) => (self.taken, self.data) = (data.len(), data),
+                Some(Err(error)) => {
+                    return Poll::Ready(Err(Status::of_upstream_error(&error, backend).into()))
+                }
+                None => break,
+            }
         }
-        // What is left open when the stream ends is given back by then.
-        if taken > SMALL || !body.is_end_stream() {
-            let _ = body.flow_control().release_capacity(taken);
+        if !self.framer.is_between() {
+            let text = format!("backend '{backend}' ended its answer inside a message");
+            return Poll::Ready(Err(Status::internal(text).into()));
         }
+        let trailers = ready!(self.body.poll_trailers(cx));
+        Poll::Ready(trailers.map_err(|error| Status::of_upstream_error(&error, backend).into()))
     }
-    if framer.is_between() {
-        return Ok(());
+
+    fn poll_piece(
+        &mut self,
+        answer: &mut Answer,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failure>> {
+        while let Some(piece) = &mut self.piece {
+            let Poll::Ready(room) = answer.poll_room(piece.remaining(), cx) else {
+                let sleep = || Box::pin(tokio::time::sleep(UNTAKEN));
+                let untaken = self.untaken.get_or_insert_with(sleep);
+                return untaken.as_mut().poll(cx).map(|()| Err(Failure::Gone));
+            };
+            self.untaken = None;
+            answer.data(piece.split_to(room?))?;
+            if !piece.has_remaining() {
+                self.piece = None;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
-    Err(Status::internal(format!(
-        "backend '{backend}' ended its answer inside a message"
-    ))
-    .into())
+
+    /// Let the backend send as much as was forwarded. A small last frame needs no word: what is left
+    /// open is given back with the stream.
+    fn release(&mut self) {
+        if self.taken > SMALL || (self.taken > 0 && !self.body.is_end_stream()) {
+            let _ = self.body.flow_control().release_capacity(self.taken);
+        }
+        self.taken = 0;
+    }
 }
 
 /// End an answer with the backend's trailers; gives the gRPC code.
 pub(crate) fn end(
-    client: &mut Client<'_>,
+    client: &mut Client,
     trailers: Option<HeaderMap>,
     names: Option<(&str, &str)>,
     backend: &str,

@@ -8,13 +8,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream};
-use http::uri::PathAndQuery;
-use http::{HeaderMap, Request, Response};
+use http::Response;
 use stagegate_table::Backend;
 
 use crate::client::{Client, Failure};
 use crate::headers;
-use crate::message::Message;
 use crate::routed::{micros_since, Routed};
 use crate::status::Status;
 use crate::upload::Upload;
@@ -26,12 +24,10 @@ const TRIES: usize = 4;
 /// Time after which a client's own `grpc-timeout` is no longer what is left.
 const FRESH: Duration = Duration::from_millis(1);
 
-/// What is asked of a backend.
+/// What is asked of a backend, beside the message of the call.
 pub(crate) struct Ask<'a> {
-    pub(crate) path: &'a PathAndQuery,
-    pub(crate) headers: HeaderMap,
     /// Appended to the message.
-    pub(crate) tail: Bytes,
+    pub(crate) tail: &'a Bytes,
     /// Ids of the backends that may answer.
     pub(crate) backends: &'a [u32],
     /// What is asked for, for texts.
@@ -45,138 +41,129 @@ pub(crate) struct Via {
     sent: Instant,
 }
 
-/// Why one try gave no answer.
-enum Missed {
-    /// Nothing was processed; another try may help.
-    Unprocessed(Status),
-    Final(Failure),
-}
-
-/// Send a message and wait for the head of the answer.
+/// Send the message of a call and wait for the head of the answer.
 pub(crate) async fn exchange(
     worker: &Worker,
-    client: &mut Client<'_>,
-    mut message: Message,
-    mut ask: Ask<'_>,
+    client: &mut Client,
+    ask: &Ask<'_>,
 ) -> Result<(Response<RecvStream>, Via), Failure> {
-    let mut tried: Vec<u32> = Vec::new();
-    let mut last = None;
-    for try_number in 1..=TRIES {
-        let chosen = worker.with_table(|table| {
+    headers::for_backend(&mut client.headers);
+    let mut tries = Tries::default();
+    while let Some((id, upstream)) = tries.next(worker, ask) {
+        let lease = match upstream.try_open() {
+            Some(lease) => lease,
+            None => match open(client, &upstream).await? {
+                Ok(lease) => lease,
+                Err(Unreachable(reason)) => {
+                    tries.unreachable(
+                        id,
+                        Status::no_backend(upstream.name(), &(ask.what)(), &reason),
+                    );
+                    continue;
+                }
+            },
+        };
+        let via = Via {
+            lease,
+            backend: id,
+            sent: Instant::now(),
+        };
+        let may_retry = tries.count < TRIES && client.message.is_kept();
+        let mut response = send(worker, client, ask, &via, may_retry)?;
+        match client
+            .wait(|_, cx| Pin::new(&mut response).poll(cx))
+            .await?
+        {
+            Ok(response) => return Ok((response, via)),
+            Err(error) => {
+                let status = Status::of_upstream_error(&error, via.name());
+                if !(may_retry && is_unprocessed(&error)) {
+                    return Err(status.into());
+                }
+                client.upload = None;
+                tries.unprocessed(id, ask, status);
+            }
+        }
+    }
+    Err(tries.status(ask).into())
+}
+
+/// What was tried for one request.
+#[derive(Default)]
+struct Tries {
+    count: usize,
+    /// Backends that are not to be tried again.
+    failed: Vec<u32>,
+    last: Option<Box<Status>>,
+}
+
+impl Tries {
+    fn next(&mut self, worker: &Worker, ask: &Ask<'_>) -> Option<(u32, Rc<Upstream>)> {
+        if self.count == TRIES {
+            return None;
+        }
+        self.count += 1;
+        worker.with_table(|table| {
             let (backend, upstream) =
                 worker
                     .pool
-                    .choose(table, ask.backends, &tried, &worker.draws)?;
+                    .choose(table, ask.backends, &self.failed, &worker.draws)?;
             Some((backend.id, upstream))
-        });
-        let Some((id, upstream)) = chosen else { break };
-        let lease = match open(client, &upstream).await? {
-            Ok(lease) => lease,
-            Err(Unreachable(reason)) => {
-                tried.push(id);
-                last = Some(Status::no_backend(upstream.name(), &(ask.what)(), &reason));
-                continue;
-            }
-        };
-        let may_retry = message.is_kept() && try_number < TRIES;
-        let headers = if may_retry {
-            ask.headers.clone()
-        } else {
-            std::mem::take(&mut ask.headers)
-        };
-        let sent = Instant::now();
-        let request = request(&upstream, ask.path, headers, client, worker, sent);
-        match attempt(client, message, &lease, request, &ask.tail).await {
-            Ok(response) => {
-                return Ok((
-                    response,
-                    Via {
-                        lease,
-                        backend: id,
-                        sent,
-                    },
-                ))
-            }
-            Err(Missed::Unprocessed(status)) if may_retry => {
-                last = Some(status);
-                if ask.backends.len() > 1 {
-                    tried.push(id);
-                }
-            }
-            Err(Missed::Unprocessed(status)) => return Err(status.into()),
-            Err(Missed::Final(failure)) => return Err(failure),
-        }
-        let Some(upload) = client.upload.take() else {
-            break;
-        };
-        message = upload.into_message();
+        })
     }
-    Err(last
-        .unwrap_or_else(|| Status::unavailable(format!("no backend serves {}", (ask.what)())))
-        .into())
+
+    fn unreachable(&mut self, id: u32, status: Status) {
+        self.failed.push(id);
+        self.last = Some(Box::new(status));
+    }
+
+    /// Refused without being begun: another backend is better, but the same one may do.
+    fn unprocessed(&mut self, id: u32, ask: &Ask<'_>, status: Status) {
+        if ask.backends.len() > 1 {
+            self.failed.push(id);
+        }
+        self.last = Some(Box::new(status));
+    }
+
+    fn status(self, ask: &Ask<'_>) -> Status {
+        let none = || Status::unavailable(format!("no backend serves {}", (ask.what)()));
+        self.last.map_or_else(none, |last| *last)
+    }
 }
 
 async fn open(
-    client: &mut Client<'_>,
+    client: &mut Client,
     upstream: &Rc<Upstream>,
 ) -> Result<Result<Lease, Unreachable>, Failure> {
-    if let Some(lease) = upstream.try_open() {
-        return Ok(Ok(lease));
-    }
+    // Boxed because it is rare: it would make the future of every call larger.
     let mut opening = Box::pin(upstream.open());
     client.wait(|_, cx| opening.as_mut().poll(cx)).await
 }
 
-fn request(
-    upstream: &Upstream,
-    path: &PathAndQuery,
-    mut headers: HeaderMap,
-    client: &Client<'_>,
+/// Open the stream and begin to send the message.
+fn send(
     worker: &Worker,
-    now: Instant,
-) -> Request<()> {
-    let fresh = now.saturating_duration_since(client.started) < FRESH;
-    if !(fresh && headers.contains_key(headers::GRPC_TIMEOUT)) {
-        worker.timeouts.set(&mut headers, client.deadline.at(), now);
-    }
-    upstream.request(path.clone(), headers)
-}
-
-async fn attempt(
-    client: &mut Client<'_>,
-    message: Message,
-    lease: &Lease,
-    request: Request<()>,
-    tail: &Bytes,
-) -> Result<Response<RecvStream>, Missed> {
-    let name = lease.upstream().name();
-    let (mut response, send) = match lease.send(request, false) {
-        Ok(streams) => streams,
-        Err(error) => {
-            let status = Status::of_upstream_error(&error, name);
-            return Err(Missed::Final(status.into()));
-        }
+    client: &mut Client,
+    ask: &Ask<'_>,
+    via: &Via,
+    may_retry: bool,
+) -> Result<ResponseFuture, Failure> {
+    let upstream = via.lease.upstream();
+    let (path, mut headers) = if may_retry {
+        (client.path.clone(), client.headers.clone())
+    } else {
+        (client.path.clone(), std::mem::take(&mut client.headers))
     };
-    client.upload = Some(Upload::start(message, tail.clone(), send));
-    let outcome = client.wait(|_, cx| poll_response(&mut response, cx)).await;
-    match outcome.map_err(Missed::Final)? {
-        Ok(response) => Ok(response),
-        Err(error) => {
-            let status = Status::of_upstream_error(&error, name);
-            Err(if is_unprocessed(&error) {
-                Missed::Unprocessed(status)
-            } else {
-                Missed::Final(status.into())
-            })
-        }
+    let fresh = via.sent.saturating_duration_since(client.started) < FRESH;
+    if !(fresh && headers.contains_key(headers::GRPC_TIMEOUT)) {
+        worker
+            .timeouts
+            .set(&mut headers, client.deadline.at(), via.sent);
     }
-}
-
-fn poll_response(
-    response: &mut ResponseFuture,
-    cx: &mut std::task::Context<'_>,
-) -> std::task::Poll<Result<Response<RecvStream>, h2::Error>> {
-    Pin::new(response).poll(cx)
+    let sent = via.lease.send(upstream.request(path, headers), false);
+    let (response, send) = sent.map_err(|error| Status::of_upstream_error(&error, via.name()))?;
+    client.upload = Upload::start(&client.message, ask.tail, send);
+    Ok(response)
 }
 
 /// Whether the backend said that it did not begin with the request.

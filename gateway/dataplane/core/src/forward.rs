@@ -2,9 +2,7 @@
 
 use bytes::Bytes;
 use h2::RecvStream;
-use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{HeaderMap, Response};
+use http::Response;
 use stagegate_table::State;
 use stagegate_wire::rewrite::{rename_config, rename_metadata, rename_statistics};
 use stagegate_wire::Malformed;
@@ -16,11 +14,11 @@ use crate::exchange::{exchange, Ask};
 use crate::framer::Caps;
 use crate::headers;
 use crate::joined::Joined;
-use crate::message::{malformed, Message};
+use crate::message::{self, malformed};
 use crate::reader::{ReadError, Reader};
 use crate::routed::Routed;
 use crate::status::{answer_head, parse_code, Code, Status, GRPC_STATUS};
-use crate::unary::{own_deadline, usual_deadline};
+use crate::unary::receive;
 use crate::worker::Worker;
 
 /// A call whose answer is re-encoded.
@@ -31,43 +29,20 @@ pub(crate) enum About {
     Statistics,
 }
 
-/// Read a unary request that is not an inference.
-pub(crate) async fn receive(
-    worker: &Worker,
-    client: &mut Client<'_>,
-    headers: &mut HeaderMap,
-    body: RecvStream,
-) -> Result<Message, Failure> {
-    let own = own_deadline(headers, client.started)?;
-    client
-        .deadline
-        .set(own.or_else(|| usual_deadline(worker, client.started)));
-    Message::read(client, body, headers, &worker.shared.settings).await
-}
-
-/// Read such a request to its end.
-pub(crate) async fn receive_whole(
-    worker: &Worker,
-    client: &mut Client<'_>,
-    head: Parts,
-    body: RecvStream,
-) -> Result<Bytes, Failure> {
-    let mut headers = head.headers;
-    let mut message = receive(worker, client, &mut headers, body).await?;
-    message.whole(client).await
+/// Read a unary request to its end.
+pub(crate) async fn receive_whole(worker: &Worker, client: &mut Client) -> Result<Bytes, Failure> {
+    receive(worker, client).await?;
+    message::whole(client).await
 }
 
 /// Answer `ModelMetadata`, `ModelConfig` or `ModelStatistics`.
 pub(crate) async fn about_model(
     worker: &Worker,
-    client: &mut Client<'_>,
-    head: Parts,
-    body: RecvStream,
+    client: &mut Client,
     about: About,
 ) -> Result<(), Failure> {
-    let mut headers = head.headers;
-    let message = receive(worker, client, &mut headers, body).await?;
-    let names = message.names()?;
+    receive(worker, client).await?;
+    let names = client.message.names()?;
     if about == About::Statistics && names.model.is_empty() {
         let text = "ModelStatistics of all models is not supported; name one model";
         return Err(Status::new(Code::Unimplemented, text).into());
@@ -79,28 +54,21 @@ pub(crate) async fn about_model(
         }
     }
     cold::ready_for(worker, client, &mut routed).await?;
-    let path = head
-        .uri
-        .into_parts()
-        .path_and_query
-        .unwrap_or_else(|| PathAndQuery::from_static("/"));
-    headers::for_backend(&mut headers);
+    let version = &routed.version;
     let ask = Ask {
-        path: &path,
-        headers,
-        tail: routed.version.request_tail.clone(),
-        backends: &routed.version.backends,
+        tail: &version.request_tail,
+        backends: &version.backends,
         what: &|| routed.what(),
     };
-    let (response, via) = exchange(worker, client, message, ask).await?;
+    let (response, via) = exchange(worker, client, &ask).await?;
     let answer = collect(worker, client, response, via.name(), &routed).await?;
     let Some((mut head, message)) = answer else {
         return Ok(());
     };
     let message = encode(worker, &routed, &message, about).map_err(|error| {
+        let backend = via.name();
         Status::internal(format!(
-            "backend '{}' gave an answer that cannot be read: {error}",
-            via.name()
+            "backend '{backend}' gave an answer that cannot be read: {error}"
         ))
     })?;
     // What was inflated is plain now.
@@ -151,7 +119,7 @@ fn logical_name(worker: &Worker, routed: &Routed, triton: &str) -> Option<String
 
 async fn reply(
     worker: &Worker,
-    client: &mut Client<'_>,
+    client: &mut Client,
     mut head: Response<()>,
     message: Bytes,
     routed: &Routed,
@@ -165,7 +133,7 @@ async fn reply(
 /// The one message of an answer with its head. `None` where the backend refused: the client has that.
 async fn collect(
     worker: &Worker,
-    client: &mut Client<'_>,
+    client: &mut Client,
     response: Response<RecvStream>,
     backend: &str,
     routed: &Routed,
@@ -210,43 +178,31 @@ async fn collect(
 }
 
 /// Pass a call that `protocol.allow` opened to the one backend that there is.
-pub(crate) async fn pass_through(
-    worker: &Worker,
-    client: &mut Client<'_>,
-    head: Parts,
-    body: RecvStream,
-) -> Result<(), Failure> {
-    let mut headers = head.headers;
-    let message = receive(worker, client, &mut headers, body).await?;
+pub(crate) async fn pass_through(worker: &Worker, client: &mut Client) -> Result<(), Failure> {
+    receive(worker, client).await?;
     let backends: Vec<u32> =
         worker.with_table(|table| table.backends().iter().map(|backend| backend.id).collect());
-    let path = head
-        .uri
-        .into_parts()
-        .path_and_query
-        .unwrap_or_else(|| PathAndQuery::from_static("/"));
     if backends.len() != 1 {
         let text = format!(
             "{} concerns one Triton, and the gateway has {}; call that Triton itself",
-            path.path().rsplit('/').next().unwrap_or_default(),
+            client.path.path().rsplit('/').next().unwrap_or_default(),
             backends.len()
         );
         return Err(Status::new(Code::FailedPrecondition, text).into());
     }
-    headers::for_backend(&mut headers);
+    let path = client.path.clone();
     let ask = Ask {
-        path: &path,
-        headers,
-        tail: Bytes::new(),
+        tail: &Bytes::new(),
         backends: &backends,
         what: &|| path.to_string(),
     };
-    let (response, via) = exchange(worker, client, message, ask).await?;
+    let (response, via) = exchange(worker, client, &ask).await?;
     let rename = Rename {
-        tail: Bytes::new(),
+        tail: &Bytes::new(),
         names: None,
     };
-    download::forward(worker, client, response, via.name(), rename, None)
-        .await
-        .map(|_| ())
+    match download::begin(worker, client, response, via.name(), &rename, None)? {
+        Some(_) => Ok(()),
+        None => download::finish(client, via.name(), None).await.map(|_| ()),
+    }
 }

@@ -6,18 +6,16 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::RecvStream;
-use http::request::Parts;
 use stagegate_wire::local::{health, health_service, Serving};
 use stagegate_wire::names::Names;
 
 use crate::answer::takes_requests;
 use crate::client::{Client, Failure};
+use crate::forward;
 use crate::joined::Joined;
 use crate::message::malformed;
 use crate::status::{answer_head, Code, Status};
 use crate::worker::Worker;
-use crate::{forward, unary};
 
 /// How often the state of a watched model is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -63,15 +61,11 @@ pub(crate) fn check(worker: &Worker, request: &[u8]) -> Result<Bytes, Status> {
 }
 
 /// `Watch`: the state now and at every change, until the client or the gateway ends.
-pub(crate) async fn watch(
-    worker: &Worker,
-    client: &mut Client<'_>,
-    head: Parts,
-    body: RecvStream,
-) -> Result<(), Failure> {
-    let own = unary::own_deadline(&head.headers, client.started)?;
-    let request = forward::receive_whole(worker, client, head, body).await?;
-    client.deadline.set(own);
+pub(crate) async fn watch(worker: &Worker, client: &mut Client) -> Result<(), Failure> {
+    let request = forward::receive_whole(worker, client).await?;
+    if !client.has_deadline {
+        client.deadline.set(None);
+    }
     let service = health_service(&request).map_err(malformed)?;
     let mut ready = worker.shared.ready.subscribe();
     client.head(answer_head(), false)?;

@@ -22,9 +22,10 @@ const REPLAY: usize = 1 << 20;
 /// Messages up to this fit the client's window: their bytes are given back when they were sent on.
 const FITS_WINDOW: usize = 1 << 20;
 
-/// A request message, read at least as far as its names.
+/// The request message of a unary call.
 pub(crate) struct Message {
-    body: RecvStream,
+    /// Taken out where the call is a stream.
+    body: Option<RecvStream>,
     len: usize,
     first: Bytes,
     more: Vec<Bytes>,
@@ -34,43 +35,128 @@ pub(crate) struct Message {
     ended: bool,
 }
 
+/// Read the message of a call so far that its names are known. Its headers tell how it is compressed,
+/// and no longer do where it was inflated.
+pub(crate) async fn read(client: &mut Client, settings: &Settings) -> Result<(), Failure> {
+    let prefix = match client
+        .wait(|client, cx| client.message.poll_data(cx))
+        .await??
+    {
+        Some(data) if data.len() >= PREFIX => client.message.begin(data),
+        Some(data) => Box::pin(short_prefix(client, data)).await?,
+        None => return Err(no_message().into()),
+    };
+    check(prefix, settings.max_message)?;
+    let message = &mut client.message;
+    message.len = prefix.len as usize;
+    if message.have > message.len {
+        return Err(second_message().into());
+    }
+    if prefix.compressed == 1 {
+        let encoding = encoding_of(&client.headers)?;
+        gather(client).await?;
+        client.message.inflate(encoding, settings)?;
+        client.headers.remove(GRPC_ENCODING);
+    } else if message.have < message.len {
+        Box::pin(read_names(client)).await?;
+    }
+    if client.message.have == client.message.len {
+        return client
+            .wait(|client, cx| client.message.poll_end(cx))
+            .await?;
+    }
+    Ok(())
+}
+
+/// A prefix that came in several DATA frames.
+async fn short_prefix(client: &mut Client, data: Bytes) -> Result<Prefix, Failure> {
+    let mut start = BytesMut::from(&data[..]);
+    while start.len() < PREFIX {
+        let data = client
+            .wait(|client, cx| client.message.poll_data(cx))
+            .await??;
+        start.extend_from_slice(&data.ok_or_else(cut_short)?);
+    }
+    Ok(client.message.begin(start.freeze()))
+}
+
+async fn read_names(client: &mut Client) -> Result<(), Failure> {
+    client.message.scan()?;
+    while client.message.needs_more() {
+        more(client).await?;
+    }
+    Ok(())
+}
+
+async fn gather(client: &mut Client) -> Result<(), Failure> {
+    while client.message.have < client.message.len {
+        Box::pin(more(client)).await?;
+    }
+    Ok(())
+}
+
+async fn more(client: &mut Client) -> Result<(), Failure> {
+    let piece = client
+        .wait(|client, cx| client.message.poll_more(cx))
+        .await??;
+    let message = &mut client.message;
+    message.more.push(piece);
+    if message.len > FITS_WINDOW {
+        message.release(message.have);
+    }
+    Ok(())
+}
+
+/// Read the rest and give all of it in one piece.
+pub(crate) async fn whole(client: &mut Client) -> Result<Bytes, Failure> {
+    gather(client).await?;
+    client
+        .wait(|client, cx| client.message.poll_end(cx))
+        .await??;
+    client.message.join();
+    Ok(client.message.first.clone())
+}
+
 impl Message {
-    /// Read the message so far that its names are known. `headers` tell how it is compressed; they
-    /// are changed where it was inflated.
-    pub(crate) async fn read(
-        client: &mut Client<'_>,
-        mut body: RecvStream,
-        headers: &mut HeaderMap,
-        settings: &Settings,
-    ) -> Result<Self, Failure> {
-        let (prefix, first) = read_prefix(client, &mut body).await?;
-        check(prefix, settings.max_message)?;
-        let len = prefix.len as usize;
-        let mut message = Self {
-            body,
-            len,
-            have: first.len(),
-            first,
+    pub(crate) fn new(body: RecvStream) -> Self {
+        Self {
+            body: Some(body),
+            len: 0,
+            first: Bytes::new(),
             more: Vec::new(),
+            have: 0,
             released: 0,
             scanner: None,
             ended: false,
+        }
+    }
+
+    /// The stream itself, for a call that is no unary one.
+    pub(crate) fn take_body(&mut self) -> Result<RecvStream, Failure> {
+        self.body.take().ok_or(Failure::Gone)
+    }
+
+    fn begin(&mut self, mut data: Bytes) -> Prefix {
+        let mut prefix = [0; PREFIX];
+        data.copy_to_slice(&mut prefix);
+        self.have = data.len();
+        self.first = data;
+        Prefix::read(&prefix)
+    }
+
+    /// The next DATA frame with something in it; `None` at the end.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Failure>> {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(Ok(None));
         };
-        if message.have > len {
-            return Err(second_message().into());
+        loop {
+            match ready!(body.poll_data(cx)) {
+                None => return Poll::Ready(Ok(None)),
+                Some(Err(_)) => return Poll::Ready(Err(Failure::Gone)),
+                Some(Ok(data)) if data.is_empty() => {}
+                Some(Ok(data)) => return Poll::Ready(Ok(Some(data))),
+            }
         }
-        if prefix.compressed == 1 {
-            let encoding = encoding_of(headers)?;
-            message.gather(client).await?;
-            message.inflate(encoding, settings)?;
-            headers.remove(GRPC_ENCODING);
-        } else if message.have < len {
-            message.read_names(client).await?;
-        }
-        if message.have == message.len {
-            client.wait(|_, cx| message.poll_end(cx)).await??;
-        }
-        Ok(message)
     }
 
     /// The names that are asked for.
@@ -94,14 +180,6 @@ impl Message {
     /// All of it in one piece, where it is small and complete.
     pub(crate) fn small(&self, limit: usize) -> Option<&Bytes> {
         (self.more.is_empty() && self.have == self.len && self.len <= limit).then_some(&self.first)
-    }
-
-    /// Read the rest and give all of it in one piece.
-    pub(crate) async fn whole(&mut self, client: &mut Client<'_>) -> Result<Bytes, Failure> {
-        self.gather(client).await?;
-        client.wait(|_, cx| self.poll_end(cx)).await??;
-        self.join();
-        Ok(self.first.clone())
     }
 
     /// The piece of that number; they are to be asked for in order. `None` after the last.
@@ -135,42 +213,29 @@ impl Message {
 
     /// Ready when the client has ended its request after the message, as it must.
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        while !self.ended {
-            if self.body.is_end_stream() {
-                self.ended = true;
-                break;
-            }
-            match ready!(self.body.poll_data(cx)) {
-                None => self.ended = true,
-                Some(Ok(data)) if data.is_empty() => {}
-                Some(Ok(_)) => return Poll::Ready(Err(second_message().into())),
-                Some(Err(_)) => return Poll::Ready(Err(Failure::Gone)),
+        if !self.ended && !self.body.as_ref().is_none_or(RecvStream::is_end_stream) {
+            if ready!(self.poll_data(cx))?.is_some() {
+                return Poll::Ready(Err(second_message().into()));
             }
         }
+        self.ended = true;
         Poll::Ready(Ok(()))
     }
 
     /// The first `sent` bytes of the message are on their way: let the client send as many more.
     pub(crate) fn release(&mut self, sent: usize) {
-        if sent <= self.released {
-            return;
+        if let (true, Some(body)) = (sent > self.released, &mut self.body) {
+            let _ = body.flow_control().release_capacity(sent - self.released);
+            self.released = sent;
         }
-        let _ = self
-            .body
-            .flow_control()
-            .release_capacity(sent - self.released);
-        self.released = sent;
     }
 
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Failure>> {
-        loop {
-            match ready!(self.body.poll_data(cx)) {
-                None => return Poll::Ready(Err(cut_short().into())),
-                Some(Err(_)) => return Poll::Ready(Err(Failure::Gone)),
-                Some(Ok(data)) if data.is_empty() => {}
-                Some(Ok(data)) => return Poll::Ready(self.take(data)),
-            }
-        }
+        let data = ready!(self.poll_data(cx))?;
+        Poll::Ready(
+            data.ok_or_else(|| cut_short().into())
+                .and_then(|data| self.take(data)),
+        )
     }
 
     fn take(&mut self, data: Bytes) -> Result<Bytes, Failure> {
@@ -189,30 +254,16 @@ impl Message {
         Ok(data)
     }
 
-    async fn more(&mut self, client: &mut Client<'_>) -> Result<(), Failure> {
-        let piece = client.wait(|_, cx| self.poll_more(cx)).await??;
-        self.more.push(piece);
-        if self.len > FITS_WINDOW {
-            self.release(self.have);
-        }
-        Ok(())
-    }
-
-    async fn gather(&mut self, client: &mut Client<'_>) -> Result<(), Failure> {
-        while self.have < self.len {
-            self.more(client).await?;
-        }
-        Ok(())
-    }
-
-    async fn read_names(&mut self, client: &mut Client<'_>) -> Result<(), Failure> {
+    fn scan(&mut self) -> Result<(), Status> {
         let mut scanner = Box::new(NameScanner::new(self.len));
         scanner.feed(&self.first).map_err(malformed)?;
         self.scanner = Some(scanner);
-        while self.have < self.len && !(self.len > WHOLE && self.decided()) {
-            self.more(client).await?;
-        }
         Ok(())
+    }
+
+    /// Whether more must be read before the message can be routed.
+    fn needs_more(&self) -> bool {
+        self.have < self.len && !(self.len > WHOLE && self.decided())
     }
 
     fn decided(&self) -> bool {
@@ -246,35 +297,6 @@ impl Message {
                 .drain(..)
                 .for_each(|piece| all.extend_from_slice(&piece));
             self.first = all.freeze();
-        }
-    }
-}
-
-/// The prefix, and what came with it of the message.
-async fn read_prefix(
-    client: &mut Client<'_>,
-    body: &mut RecvStream,
-) -> Result<(Prefix, Bytes), Failure> {
-    let mut data = next(client, body).await?.ok_or_else(no_message)?;
-    if data.len() < PREFIX {
-        let mut start = BytesMut::from(&data[..]);
-        while start.len() < PREFIX {
-            start.extend_from_slice(&next(client, body).await?.ok_or_else(cut_short)?);
-        }
-        data = start.freeze();
-    }
-    let mut prefix = [0; PREFIX];
-    data.copy_to_slice(&mut prefix);
-    Ok((Prefix::read(&prefix), data))
-}
-
-async fn next(client: &mut Client<'_>, body: &mut RecvStream) -> Result<Option<Bytes>, Failure> {
-    loop {
-        match client.wait(|_, cx| body.poll_data(cx)).await? {
-            None => return Ok(None),
-            Some(Err(_)) => return Err(Failure::Gone),
-            Some(Ok(data)) if data.is_empty() => {}
-            Some(Ok(data)) => return Ok(Some(data)),
         }
     }
 }

@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use h2::RecvStream;
-use http::HeaderMap;
 use stagegate_wire::fields::Fields;
 use stagegate_wire::local::{
     reflection_error, reflection_files, reflection_request, reflection_services, Reflection,
@@ -30,17 +28,15 @@ const SERVICES: [&str; 4] = [
 ];
 
 /// Answer `ServerReflectionInfo`: one answer for each request on the stream.
-pub(crate) async fn info(
-    worker: &Worker,
-    client: &mut Client<'_>,
-    headers: &HeaderMap,
-    body: RecvStream,
-) -> Result<(), Failure> {
-    let mut reader = Reader::new(body, Caps::of(&worker.shared.settings));
+pub(crate) async fn info(worker: &Worker, client: &mut Client) -> Result<(), Failure> {
+    let mut reader = Reader::new(
+        client.message.take_body()?,
+        Caps::of(&worker.shared.settings),
+    );
     client.head(answer_head(), false)?;
     loop {
         let message = match client
-            .wait(|_, cx| reader.poll_message(headers, cx))
+            .wait(|client, cx| reader.poll_message(&client.headers, cx))
             .await?
         {
             Ok(Some(message)) => message,

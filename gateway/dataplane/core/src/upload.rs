@@ -11,7 +11,6 @@ use crate::message::Message;
 
 /// One message being sent.
 pub(crate) struct Upload {
-    message: Message,
     tail: Bytes,
     send: Option<SendStream<Joined>>,
     number: usize,
@@ -21,38 +20,38 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    /// Begin to send. A small message goes out at once, in one DATA frame.
-    pub(crate) fn start(message: Message, tail: Bytes, send: SendStream<Joined>) -> Self {
-        let mut upload = Self {
-            message,
-            tail,
+    /// Begin to send. A small message goes out at once, in one DATA frame; then there is nothing left
+    /// to do.
+    pub(crate) fn start(
+        message: &Message,
+        tail: &Bytes,
+        mut send: SendStream<Joined>,
+    ) -> Option<Self> {
+        if let Some(body) = message.small(SMALL) {
+            // A stream that cannot be written to any more says why on its answer's side.
+            let _ = send.send_data(Joined::message(body.clone(), tail.clone()), true);
+            return None;
+        }
+        Some(Self {
+            tail: tail.clone(),
             send: Some(send),
             number: 0,
             taken: 0,
             piece: Joined::from(Bytes::new()),
             last: false,
-        };
-        if let Some(body) = upload.message.small(SMALL) {
-            let whole = Joined::message(body.clone(), upload.tail.clone());
-            if let Some(mut send) = upload.send.take() {
-                // A stream that cannot be written to any more says why on its answer's side.
-                let _ = send.send_data(whole, true);
-            }
-        }
-        upload
-    }
-
-    /// Stop sending and take the message back, to send it again.
-    pub(crate) fn into_message(self) -> Message {
-        self.message
+        })
     }
 
     /// Send on as far as both sides allow. Ready when all is sent, when the backend wants no more, or
     /// when the client's request turns out to be broken.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    pub(crate) fn poll(
+        &mut self,
+        message: &mut Message,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failure>> {
         loop {
             if self.send.is_some() && !self.piece.has_remaining() {
-                (self.piece, self.last) = ready!(self.poll_piece(cx))?;
+                (self.piece, self.last) = ready!(self.poll_piece(message, cx))?;
             }
             let Some(send) = &mut self.send else {
                 return Poll::Ready(Ok(()));
@@ -73,15 +72,19 @@ impl Upload {
                 self.send = None;
             }
             if done {
-                self.message.release(self.taken);
+                message.release(self.taken);
             }
         }
     }
 
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Joined, bool), Failure>> {
-        let len = self.message.len();
+    fn poll_piece(
+        &mut self,
+        message: &mut Message,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Joined, bool), Failure>> {
+        let len = message.len();
         if self.taken < len || self.number == 0 {
-            let body = ready!(self.message.poll_piece(self.number, cx))?.unwrap_or_default();
+            let body = ready!(message.poll_piece(self.number, cx))?.unwrap_or_default();
             self.taken += body.len();
             self.number += 1;
             let piece = if self.number == 1 {
@@ -92,7 +95,7 @@ impl Upload {
             return Poll::Ready(Ok((piece, false)));
         }
         // Only now is it known that the request is a whole one, so only now may it end upstream.
-        ready!(self.message.poll_end(cx))?;
+        ready!(message.poll_end(cx))?;
         Poll::Ready(Ok((Joined::from(self.tail.clone()), true)))
     }
 }

@@ -46,7 +46,7 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) load: Arc<Load>,
     pub(crate) pool: Pool,
-    pub(crate) deadlines: Deadlines,
+    pub(crate) deadlines: Rc<Deadlines>,
     pub(crate) draws: Draws,
     pub(crate) tokens: Tokens,
     pub(crate) timeouts: Timeouts,
@@ -68,7 +68,7 @@ impl Worker {
             pool: Pool::new(shared.settings.upstream_connections, teller.clone()),
             teller,
             totals,
-            deadlines: Deadlines::new(),
+            deadlines: Rc::new(Deadlines::new()),
             draws: Draws::new(),
             tokens: Tokens::new(),
             timeouts: Timeouts::new(Duration::from_millis(shared.settings.default_deadline_ms)),
@@ -151,8 +151,8 @@ pub(crate) fn start(index: usize, shared: &Arc<Shared>) -> io::Result<WorkerHand
 }
 
 async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
-    let deadlines = Rc::clone(&worker);
-    tokio::task::spawn_local(async move { deadlines.deadlines.drive().await });
+    let deadlines = Rc::clone(&worker.deadlines);
+    tokio::task::spawn_local(async move { deadlines.drive().await });
     tokio::task::spawn_local(keep_house(Rc::clone(&worker)));
     while let Some(command) = inbox.recv().await {
         match command {

@@ -19,7 +19,6 @@ use crate::message::malformed;
 use crate::reader::{ReadError, Reader};
 use crate::routed::{Count, Routed, RoutedMessage};
 use crate::status::Status;
-use crate::unary::path;
 use crate::upstream::{Lease, Unreachable};
 
 use super::leg::Leg;
@@ -226,10 +225,7 @@ fn begin(session: &Session<'_>, backend: u32, lease: Lease) -> Result<Leg, Statu
         .timeouts
         .set(&mut headers, session.deadline, Instant::now());
     let upstream = lease.upstream();
-    let request: Request<()> = upstream.request(
-        path("/inference.GRPCInferenceService/ModelStreamInfer"),
-        headers,
-    );
+    let request: Request<()> = upstream.request(session.path.clone(), headers);
     let streams = lease
         .send(request, false)
         .map_err(|error| Status::of_upstream_error(&error, upstream.name()))?;

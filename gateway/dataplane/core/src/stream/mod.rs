@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::RecvStream;
-use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::HeaderMap;
 
 use crate::client::{Client, Failure};
@@ -38,6 +38,7 @@ struct Session<'w> {
     headers: HeaderMap,
     /// Those that backends get.
     forwarded: HeaderMap,
+    path: PathAndQuery,
     deadline: Option<std::time::Instant>,
     /// Whether errors of one message end the stream, as the client asked for.
     strict: bool,
@@ -52,16 +53,12 @@ struct Session<'w> {
 }
 
 /// Answer one `ModelStreamInfer`.
-pub(crate) async fn infer(
-    worker: &Worker,
-    client: &mut Client<'_>,
-    head: Parts,
-    body: RecvStream,
-) -> Result<(), Failure> {
+pub(crate) async fn infer(worker: &Worker, client: &mut Client) -> Result<(), Failure> {
     client
         .deadline
-        .set(own_deadline(&head.headers, client.started)?);
-    let session = Session::new(worker, head.headers, client);
+        .set(own_deadline(&client.headers, client.started)?);
+    let body = client.message.take_body()?;
+    let session = Session::new(worker, client);
     let outcome = run(&session, client, body).await;
     if let Some(count) = &mut *session.count.borrow_mut() {
         match &outcome {
@@ -74,11 +71,7 @@ pub(crate) async fn infer(
 }
 
 /// Run both directions until the stream has its status; gives its code.
-async fn run(
-    session: &Session<'_>,
-    client: &mut Client<'_>,
-    body: RecvStream,
-) -> Result<u8, Failure> {
+async fn run(session: &Session<'_>, client: &mut Client, body: RecvStream) -> Result<u8, Failure> {
     let mut inbound = pin!(inbound::take_messages(session, body, client.started));
     let mut outbound = Outbound::default();
     poll_fn(|cx| {
@@ -112,7 +105,8 @@ fn poll_inbound(
 }
 
 impl<'w> Session<'w> {
-    fn new(worker: &'w Worker, headers: HeaderMap, client: &Client<'_>) -> Self {
+    fn new(worker: &'w Worker, client: &mut Client) -> Self {
+        let headers = std::mem::take(&mut client.headers);
         let mut forwarded = headers.clone();
         headers::for_backend(&mut forwarded);
         // Every message goes on uncompressed.
@@ -124,6 +118,7 @@ impl<'w> Session<'w> {
             worker,
             headers,
             forwarded,
+            path: client.path.clone(),
             deadline: client.deadline.at(),
             strict,
             legs: RefCell::default(),

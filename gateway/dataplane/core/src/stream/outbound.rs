@@ -38,7 +38,7 @@ impl Outbound {
     pub(super) fn poll(
         &mut self,
         session: &Session<'_>,
-        client: &mut Client<'_>,
+        client: &mut Client,
         cx: &mut Context<'_>,
     ) -> Poll<Result<u8, Failure>> {
         loop {
@@ -75,7 +75,7 @@ impl Outbound {
     fn poll_piece(
         &mut self,
         session: &Session<'_>,
-        client: &mut Client<'_>,
+        client: &mut Client,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failure>> {
         while let Some(piece) = &mut self.piece {
@@ -117,7 +117,7 @@ impl Outbound {
     fn leg_ended(
         &mut self,
         session: &Session<'_>,
-        client: &mut Client<'_>,
+        client: &mut Client,
         leg: &Rc<Leg>,
         mut trailers: HeaderMap,
     ) -> Result<Option<u8>, Failure> {
@@ -138,7 +138,7 @@ impl Outbound {
         Ok(Some(code))
     }
 
-    fn end(&mut self, session: &Session<'_>, client: &mut Client<'_>) -> Result<u8, Failure> {
+    fn end(&mut self, session: &Session<'_>, client: &mut Client) -> Result<u8, Failure> {
         let trailers = self
             .trailers
             .take()
@@ -158,7 +158,7 @@ impl Session<'_> {
 /// Send the head of the answer, unless it was sent: a backend's own, or one made here.
 fn begin(
     session: &Session<'_>,
-    client: &mut Client<'_>,
+    client: &mut Client,
     head: Option<(Response<()>, &Rc<Leg>)>,
 ) -> Result<(), Failure> {
     if !matches!(client.answer, Answer::Nothing(_)) {
@@ -175,11 +175,7 @@ fn begin(
     client.head(head, false)
 }
 
-fn finish(
-    session: &Session<'_>,
-    client: &mut Client<'_>,
-    trailers: HeaderMap,
-) -> Result<(), Failure> {
+fn finish(session: &Session<'_>, client: &mut Client, trailers: HeaderMap) -> Result<(), Failure> {
     if !matches!(client.answer, Answer::Nothing(_)) {
         return client.trailers(trailers);
     }
