@@ -155,7 +155,7 @@ async def _start(
     with _named_port("listen.admin", config.listen.admin):
         bound = await stack.enter_async_context(serve_admin(config.listen.admin, gateway))
         gateway.listens(admin=bound)
-    _warn_of_plaintext(config)
+    _warn(config)
     if up and config.triton.instances:
         tritons = await _start_tritons(stack, config, progress, stop)
         if tritons is None:
@@ -325,7 +325,9 @@ def _addresses(config: GatewayConfig, data_plane: DataPlane) -> Addresses:
     )
 
 
-def _warn_of_plaintext(config: GatewayConfig) -> None:
+def _warn(config: GatewayConfig) -> None:
+    for key in config.not_served:
+        LOG.warning("%s: not served by this version, so the key has no effect", key)
     if not config.listen.inference.loopback:
         LOG.warning(
             "listen.inference %s takes plaintext from other machines; TLS is not served by this version, "

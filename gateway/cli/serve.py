@@ -28,7 +28,7 @@ _Config = Annotated[
 def up(config: _Config = None) -> None:
     """Start everything on this machine: Triton, a gateway, SQLite state, a folder registry.
 
-    Without --config: models in ./models, state in ./.stagegate, Triton's own ports on 127.0.0.1.
+    Without --config: models in ./models, state in ./.stagegate, Triton's own ports.
     """
     from gateway.config import built_in_config, load_config
     from gateway.progress import people_progress

@@ -19,7 +19,6 @@ _LATER: tuple[tuple[tuple[str, ...], str], ...] = (
         ("tls",),
         "TLS is not served by this version; remove it, and put a TLS proxy in front where one is needed",
     ),
-    (("listen", "http"), "the REST protocol is not served by this version; remove it"),
     (("limits", "resets_per_second"), ""),
     (("limits", "cancels_per_second"), ""),
     (("limits", "connections_per_address"), ""),
@@ -27,7 +26,6 @@ _LATER: tuple[tuple[tuple[str, ...], str], ...] = (
     (("limits", "replay"), ""),
 )
 
-_LATER_BACKEND = {"memory": "memory budgets are not served by this version; remove it"}
 _LATER_REGISTRY_TYPES = ("mlflow", "s3", "huggingface", "dvc", "sagemaker")
 
 
@@ -42,10 +40,6 @@ def take_later(root: dict[str, Value]) -> Iterator[Finding]:
             del here[key]
             yield path, message or "is not served by this version; remove it"
     yield from _take_later_registries(root)
-    for index, backend in enumerate(as_list(root.get("backends"))):
-        for key, message in _LATER_BACKEND.items():
-            if isinstance(backend, dict) and backend.pop(key, None) is not None:
-                yield ("backends", index, key), message
 
 
 def _take_later_registries(root: dict[str, Value]) -> Iterator[Finding]:

@@ -81,10 +81,15 @@ class ListenConfig(Section):
     """Where this process listens; Triton's own ports are the defaults. Port 0 takes any free one."""
 
     inference: ListenAddress = Field(
-        default=Address("127.0.0.1", 8001), description="the inference protocol, gRPC"
+        default=Address("0.0.0.0", 8001),  # noqa: S104 - Triton's own default; a warning tells of it
+        description="the inference protocol, gRPC",
+    )
+    http: ListenAddress | None = Field(
+        default=None, description="the REST protocol; checked, but not opened by this version"
     )
     metrics: ListenAddress = Field(
-        default=Address("127.0.0.1", 8002), description="/metrics, /livez and /readyz"
+        default=Address("0.0.0.0", 8002),  # noqa: S104 - what scrapes and probes comes from elsewhere
+        description="/metrics, /livez and /readyz",
     )
     admin: Annotated[Address, Text(_admin_address)] = Field(
         default=Address("127.0.0.1", 8003), description="the admin API that the CLI speaks; loopback only"
@@ -142,6 +147,9 @@ class BackendConfig(Section):
     repository: FilePath | None = Field(
         default=None, description="the folder that Triton was started on; for control: explicit"
     )
+    memory: Annotated[int, Size(1 << 20, 1 << 50)] | None = Field(
+        default=None, description="bytes for models; checked, but not yet a bound in this version"
+    )
 
     def to_backend(self) -> Backend:
         """As the rest of Stagegate knows it."""
@@ -152,6 +160,7 @@ class BackendConfig(Section):
             metrics=str(self.metrics or ""),
             control=Control(self.control),
             repository=self.repository,
+            memory=self.memory,
         )
 
 
@@ -279,6 +288,17 @@ class GatewayConfig(Section):
     residency: ResidencyConfig = Field(default_factory=ResidencyConfig)
     triton: TritonConfig = Field(default_factory=TritonConfig)
     _source: str = PrivateAttr(BUILT_IN)
+
+    @property
+    def not_served(self) -> tuple[str, ...]:
+        """Keys that are right and have no effect in this version, each with what it would be."""
+        found = ["listen.http: the REST protocol"] if self.listen.http is not None else []
+        found += [
+            f"backends[{index}].memory: memory budgets"
+            for index, backend in enumerate(self.backends)
+            if backend.memory is not None
+        ]
+        return tuple(found)
 
     @property
     def source(self) -> str:
