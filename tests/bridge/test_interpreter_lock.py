@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 ROOT = Path(__file__).parents[2]
 
 
-class Constant(service_pb2_grpc.GRPCInferenceServiceServicer):
+class Constant(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """Answers every request with its own names."""
 
     def ModelInfer(  # noqa: N802 - the protocol's name

@@ -210,9 +210,11 @@ def test_triton_s_own_errors_come_through_with_the_logical_name(
 def test_health_and_reflection_are_served(up: Gateway) -> None:
     """grpcurl and Kubernetes probes need no extra files: raw calls of both services answer."""
     with grpc.insecure_channel(up.inference) as channel:
-        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        check = channel.unary_unary("/grpc.health.v1.Health/Check", None, None)
         assert check(b"") == b"\x08\x01"
-        reflect = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+        reflect = channel.stream_stream(
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", None, None
+        )
         answer = next(iter(reflect(iter([b"\x3a\x01*"]))))
     assert b"inference.GRPCInferenceService" in answer
 

@@ -14,7 +14,7 @@ import pytest
 from gateway.admin import serve_admin
 from gateway.cli.admin_client import AdminClient, connect
 from gateway.config import Address
-from gateway.operations import ReferenceKind, VersionState
+from gateway.operations import ReferenceKind, RouteChange, VersionState
 from protos.gen.stagegate.admin.v1 import admin_pb2, admin_pb2_grpc
 from router.errors import (
     ConfigInvalid,
@@ -125,12 +125,12 @@ async def test_an_implicit_route_is_told_from_a_stored_one(server: str) -> None:
 async def test_history_is_newest_first_and_bounded(server: str) -> None:
     """A deletion is a change to nothing."""
 
-    def change_and_look(client: AdminClient) -> object:
+    def change_and_look(client: AdminClient) -> tuple[tuple[RouteChange, ...], tuple[RouteChange, ...]]:
         client.apply_routes([SPLIT], expected_revision=None, reason="one")
         client.delete_route("digits", expected_revision=8, reason="two")
         return client.history("digits", 2), client.history("digits", 1)
 
-    both, newest = await ask(server, change_and_look)  # type: ignore[misc]
+    both, newest = await ask(server, change_and_look)
 
     assert [(change.reason, change.before, change.after) for change in both] == [
         ("two", SPLIT, None),

@@ -76,9 +76,12 @@ class Shelf:
             VersionId(v): Version("local", name, VersionId(v), format="onnx", artifact=f"/models/{model}/{v}")
             for v in versions
         }
-        to_ids = lambda names: {key: VersionId(value) for key, value in (names or {}).items()}  # noqa: E731
-        self.models[name] = RegisteredModel("local", name, found, to_ids(stages), to_ids(aliases))
+        self.models[name] = RegisteredModel("local", name, found, _ids(stages), _ids(aliases))
         self._changed.set()
+
+
+def _ids(names: dict[str, str] | None) -> dict[str, VersionId]:
+    return {key: VersionId(value) for key, value in (names or {}).items()}
 
 
 class Triton:
@@ -86,11 +89,14 @@ class Triton:
 
     def __init__(self, name: str, control: Control) -> None:
         self.backend = Backend(BackendId(name), f"{name}:1", control=control, repository=Path("/repository"))
-        self.ready: set[tuple[str, str]] = set()
+        self.loaded: set[tuple[str, str]] = set()
         self.bad: set[str] = set()
         self.away = False
         self.loads: list[str] = []
         self.hold: asyncio.Event | None = None
+
+    async def ready(self) -> bool:
+        return not self.away
 
     async def info(self) -> ServerInfo:
         if self.away:
@@ -100,7 +106,7 @@ class Triton:
     async def index(self) -> tuple[IndexEntry, ...]:
         if self.away:
             raise BackendUnavailable(f"{self.backend.name} is away")
-        return tuple(IndexEntry(TritonName(name), version, "READY") for name, version in self.ready)
+        return tuple(IndexEntry(TritonName(name), version, "READY") for name, version in self.loaded)
 
     async def load(self, name: TritonName, *, timeout: float) -> None:
         self.loads.append(name)
@@ -108,10 +114,13 @@ class Triton:
             await self.hold.wait()
         if name in self.bad:
             raise LoadFailed("this model cannot be loaded")
-        self.ready.add((name, "1"))
+        self.loaded.add((name, "1"))
 
     async def unload(self, name: TritonName, *, timeout: float) -> None:
-        self.ready.discard((name, "1"))
+        self.loaded.discard((name, "1"))
+
+    async def metadata(self, name: TritonName, version: str = "") -> bytes:
+        return b""
 
     async def close(self) -> None:
         pass
@@ -188,7 +197,7 @@ class World:
         self.records = Records()
         self.controller = Controller(
             ControllerSettings(default_registry="local", idle_unload=1800.0, load_timeout=60.0),
-            store=self.routes,  # type: ignore[arg-type]
+            store=self.routes,
             data_plane=self.plane,
             clock=self.clock,
             recorder=self.records,

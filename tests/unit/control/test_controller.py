@@ -6,7 +6,7 @@ import asyncio
 
 from router.control.catalog import Seat
 from router.errors import RegistryUnavailable
-from router.model import Arm, BackendModel, Control, ModelName, Route
+from router.model import Arm, BackendModel, Control, ModelName, Route, TritonName
 from router.ports import BackendDown, ColdWanted
 from tests.unit.control.conftest import World
 
@@ -109,7 +109,7 @@ async def test_a_triton_that_restarts_gets_its_set_back(world: World) -> None:
     world.shelf.put("m", "12")
     await world.settle()
     await loaded(world, version="1")
-    triton.ready.clear()
+    triton.loaded.clear()
     await world.settle()
 
     assert triton.loads == ["m.1", "m.1"]
@@ -156,11 +156,11 @@ async def test_a_version_that_nothing_names_is_unloaded_when_idle(world: World) 
     await loaded(world, version="1")
     await loaded(world, version="2")
     await world.later(1799.0)
-    assert triton.ready == {("m.1", "1"), ("m.2", "1")}
+    assert triton.loaded == {("m.1", "1"), ("m.2", "1")}
 
     await world.later(2.0)
 
-    assert triton.ready == {("m.1", "1")}
+    assert triton.loaded == {("m.1", "1")}
     assert world.records.unloads == [("m", "2", "t0", "idle")]
     assert world.plane.state("m", "2") == "cold"
 
@@ -186,7 +186,7 @@ async def test_a_split_waits_for_its_new_arm(world: World) -> None:
 async def test_models_of_a_triton_that_nobody_controls_are_routable(world: World) -> None:
     """Name and version are Triton's; the highest is the default; a registry model wins a clash."""
     triton = world.add_triton("legacy", Control.NONE)
-    triton.ready = {("resnet", "1"), ("resnet", "10"), ("resnet", "9"), ("m", "7")}
+    triton.loaded = {("resnet", "1"), ("resnet", "10"), ("resnet", "9"), ("m", "7")}
     world.shelf.put("m", "1")
     await world.settle()
 
@@ -198,14 +198,14 @@ async def test_models_of_a_triton_that_nobody_controls_are_routable(world: World
 async def test_an_arm_may_name_a_model_of_such_a_triton(world: World) -> None:
     """`backend_model` puts a model that somebody else loads behind a logical name."""
     triton = world.add_triton("legacy", Control.NONE)
-    triton.ready = {("fraud_old", "3")}
+    triton.loaded = {("fraud_old", "3")}
     world.routes.put(Route(ModelName("fraud"), (Arm("stable", "", 10_000, BackendModel("fraud_old", "3")),)))
     await world.controller.load_routes()
     await world.settle()
     version = world.plane.models["fraud"].versions[0]
 
     assert (version.state, version.backend_model, version.backend_version) == ("ready", "fraud_old", "3")
-    triton.ready = set()
+    triton.loaded = set()
     await world.settle()
     assert world.plane.models["fraud"].versions[0].state == "failed"
 
@@ -229,11 +229,11 @@ async def test_new_files_behind_a_version_id_replace_the_old_copy(world: World) 
     world.shelf.put("m", "1", {"production": "1"})
     await world.settle()
     await loaded(world)
-    assert Seat("m.1", "1") in next(iter(world.controller.residents.backends.values())).ready
+    assert Seat(TritonName("m.1"), "1") in next(iter(world.controller.residents.backends.values())).ready
     del world.shelf.models[ModelName("m")]
     world.shelf.put("n", "1")
     await world.settle()
     await world.later(1.0)
 
-    assert triton.ready == set()
+    assert triton.loaded == set()
     assert world.records.unloads == [("m", "1", "t0", "stale")]

@@ -171,7 +171,7 @@ def test_openmetrics_is_spoken_to_who_asks_for_it() -> None:
     """Same numbers, its own format."""
     body, content_type = render(FakeCounters(), GAUGES, loads(), OPENMETRICS)
 
-    families = {family.name for family in parse_openmetrics(body.decode())}
+    families = {family.name for family in parse_openmetrics(body.decode())}  # type: ignore[no-untyped-call]
     assert content_type.startswith("application/openmetrics-text")
     assert {"stagegate_requests", "stagegate_model_loads", "stagegate_config_revision"} <= families
 
