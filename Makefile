@@ -38,12 +38,13 @@ bench: $(STAMPS)/extension ## CPU per proxied request beside nginx, HAProxy and 
 	@scripts/bench
 
 .PHONY: bench-instructions
-bench-instructions: $(STAMPS)/venv ## instructions per request of the data plane under callgrind, against the baseline
+bench-instructions: $(STAMPS)/run ## instructions per request of the data plane under callgrind, against the baseline
 	@scripts/bench-instructions
 
 .PHONY: clean
 clean: ## remove all that was built, installed or trained here
-	rm -rf .venv .tools build dist *.egg-info $(DATAPLANE)/target gateway/_dataplane*.so examples/models examples/data .stagegate
+	rm -rf .venv .tools build dist *.egg-info $(DATAPLANE)/target gateway/_dataplane*.so examples/models examples/data
+	rm -rf examples/.stagegate .stagegate
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench-results
 	find gateway router protos examples loadtest tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
