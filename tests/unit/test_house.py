@@ -8,8 +8,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
 import gateway
+from gateway.cli.tree import commands
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -62,6 +65,17 @@ def test_pages_name_real_targets(page: str) -> None:
 
     assert shown <= targets
     assert page != "README.md" or {"run", "test"} <= shown
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_name_real_commands(page: str) -> None:
+    """Every `stagegate COMMAND` that a page shows is one of the command line."""
+    tree = typer.main.get_command(commands)
+    assert isinstance(tree, TyperGroup)
+    shown = set(re.findall(r"(?:`|/bin/)stagegate ([a-z-]+)", read(page)))
+
+    assert shown <= set(tree.commands)
+    assert page != "README.md" or {"up", "infer", "route", "status"} <= shown
 
 
 @pytest.mark.parametrize("page", PAGES)
