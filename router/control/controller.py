@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from router.control.catalog import (
     BROUGHT,
@@ -20,8 +21,10 @@ from router.control.catalog import (
     choose_models,
 )
 from router.control.loader import Loader, LoaderHooks, Recorder
+from router.control.publisher import Publisher
 from router.control.residents import BackendState, Key, Residents
-from router.errors import BackendUnavailable, RegistryUnavailable
+from router.control.watchers import Watchers
+from router.errors import BackendUnavailable, RegistryUnavailable, Unavailable
 from router.model import (
     BackendId,
     IndexEntry,
@@ -47,13 +50,14 @@ from router.ports import (
     Clock,
     ColdWanted,
     DataPlane,
+    DataPlaneEvent,
     Registry,
     StateStore,
     StoredRoute,
 )
 from router.traffic.compile import Unservable, VersionPlacement, compile_model
 from router.traffic.serving import Serving, settle, with_backend_models
-from router.traffic.table import BackendSpec, Delta, ModelSpec, Snapshot
+from router.traffic.table import BackendSpec, ModelSpec
 
 LOG = logging.getLogger("stagegate.control")
 
@@ -64,7 +68,10 @@ READ_AGAIN_SECONDS = 10.0
 """How often each registry is read without a hint that it changed."""
 
 MISSES_ALLOWED = 2
-"""Failed looks in a row before a backend counts as down; a refused connection counts at once."""
+"""Failed looks in a row before a backend counts as down; one, where the data plane lost it as well."""
+
+SUSPECT_SECONDS = 2.0
+"""How long a backend that the data plane lost may take to answer a look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +127,11 @@ class Controller:
         self.registries: dict[str, RegistryState] = {}
         self.residents = Residents()
         self.models: dict[ModelName, ModelEntry] = {}
-        self.unservable: tuple[Unservable, ...] = ()
         self.routes: dict[ModelName, StoredRoute] = {}
         self.store_revision = 0
-        self.snapshot = Snapshot(0, (), ())
         self._store = store
         self._data_plane = data_plane
+        self._publisher = Publisher(data_plane)
         self._clock = clock
         self._describe = describe
         self._triton_name = triton_name
@@ -137,13 +143,22 @@ class Controller:
         self._restore: dict[Key, float] = {}
         self._wanted: dict[ModelName, tuple[VersionId, ...]] = {}
         self._counts: dict[Key, int] = {}
+        self._looked_at = clock.now()
+        self._unnamed: tuple[Unservable, ...] = ()
+        self._refused: dict[ModelName, str] = {}
         self._dirty: set[ModelName] = set()
         self._sources_changed = True
         self._backends_changed = True
         self._wake = asyncio.Event()
         self._turned = asyncio.Condition()
         self._turns = 0
-        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._broken = ""
+        self._watchers = Watchers(PROBE_SECONDS)
+
+    @property
+    def unservable(self) -> tuple[Unservable, ...]:
+        """What exists and clients cannot reach, or not as it is wanted, with the reason."""
+        return (*self._unnamed, *(Unservable(name, why) for name, why in self._refused.items()))
 
     # What others put in
 
@@ -153,8 +168,8 @@ class Controller:
         before = self.registries.get(registry.name)
         self.registries[registry.name] = RegistryState(registry, view=before.view if before else None)
         state = self.registries[registry.name]
-        self._watch(f"registry {registry.name}", self._follow_registry(state))
-        self._watch(f"registry {registry.name} again", self._read_again(state))
+        self._watchers.start(f"registry {registry.name}", partial(self._follow_registry, state))
+        self._watchers.start(f"registry {registry.name} again", partial(self._read_again, state))
 
     def drop_registry(self, name: str) -> None:
         """Stop following a registry; its models go."""
@@ -167,21 +182,24 @@ class Controller:
         """Begin to use a backend."""
         self.residents.backends[state.name] = state
         self._backends_changed = True
-        self._watch(f"backend {state.name}", self._follow_backend(state))
+        self._watchers.start(f"backend {state.name}", partial(self._follow_backend, state))
 
     async def drop_backend(self, name: BackendId) -> None:
         """Stop using a backend; nothing is unloaded there."""
-        self._unwatch(f"backend {name}")
+        self._watchers.stop(f"backend {name}")
         state = self.residents.backends.pop(name, None)
+        if state is None:
+            return
         self._backends_changed = True
-        if state is not None:
-            self._mark_holders_dirty(state.ready)
-            await state.server.close()
-        self._wake.set()
+        self._note_lost(state)
+        await state.server.close()
 
     async def load_routes(self) -> None:
         """Read all routes from the store. Raises StateUnavailable."""
-        self.store_revision, self.routes = await self._store.routes()
+        revision, routes = await self._store.routes()
+        if revision < self.store_revision:
+            return  # a later reading came first
+        self.store_revision, self.routes = revision, routes
         self._sources_changed = True
         self._wake.set()
 
@@ -198,6 +216,7 @@ class Controller:
     def want(self, model: ModelName, version: VersionId) -> None:
         """Load a version as if a request had asked for it."""
         self._cold.setdefault((model, version), self._clock.now())
+        self._dirty.add(model)  # it may be ready by now: then nobody needs to wait
         self._wake.set()
 
     async def until(self, holds: Callable[[], bool]) -> None:
@@ -218,41 +237,57 @@ class Controller:
         self._wake.set()
 
     async def turned(self) -> None:
-        """Return after a whole turn that began after this call: what was put in is in the table."""
+        """Return after a whole turn that began after this call: what was put in is in the table.
+
+        Raises:
+            Unavailable: that turn broke; it is tried again each second.
+        """
         async with self._turned:
             goal = self._turns + 1  # a turn never awaits, so none is under way now
             self._wake.set()
             await self._turned.wait_for(lambda: self._turns >= goal)
+        if self._broken:
+            raise Unavailable(
+                f"the change is noted but not in force yet: {self._broken}", hint="the log has the details"
+            )
 
     # The loop
 
     async def run(self) -> None:
         """Turn until cancelled."""
-        self._watch("events", self._follow_events())
-        self._watch("clock", self._follow_clock())
+        self._watchers.start("events", self._follow_events)
+        self._watchers.start("clock", self._follow_clock)
         try:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                try:
-                    self._turn()
-                except Exception:  # whatever breaks here, the data plane goes on with the last table
-                    LOG.exception("a turn of the control loop broke; the last routing table stays")
-                    await asyncio.sleep(PROBE_SECONDS)
-                self._turns += 1
+                self._try_turn()
                 async with self._turned:
                     self._turned.notify_all()
+                if self._broken:
+                    await asyncio.sleep(PROBE_SECONDS)
         finally:
             await self._close()
 
     async def _close(self) -> None:
-        tasks = tuple(self._watchers.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._watchers.close()
         await self._loader.close()
         for state in self.residents.backends.values():
             await state.server.close()
+
+    def _try_turn(self) -> None:
+        """One turn. Whatever breaks in it, the data plane goes on, and the next one looks at everything."""
+        self._broken = ""
+        try:
+            self._turn()
+        except Exception as problem:
+            LOG.exception("a turn of the control loop broke; what was published last stays")
+            self._broken = f"{type(problem).__name__}: {problem}"
+            self._sources_changed = self._backends_changed = True
+            self._dirty.update(self.models)
+            self._dirty.update(map(ModelName, self._publisher.names()))
+            self._wake.set()
+        self._turns += 1
 
     def _turn(self) -> None:
         if self._sources_changed:
@@ -269,7 +304,7 @@ class Controller:
             for state in self.residents.backends.values()
             if state.up and not state.loads_for_us
         }
-        self._brought, self.unservable = brought_models(indexes)
+        self._brought, self._unnamed = brought_models(indexes)
         views = {name: state.view for name, state in self.registries.items() if state.view is not None}
         routes = {name: stored.route for name, stored in self.routes.items()}
         chosen = choose_models(views, self.settings.default_registry, routes, self._brought)
@@ -289,28 +324,51 @@ class Controller:
     def _settle_dirty(self) -> None:
         """Settle every marked model and hand the difference to the data plane."""
         put: list[ModelSpec] = []
-        drop: list[str] = []
-        while self._dirty:
-            name = self._dirty.pop()
+        drop: list[ModelName] = []
+        for name in self._dirty:
+            self._refused.pop(name, None)
             model = self._chosen.get(name)
-            before = self.models.get(name)
             if model is None:
-                if before is not None:
-                    del self.models[name]
-                    self._wanted.pop(name, None)
+                self._forget(name)
+                if self._publisher.model(name) is not None:
                     drop.append(name)
                 continue
-            entry = self._settle(name, model, before)
-            self.models[name] = entry
-            if before is None or before.spec != entry.spec:
-                put.append(entry.spec)
+            spec = self._try_settle(name, model)
+            if spec is not None and spec != self._publisher.model(name):
+                put.append(spec)
         if put or drop or self._backends_changed:
-            self._publish(put, drop)
+            backends = [BackendSpec(b.name, b.backend.grpc) for b in self.residents.backends.values()]
+            refused = self._publisher.publish(backends, put, drop)
+            self._refused.update({ModelName(name): why for name, why in refused.items()})
+            self._backends_changed = False
+        self._dirty.clear()
+
+    def _forget(self, name: ModelName) -> None:
+        """A model is gone."""
+        entry = self.models.pop(name, None)
+        self._wanted.pop(name, None)
+        for key in [key for key in self._cold if key[0] == name]:
+            del self._cold[key]
+        for version in entry.registered.versions if entry else ():
+            self.residents.failures.pop((name, version), None)
+
+    def _try_settle(self, name: ModelName, model: RegisteredModel) -> ModelSpec | None:
+        """Settle one model. One that breaks stays as it was and must not hold up the others."""
+        try:
+            entry = self._settle(name, model, self.models.get(name))
+        except Exception as problem:
+            LOG.exception("model %s cannot be settled; what clients see of it stays", name)
+            self._refused[name] = f"internal error: {type(problem).__name__}: {problem}"
+            return None
+        self.models[name] = entry
+        return entry.spec
 
     def _settle(self, name: ModelName, chosen: RegisteredModel, before: ModelEntry | None) -> ModelEntry:
         stored = self.routes.get(name)
         route = stored.route if stored else None
         model = with_backend_models(chosen, route)
+        if before is not None:
+            self._forget_old_failures(before.registered, model)
         placements = {version.version: self.placement(model, version) for version in model.versions.values()}
         ready = frozenset(v for v, p in placements.items() if p.state == "ready")
         failed = {v: p.reason for v, p in placements.items() if p.state == "failed"}
@@ -324,26 +382,11 @@ class Controller:
             self._cold.pop((name, version), None)
         return ModelEntry(model, stored, serving, spec)
 
-    def _publish(self, put: list[ModelSpec], drop: list[str]) -> None:
-        backends = tuple(BackendSpec(b.name, b.backend.grpc) for b in self.residents.backends.values())
-        before = {spec.name: spec for spec in self.snapshot.backends}
-        revision = self.snapshot.revision + 1
-        if self.snapshot.revision == 0:
-            specs = tuple(entry.spec for entry in self.models.values())
-            self._data_plane.publish(Snapshot(revision, backends, specs))
-        else:
-            self._data_plane.publish_delta(
-                Delta(
-                    base_revision=self.snapshot.revision,
-                    revision=revision,
-                    put_backends=tuple(spec for spec in backends if before.get(spec.name) != spec),
-                    drop_backends=tuple(before.keys() - {spec.name for spec in backends}),
-                    put_models=tuple(put),
-                    drop_models=tuple(drop),
-                )
-            )
-        self._backends_changed = False
-        self.snapshot = Snapshot(revision, backends, ())
+    def _forget_old_failures(self, before: RegisteredModel, now: RegisteredModel) -> None:
+        """Files that were replaced, or are gone, say nothing of those that come under the same version id."""
+        for version, was in before.versions.items():
+            if now.versions.get(version) != was:
+                self.residents.failures.pop((now.name, version), None)
 
     # Versions and where they are
 
@@ -384,21 +427,18 @@ class Controller:
         self._dirty.add(key[0])
         self._wake.set()
 
-    def _mark_holders_dirty(self, seats: Iterable[Seat]) -> None:
+    def _mark_dirty(self, state: BackendState, seats: Iterable[Seat]) -> None:
+        """Mark the models that may be served from a backend where these copies came or went."""
         for seat in seats:
             key = self.residents.seats.get(seat.name)
             if key is not None:
                 self._dirty.add(key[0])
+        if not state.loads_for_us:
+            self._sources_changed = True
+            self._dirty.update({ModelName(seat.name) for seat in seats} & self._chosen.keys())
+            self._dirty.update(self._routed_to_backends())
 
     # Watchers: they put readings in and wake the loop
-
-    def _watch(self, name: str, work: Coroutine[None, None, None]) -> None:
-        self._watchers[name] = asyncio.create_task(work, name=name)
-
-    def _unwatch(self, name: str) -> None:
-        task = self._watchers.pop(name, None)
-        if task is not None:
-            task.cancel()
 
     async def _follow_registry(self, state: RegistryState) -> None:
         await self._read_registry(state)
@@ -412,8 +452,8 @@ class Controller:
             await self._read_registry(state)
 
     def _forget_watch_of(self, registry: str) -> None:
-        self._unwatch(f"registry {registry}")
-        self._unwatch(f"registry {registry} again")
+        self._watchers.stop(f"registry {registry}")
+        self._watchers.stop(f"registry {registry} again")
 
     async def _read_registry(self, state: RegistryState) -> None:
         try:
@@ -429,8 +469,9 @@ class Controller:
             state.error = f"internal error: {type(problem).__name__}: {problem}"
             self._wake.set()
             return
+        known = frozenset(state.view.problems) if state.view else frozenset()
         for trouble in view.problems:
-            if state.view is None or trouble not in state.view.problems:
+            if trouble not in known:
                 LOG.warning("registry %s: %s: %s", state.registry.name, trouble.subject, trouble.message)
         changed = state.view != view
         state.view, state.error, state.read_at = view, "", self._clock.now()
@@ -438,38 +479,42 @@ class Controller:
             self._sources_changed = True
         self._wake.set()
 
-    async def _follow_backend(self, state: BackendState) -> None:
+    async def _follow_backend(self, state: BackendState, *, suspect: bool = False) -> None:
+        await self.probe(state, suspect=suspect)
         while True:
-            await self.probe(state)
             await asyncio.sleep(PROBE_SECONDS)
+            await self.probe(state)
 
     async def probe(self, state: BackendState, *, suspect: bool = False) -> None:
         """Ask a backend for its index and note what changed; `suspect` counts a miss as down at once."""
         started = self._clock.now()
         try:
-            if not state.server_version:
-                info = await state.server.info()
-                state.server_name, state.server_version = info.name, info.version
-            index = await state.server.index()
-        except BackendUnavailable as problem:
+            async with asyncio.timeout(SUSPECT_SECONDS if suspect else None):
+                index = await self._ask(state)
+        except (BackendUnavailable, TimeoutError) as problem:
             state.misses += 1
+            state.reason = str(problem) or f"no answer within {SUSPECT_SECONDS:g} s"
             if state.up and (suspect or state.misses >= MISSES_ALLOWED):
-                LOG.warning("backend %s: away: %s", state.name, problem)
-                self._note_down(state)
-            state.reason = str(problem)
+                LOG.warning("backend %s: away: %s", state.name, state.reason)
+                self._note_lost(state)
             self._wake.set()
             return
         self._note_index(state, index, started)
 
-    def _note_down(self, state: BackendState) -> None:
+    @staticmethod
+    async def _ask(state: BackendState) -> tuple[IndexEntry, ...]:
+        if not state.server_version:
+            info = await state.server.info()
+            state.server_name, state.server_version = info.name, info.version
+        return await state.server.index()
+
+    def _note_lost(self, state: BackendState) -> None:
+        """A backend is away, or not ours to use any more."""
         state.up = False
         state.server_version = ""
         self._remember_lost(state, state.ready)
-        self._mark_holders_dirty(state.ready)
+        self._mark_dirty(state, state.ready)
         state.ready, state.index = frozenset(), ()
-        if not state.loads_for_us:
-            self._sources_changed = True
-            self._dirty.update(self._routed_to_backends())
         self._wake.set()
 
     def _note_index(self, state: BackendState, index: tuple[IndexEntry, ...], started: float) -> None:
@@ -484,11 +529,7 @@ class Controller:
             self._remember_lost(state, state.ready - ready)
         changed = ready ^ state.ready
         state.up, state.reason, state.ready, state.index = True, "", ready, index
-        self._mark_holders_dirty(changed)
-        if not state.loads_for_us:
-            self._sources_changed = True
-            self._dirty.update({ModelName(seat.name) for seat in changed} & self._chosen.keys())
-            self._dirty.update(self._routed_to_backends())
+        self._mark_dirty(state, changed)
         self._wake.set()
 
     def _routed_to_backends(self) -> set[ModelName]:
@@ -508,14 +549,21 @@ class Controller:
     async def _follow_events(self) -> None:
         while True:
             for event in await self._data_plane.events():
-                match event:
-                    case ColdWanted(model, version):
-                        self.want(ModelName(model), VersionId(version))
-                        self.residents.last_use[ModelName(model), VersionId(version)] = self._clock.now()
-                    case BackendDown(backend, _) | BackendUp(backend):
-                        state = self.residents.backends.get(BackendId(backend))
-                        if state is not None:
-                            await self.probe(state, suspect=isinstance(event, BackendDown))
+                self._note_event(event)
+
+    def _note_event(self, event: DataPlaneEvent) -> None:
+        match event:
+            case ColdWanted(model, version):
+                key = (ModelName(model), VersionId(version))
+                self.residents.last_use[key] = self._clock.now()
+                self.want(*key)
+            case BackendDown(backend, _) | BackendUp(backend):
+                state = self.residents.backends.get(BackendId(backend))
+                if state is not None:
+                    # A look of its own, at once: the one under way may hang for as long as the backend does.
+                    suspect = isinstance(event, BackendDown)
+                    work = partial(self._follow_backend, state, suspect=suspect)
+                    self._watchers.start(f"backend {backend}", work)
 
     async def _follow_clock(self) -> None:
         while True:
@@ -524,14 +572,17 @@ class Controller:
 
     def look_at_time(self) -> None:
         """Once a second: note use, and look again at retries and idle versions."""
-        now = self._clock.now()
+        before, now = self._looked_at, self._clock.now()
+        self._looked_at = now
         for use in self._data_plane.usage():
             key = (ModelName(use.model), VersionId(use.version))
             if use.inflight or use.waiting or self._counts.get(key, 0) != use.requests:
                 self.residents.last_use[key] = now
             self._counts[key] = use.requests
+            if use.waiting and not self.pending(key):
+                self.want(*key)  # its event is late, or was lost
         for (model, _), failure in self.residents.failures.items():
-            if failure.retry_at <= now:
+            if before < failure.retry_at <= now:
                 self._dirty.add(model)
         self._wake.set()
 
@@ -630,5 +681,6 @@ class Controller:
             return
         for seat in tuple(state.ready):
             current = version is not None and self.seat(version) == seat
-            if self.residents.seats.get(seat.name) == action.key and current == (action.cause != "stale"):
+            is_it = self.residents.seats.get(seat.name) == action.key and current == (action.cause != "stale")
+            if is_it and self.residents.may_unload(seat.name, state.name, self._clock.now()):
                 self._loader.unload(action.key, seat, state, action.cause)

@@ -128,12 +128,17 @@ class Loader:
                 return
             await state.server.unload(seat.name, timeout=self.load_timeout)
             state.note_gone(seat, self._clock.now())
+            self._residents.unload_again.pop((seat.name, state.name), None)
             if state.folders is not None:
                 await state.folders.remove(seat.name)
             self._recorder.unloaded(*key, state.name, why)
             LOG.info("%s %s: unloaded from %s (%s)", *key, state.name, why)
         except StagegateError as problem:
             LOG.warning("%s %s: unload from %s failed: %s", *key, state.name, problem)
+            self._residents.fail_unload(seat.name, state.name, self._clock.now())
+        except Exception:  # such as a folder that cannot be removed
+            LOG.exception("%s %s: unload from %s broke", *key, state.name)
+            self._residents.fail_unload(seat.name, state.name, self._clock.now())
         finally:
             self._residents.unloading.discard((seat.name, state.name))
             self._hooks.changed(key)

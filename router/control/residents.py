@@ -13,6 +13,9 @@ from router.ports import ModelFolders, ModelServer
 Key = tuple[ModelName, VersionId]
 """One version of one logical model."""
 
+UNLOAD_AGAIN_SECONDS = 5.0
+"""How long after an unload that failed the next one is tried."""
+
 
 @dataclass(slots=True)
 class BackendState:
@@ -76,6 +79,7 @@ class Residents:
     failures: dict[Key, Failure] = field(default_factory=dict)
     last_use: dict[Key, float] = field(default_factory=dict)
     seats: dict[TritonName, Key] = field(default_factory=dict)
+    unload_again: dict[tuple[TritonName, BackendId], float] = field(default_factory=dict)
 
     def holders(self, seat: Seat) -> tuple[BackendId, ...]:
         """Backends where a version can take requests now."""
@@ -100,3 +104,11 @@ class Residents:
         failure = after_failure(self.failures.get(key), reason, now)
         self.failures[key] = failure
         return failure
+
+    def fail_unload(self, name: TritonName, backend: BackendId, now: float) -> None:
+        """Remember a failed unload."""
+        self.unload_again[name, backend] = now + UNLOAD_AGAIN_SECONDS
+
+    def may_unload(self, name: TritonName, backend: BackendId, now: float) -> bool:
+        """Whether an unload may be tried: none failed there a moment ago."""
+        return self.unload_again.get((name, backend), now) <= now

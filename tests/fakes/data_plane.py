@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from router.ports import DataPlaneEvent, VersionUse
 from router.traffic.table import BackendSpec, Delta, ModelSpec, Snapshot
@@ -18,10 +18,13 @@ class FakeDataPlane:
         self.backends: dict[str, BackendSpec] = {}
         self.history: list[dict[str, ModelSpec]] = []
         self.ready = False
+        self.fault: Exception | None = None
+        self.refused: set[str] = set()
         self.uses: dict[tuple[str, str], VersionUse] = {}
         self._events: asyncio.Queue[DataPlaneEvent] = asyncio.Queue()
 
     def publish(self, snapshot: Snapshot) -> None:
+        self._check({spec.name: spec for spec in snapshot.models}, {b.name for b in snapshot.backends})
         self.revision = snapshot.revision
         self.backends = {spec.name: spec for spec in snapshot.backends}
         self._put({spec.name: spec for spec in snapshot.models})
@@ -29,19 +32,30 @@ class FakeDataPlane:
     def publish_delta(self, delta: Delta) -> None:
         if delta.base_revision != self.revision:
             raise ValueError(f"delta on {delta.base_revision}, the table is at {self.revision}")
-        self.revision = delta.revision
-        for name in delta.drop_backends:
-            del self.backends[name]
-        self.backends.update({spec.name: spec for spec in delta.put_backends})
+        backends = {name: spec for name, spec in self.backends.items() if name not in delta.drop_backends}
+        backends.update({spec.name: spec for spec in delta.put_backends})
         kept = {name: spec for name, spec in self.models.items() if name not in delta.drop_models}
-        self._put({**kept, **{spec.name: spec for spec in delta.put_models}})
+        models = {**kept, **{spec.name: spec for spec in delta.put_models}}
+        self._check(models, backends.keys())
+        self.revision, self.backends = delta.revision, backends
+        self._put(models)
+
+    def _check(self, models: dict[str, ModelSpec], backends: Set[str]) -> None:
+        """Raise as the real one does, before anything is changed."""
+        if self.fault is not None:
+            raise self.fault
+        for model in models.values():
+            if model.name in self.refused and model != self.models.get(model.name):
+                raise ValueError(f"refused: {model.name}")
+            for version in model.versions:
+                if not set(version.backends) <= backends:
+                    raise ValueError(f"backend of {model.name} cannot be dropped")
 
     def _put(self, models: dict[str, ModelSpec]) -> None:
         for model in models.values():
             assert sum(arm.weight for arm in model.arms) in (0, 10_000)
             for version in model.versions:
                 assert (version.state == "ready") == bool(version.backends)
-                assert set(version.backends) <= self.backends.keys()
         self.models = models
         self.history.append(models)
 

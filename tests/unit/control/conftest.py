@@ -79,6 +79,10 @@ class Shelf:
         self.models[name] = RegisteredModel("local", name, found, _ids(stages), _ids(aliases))
         self._changed.set()
 
+    def hint(self) -> None:
+        """Say that something changed."""
+        self._changed.set()
+
 
 def _ids(names: dict[str, str] | None) -> dict[str, VersionId]:
     return {key: VersionId(value) for key, value in (names or {}).items()}
@@ -92,7 +96,10 @@ class Triton:
         self.loaded: set[tuple[str, str]] = set()
         self.bad: set[str] = set()
         self.away = False
+        self.hangs = False
+        self.keeps = False
         self.loads: list[str] = []
+        self.unloads: list[str] = []
         self.hold: asyncio.Event | None = None
 
     async def ready(self) -> bool:
@@ -104,6 +111,8 @@ class Triton:
         return ServerInfo("triton", "2.51.0", ())
 
     async def index(self) -> tuple[IndexEntry, ...]:
+        if self.hangs:
+            await asyncio.Event().wait()
         if self.away:
             raise BackendUnavailable(f"{self.backend.name} is away")
         return tuple(IndexEntry(TritonName(name), version, "READY") for name, version in self.loaded)
@@ -117,6 +126,9 @@ class Triton:
         self.loaded.add((name, "1"))
 
     async def unload(self, name: TritonName, *, timeout: float) -> None:
+        self.unloads.append(name)
+        if self.keeps:
+            raise BackendUnavailable(f"{name} is still there")
         self.loaded.discard((name, "1"))
 
     async def metadata(self, name: TritonName, version: str = "") -> bytes:
@@ -195,15 +207,21 @@ class World:
         self.routes = Routes()
         self.plane = FakeDataPlane()
         self.records = Records()
+        self.faulty: set[str] = set()
         self.controller = Controller(
             ControllerSettings(default_registry="local", idle_unload=1800.0, load_timeout=60.0),
             store=self.routes,
             data_plane=self.plane,
             clock=self.clock,
             recorder=self.records,
-            describe=lambda version: b"",
+            describe=self._describe,
             triton_name=lambda version: TritonName(f"{version.model}.{version.version}"),
         )
+
+    def _describe(self, version: Version) -> bytes:
+        if version.model in self.faulty:
+            raise OverflowError("a shape beyond 64 bits")
+        return b""
 
     def add_triton(self, name: str = "t0", control: Control = Control.EXPLICIT) -> Triton:
         """Add a backend that is up."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+
+import pytest
 
 from router.control.catalog import Seat
-from router.errors import RegistryUnavailable
-from router.model import Arm, BackendModel, Control, ModelName, Route, TritonName
-from router.ports import BackendDown, ColdWanted
+from router.errors import RegistryUnavailable, Unavailable
+from router.model import Arm, BackendId, BackendModel, Control, ModelName, Route, TritonName, VersionId
+from router.ports import BackendDown, ColdWanted, VersionUse
 from tests.unit.control.conftest import World
 
 
@@ -237,3 +240,176 @@ async def test_new_files_behind_a_version_id_replace_the_old_copy(world: World) 
 
     assert triton.loaded == set()
     assert world.records.unloads == [("m", "1", "t0", "stale")]
+
+
+async def test_new_files_are_tried_at_once_whatever_the_old_ones_did(world: World) -> None:
+    """The back-off of a failed load belongs to its files; a version id with another digest starts anew."""
+    triton = world.add_triton()
+    triton.bad = {"m.1"}
+    world.shelf.put("m", "1")
+    await world.settle()
+    world.plane.happen(ColdWanted("m", "1"))
+    await world.settle()
+    assert world.plane.state("m", "1") == "failed"
+    triton.bad = set()
+    model = world.shelf.models[ModelName("m")]
+    fresh = {key: replace(version, digest="sha256:" + "0" * 64) for key, version in model.versions.items()}
+    world.shelf.models[ModelName("m")] = replace(model, versions=fresh)
+    world.shelf.hint()
+    await world.settle()
+
+    assert world.plane.state("m", "1") == "cold"
+
+
+async def test_wanting_a_version_that_is_ready_leaves_nothing_pending(world: World) -> None:
+    """A wish that comes late neither waits for ever nor keeps the version loaded for ever."""
+    triton = world.add_triton()
+    world.shelf.put("m", "12", {"production": "1"})
+    await world.settle()
+    await loaded(world, version="2")
+    world.plane.happen(ColdWanted("m", "2"))
+    await world.settle()
+    assert not world.controller.pending((ModelName("m"), VersionId("2")))
+
+    await world.later(1801.0)
+
+    assert triton.loaded == set()
+
+
+async def test_requests_whose_event_was_lost_get_their_load(world: World) -> None:
+    """Whoever is seen waiting is served, also where the event that asks for the load never came."""
+    triton = world.add_triton()
+    world.shelf.put("m", "1")
+    await world.settle()
+    world.plane.uses["m", "1"] = VersionUse("m", "1", requests=0, inflight=0, waiting=3)
+
+    await world.later(1.0)
+
+    assert triton.loads == ["m.1"]
+
+
+async def test_a_change_that_the_data_plane_refuses_is_published_in_the_end(world: World) -> None:
+    """One refused delta loses nothing: the table is what it would have been."""
+    world.add_triton()
+    world.shelf.put("m", "1")
+    await world.settle()
+    world.plane.revision += 7  # out of step: every delta is refused
+    world.shelf.put("n", "1")
+    await world.settle()
+
+    assert set(world.plane.models) == {"m", "n"}
+
+
+async def test_a_model_that_the_data_plane_refuses_holds_up_no_other(world: World) -> None:
+    """It stays as it was, and is listed with the reason; all others go on."""
+    world.add_triton()
+    world.shelf.put("m", "1")
+    await world.settle()
+    world.plane.refused = {"m"}
+    world.shelf.put("m", "12")
+    world.shelf.put("n", "1")
+    await world.settle()
+    assert [version.version for version in world.plane.models["m"].versions] == ["1"]
+    assert "n" in world.plane.models
+    assert [(item.subject, item.reason) for item in world.controller.unservable] == [("m", "refused: m")]
+
+    world.plane.refused = set()
+    world.shelf.put("m", "123")
+    await world.settle()
+
+    assert [version.version for version in world.plane.models["m"].versions] == ["1", "2", "3"]
+    assert world.controller.unservable == ()
+
+
+async def test_a_broken_turn_is_told_and_made_good(world: World) -> None:
+    """Whoever waits for a change hears that it is not in force; the next turn brings all of it."""
+    world.add_triton()
+    world.shelf.put("m", "1")
+    await world.settle()
+    world.plane.fault = RuntimeError("out of memory")
+    world.shelf.put("n", "1")
+    with pytest.raises(Unavailable, match="not in force yet: RuntimeError: out of memory"):
+        await world.settle()
+    world.plane.fault = None
+    world.controller._try_turn()
+
+    assert set(world.plane.models) == {"m", "n"}
+
+
+async def test_a_model_that_cannot_be_settled_holds_up_no_other(world: World) -> None:
+    """A fault in one model's contract is that model's only."""
+    world.add_triton()
+    world.faulty.add("m")
+    world.shelf.put("m", "1")
+    world.shelf.put("n", "1")
+    await world.settle()
+
+    assert set(world.plane.models) == {"n"}
+    assert [item.subject for item in world.controller.unservable] == ["m"]
+
+
+@pytest.mark.parametrize("control", [Control.NONE, Control.EXPLICIT])
+async def test_a_backend_that_is_dropped_leaves_the_table(world: World, control: Control) -> None:
+    """Nothing names it any more, whoever loaded its models."""
+    triton = world.add_triton("t0", control)
+    triton.loaded = {("m", "1")} if control is Control.NONE else set()
+    world.shelf.put("other", "1")
+    if control is Control.EXPLICIT:
+        world.shelf.put("m", "1")
+        await world.settle()
+        await loaded(world)
+    await world.settle()
+    assert world.plane.models["m"].versions[0].backends == ("t0",)
+
+    await world.controller.drop_backend(BackendId("t0"))
+    await world.settle()
+
+    assert world.plane.backends == {}
+    assert "m" not in world.plane.models or world.plane.state("m", "1") == "failed"
+
+
+async def test_a_backend_that_hangs_does_not_hold_up_cold_requests(world: World) -> None:
+    """While a look at one backend has no answer, a request's load on another one starts."""
+    hanging = world.add_triton("t0")
+    world.shelf.put("m", "1")
+    await world.settle()
+    world.add_triton("t1")
+    await world.settle()
+    hanging.hangs = True
+    world.plane.happen(BackendDown("t0", "no answer"))
+    await asyncio.sleep(0)
+    world.plane.happen(ColdWanted("m", "1"))
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+    assert world.controller.residents.loading or world.records.loads
+
+
+async def test_an_unload_that_fails_is_not_tried_again_at_once(world: World) -> None:
+    """A backend that refuses to let go is asked every few seconds, not as fast as it can refuse."""
+    triton = world.add_triton()
+    world.shelf.put("m", "12", {"production": "1"})
+    await world.settle()
+    await loaded(world, version="2")
+    triton.keeps = True
+    await world.later(1801.0)
+    await world.later(1.0)
+    assert triton.unloads == ["m.2"]
+
+    await world.later(5.0)
+
+    assert triton.unloads == ["m.2", "m.2"]
+
+
+async def test_an_older_reading_of_the_store_does_not_win(world: World) -> None:
+    """Routes that were read before a change and arrive after it are left aside."""
+    world.add_triton()
+    world.shelf.put("m", "12")
+    world.routes.put(Route(ModelName("m"), (Arm("stable", "1", 10_000),)))
+    await world.controller.load_routes()
+    newest = world.controller.routes
+    world.routes.at, world.routes.held = 0, {}
+
+    await world.controller.load_routes()
+
+    assert (world.controller.store_revision, world.controller.routes) == (1, newest)
