@@ -28,7 +28,7 @@ from gateway.local_triton import LocalTritons
 from gateway.log import set_up_logging
 from gateway.metrics import LoadRecorder
 from gateway.progress import Progress
-from gateway.reload import Reloader
+from gateway.reload import Reloader, check_names
 from gateway.running import Addresses, RunningGateway
 from router.artifacts.layout import TritonRepository
 from router.artifacts.naming import triton_model_name
@@ -136,7 +136,7 @@ async def _start(
         config,
         controller,
         settings=controller_settings,
-        add_backends=lambda found: _add_backends(controller, found),
+        make_backends=make_backends,
     )
     gateway = RunningGateway(
         controller=controller,
@@ -160,13 +160,15 @@ async def _start(
         tritons = await _start_tritons(stack, config, progress, stop)
         if tritons is None:
             return None
-        _add_backends(controller, tritons.backends)
+        for state in make_backends(tritons.backends):
+            controller.add_backend(state)
     loop = asyncio.create_task(controller.run(), name="control loop")
     stack.push_async_callback(_cancel, loop)
     await _begin(controller, config)
     await _synced(controller, stop)
     gateway.synced = True
     data_plane.set_ready(True)
+    stack.push_async_callback(reloader.idle)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.on_signal)
     if up:
         await _warm(controller, progress, stop)
@@ -230,18 +232,24 @@ def controller_settings(config: GatewayConfig) -> ControllerSettings:
 async def _begin(controller: Controller, config: GatewayConfig) -> None:
     """Routes first: a model must not be seen a moment without its own."""
     await controller.load_routes()
-    _add_backends(controller, [entry.to_backend() for entry in config.backends])
+    check_names(config.backends, controller.residents.backends)
+    for state in make_backends([entry.to_backend() for entry in config.backends]):
+        controller.add_backend(state)
     for name, section in config.registries.items():
         controller.add_registry(
             open_registry(name, {"type": section.type, "path": section.path}, section.path)
         )
 
 
-def _add_backends(controller: Controller, backends: Sequence[Backend]) -> None:
-    for backend in backends:
-        explicit = backend.control is Control.EXPLICIT and backend.repository is not None
-        folders = TritonRepository(backend.repository) if explicit and backend.repository else None
-        controller.add_backend(BackendState(backend, TritonServer(backend), folders))
+def make_backends(backends: Sequence[Backend]) -> list[BackendState]:
+    """Adapters for backends; nothing is sent to them yet. Raises ArtifactError for an unusable repository."""
+    return [BackendState(backend, TritonServer(backend), _folders(backend)) for backend in backends]
+
+
+def _folders(backend: Backend) -> TritonRepository | None:
+    if backend.control is not Control.EXPLICIT or backend.repository is None:
+        return None
+    return TritonRepository(backend.repository)
 
 
 async def _start_tritons(

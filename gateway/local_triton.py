@@ -51,7 +51,7 @@ class LocalTritons:
         ]
         count = self._config.instances
         with self._progress.step("starting Triton" if count == 1 else f"starting {count} Tritons"):
-            await asyncio.gather(*(process.start() for process in self._processes))
+            await self._start_all()
         for process in self._processes:
             ports = [
                 int(address.rpartition(":")[2]) for address in (process.grpc, process.http, process.metrics)
@@ -62,6 +62,16 @@ class LocalTritons:
             )
             LOG.info("%s: Triton on %s, its log in %s", process.options.name, process.grpc, process.log)
             self._watchers.append(asyncio.create_task(self._watch(process)))
+
+    async def _start_all(self) -> None:
+        """Start all side by side; where one cannot start, the others are ended before that is told."""
+        starting = [asyncio.create_task(process.start()) for process in self._processes]
+        try:
+            await asyncio.gather(*starting)
+        finally:
+            for task in starting:
+                task.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
 
     @staticmethod
     def _options(name: str, folder: Path) -> TritonOptions:
@@ -91,3 +101,5 @@ class LocalTritons:
                 LOG.info("%s: Triton runs again", name)
             except StagegateError as problem:
                 LOG.warning("%s: %s", name, problem)
+            except Exception:  # such as a full disk: the next try may do better
+                LOG.exception("%s: cannot be started", name)

@@ -5,14 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.config import BUILT_IN, GatewayConfig, changed_keys, load_config
+from gateway.config import (
+    BUILT_IN,
+    BackendConfig,
+    GatewayConfig,
+    changed_keys,
+    describe_problems,
+    load_config,
+)
 from gateway.operations import ReloadReport
 from router.control.controller import Controller, ControllerSettings
-from router.errors import InvalidInput, StagegateError
+from router.control.residents import BackendState
+from router.errors import ConfigInvalid, InvalidInput, StagegateError
 from router.model import Backend, BackendId
+from router.ports import Registry
 from router.registries import open_registry
 
 LOG = logging.getLogger("stagegate")
@@ -21,8 +31,28 @@ _LIVE = ("registries", "default_registry", "backends", "residency.", "log.level"
 """Keys, or beginnings of keys, that take effect at once; all others wait for the next start."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """What a reload brings, made and found good before anything is changed."""
+
+    drop_registries: tuple[str, ...]
+    add_registries: tuple[Registry, ...]
+    drop_backends: tuple[BackendId, ...]
+    add_backends: tuple[BackendState, ...]
+
+
+def check_names(backends: Iterable[BackendConfig], taken: Container[str]) -> None:
+    """Refuse a configured backend that is called like a Triton started here. Raises InvalidInput."""
+    for backend in backends:
+        if backend.name in taken:
+            raise InvalidInput(
+                f"backends: {backend.name!r} is the name of a Triton that `stagegate up` started itself",
+                hint="choose another name",
+            )
+
+
 class Reloader:
-    """Holds the configuration in force and applies the difference to the next one."""
+    """Holds the configuration as it was read last, and applies the difference to the next one."""
 
     def __init__(
         self,
@@ -30,12 +60,13 @@ class Reloader:
         controller: Controller,
         *,
         settings: Callable[[GatewayConfig], ControllerSettings],
-        add_backends: Callable[[Sequence[Backend]], None],
+        make_backends: Callable[[Sequence[Backend]], list[BackendState]],
     ) -> None:
         self._config = config
+        self._started_with = config
         self._controller = controller
         self._settings = settings
-        self._add_backends = add_backends
+        self._make_backends = make_backends
         self._busy = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self.registry_types = {name: section.type for name, section in config.registries.items()}
@@ -46,15 +77,24 @@ class Reloader:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def idle(self) -> None:
+        """Return when every reload that a signal asked for has ended."""
+        await asyncio.gather(*self._tasks)
+
     async def _reload_and_tell(self) -> None:
         try:
             report = await self.reload()
         except StagegateError as problem:
             LOG.warning("reload refused, nothing was changed: %s", problem)
-            for one in getattr(problem, "problems", ()):
-                LOG.warning("  line %d: %s: %s", one.line, one.path, one.message)
+            for line in describe_problems(problem) if isinstance(problem, ConfigInvalid) else ():
+                LOG.warning("reload refused: %s", line)
+            return
+        except Exception:
+            LOG.exception("reload broke")
             return
         LOG.info("reloaded %s: %s", report.config, ", ".join(report.changed) or "nothing changed")
+        if report.needs_restart:
+            LOG.warning("these changes wait for the next start: %s", ", ".join(report.needs_restart))
 
     async def reload(self) -> ReloadReport:
         """Read the file again and take what changed.
@@ -62,6 +102,7 @@ class Reloader:
         Raises:
             ConfigInvalid: the file holds mistakes; all are listed and nothing was changed.
             InvalidInput: there is no file to read again.
+            StagegateError: something that it names cannot be used; nothing was changed.
         """
         async with self._busy:
             if self._config.source == BUILT_IN:
@@ -69,46 +110,44 @@ class Reloader:
                     "there is no configuration file to read again", hint="start with --config FILE"
                 )
             fresh = await asyncio.to_thread(load_config, Path(self._config.source), os.environ)
-            changed = changed_keys(self._config, fresh)
-            await self._apply(fresh, changed)
-            waits = tuple(key for key in changed if not key.startswith(_LIVE))
+            difference = self._difference(fresh)
+            changed = tuple(key for key in changed_keys(self._config, fresh) if key.startswith(_LIVE))
             self._config = fresh
-            return ReloadReport(
-                config=fresh.source,
-                changed=tuple(key for key in changed if key not in waits),
-                needs_restart=waits,
-            )
+            await self._apply(fresh, difference)
+            # Told again and again until the restart: they are not in force.
+            waits = (key for key in changed_keys(self._started_with, fresh) if not key.startswith(_LIVE))
+            return ReloadReport(config=fresh.source, changed=changed, needs_restart=tuple(waits))
 
-    async def _apply(self, fresh: GatewayConfig, changed: Sequence[str]) -> None:
-        self._controller.set_settings(self._settings(fresh))
-        if "log.level" in changed:
-            logging.getLogger("stagegate").setLevel(fresh.log.level.upper())
-        if "registries" in changed:
-            self._apply_registries(fresh)
-        if "backends" in changed:
-            await self._apply_backends(fresh)
-        await self._controller.turned()
-
-    def _apply_registries(self, fresh: GatewayConfig) -> None:
-        before = self._config.registries
-        for name in before.keys() | fresh.registries.keys():
-            if before.get(name) == fresh.registries.get(name):
-                continue
-            section = fresh.registries.get(name)
-            if section is None:
-                self._controller.drop_registry(name)
-                self.registry_types.pop(name, None)
-                continue
-            options = {"type": section.type, "path": section.path}
-            self._controller.add_registry(open_registry(name, options, section.path))
-            self.registry_types[name] = section.type
-
-    async def _apply_backends(self, fresh: GatewayConfig) -> None:
-        before = {backend.name: backend for backend in self._config.backends}
-        after = {backend.name: backend for backend in fresh.backends}
-        for name, backend in before.items():
-            if after.get(name) != backend:
-                await self._controller.drop_backend(BackendId(name))
-        self._add_backends(
-            [backend.to_backend() for name, backend in after.items() if before.get(name) != backend]
+    def _difference(self, fresh: GatewayConfig) -> _Difference:
+        """Make what is new. Raises StagegateError where something of it cannot be used."""
+        registries = self._config.registries
+        backends = {backend.name: backend for backend in self._config.backends}
+        check_names(fresh.backends, self._controller.residents.backends.keys() - backends.keys())
+        kept = {backend.name for backend in fresh.backends if backends.get(backend.name) == backend}
+        return _Difference(
+            drop_registries=tuple(name for name in registries if name not in fresh.registries),
+            add_registries=tuple(
+                open_registry(name, {"type": section.type, "path": section.path}, section.path)
+                for name, section in fresh.registries.items()
+                if registries.get(name) != section
+            ),
+            drop_backends=tuple(BackendId(name) for name in backends if name not in kept),
+            add_backends=tuple(
+                self._make_backends([one.to_backend() for one in fresh.backends if one.name not in kept])
+            ),
         )
+
+    async def _apply(self, fresh: GatewayConfig, difference: _Difference) -> None:
+        self._controller.set_settings(self._settings(fresh))
+        logging.getLogger("stagegate").setLevel(fresh.log.level.upper())
+        for name in difference.drop_registries:
+            self._controller.drop_registry(name)
+        for registry in difference.add_registries:
+            self._controller.add_registry(registry)
+        self.registry_types.clear()
+        self.registry_types.update({name: section.type for name, section in fresh.registries.items()})
+        for backend in difference.drop_backends:
+            await self._controller.drop_backend(backend)
+        for state in difference.add_backends:
+            self._controller.add_backend(state)
+        await self._controller.turned()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from gateway import __version__
 from gateway.bridge import DataPlane
@@ -47,6 +49,8 @@ from router.ports import Clock, StateStore, StoredRoute
 from router.traffic.compile import VersionPlacement
 from router.traffic.serving import Serving, implicit_route
 
+_Answer = TypeVar("_Answer")
+
 INVALID_ARGUMENT = 3
 NOT_FOUND = 5
 
@@ -74,7 +78,7 @@ class RunningGateway:
         clock: Clock,
         addresses: Addresses,
         registry_types: Mapping[str, str],
-        reload: Callable[[], Awaitable[ReloadReport]],
+        reload: Callable[[], Coroutine[None, None, ReloadReport]],
     ) -> None:
         self._controller = controller
         self._store = store
@@ -83,6 +87,7 @@ class RunningGateway:
         self.addresses = addresses
         self._registry_types = registry_types
         self._reload = reload
+        self._changes: set[asyncio.Task[Any]] = set()
         self._started = clock.unix()
         self._started_at = clock.now()
         self.draining = False
@@ -257,6 +262,11 @@ class RunningGateway:
         self, routes: Sequence[Route], *, expected_revision: int | None, change: Change
     ) -> tuple[RouteChange, ...]:
         """Write all routes in one atomic change, and return when the table has them."""
+        return await self._through(self._apply_routes(routes, expected_revision, change))
+
+    async def _apply_routes(
+        self, routes: Sequence[Route], expected_revision: int | None, change: Change
+    ) -> tuple[RouteChange, ...]:
         for route in routes:
             self._check(route)
         before = {name: stored.route for name, stored in self._controller.routes.items()}
@@ -281,6 +291,11 @@ class RunningGateway:
         self, model: ModelName, *, expected_revision: int | None, change: Change
     ) -> RouteChange:
         """Go back to the implicit route."""
+        return await self._through(self._delete_route(model, expected_revision, change))
+
+    async def _delete_route(
+        self, model: ModelName, expected_revision: int | None, change: Change
+    ) -> RouteChange:
         before = self._controller.routes.get(model)
         if before is None:
             raise RouteNotFound(
@@ -476,7 +491,14 @@ class RunningGateway:
 
     async def reload(self) -> ReloadReport:
         """Read the configuration file again and take what changed, or refuse all of it."""
-        return await self._reload()
+        return await self._through(self._reload())
+
+    async def _through(self, work: Coroutine[None, None, _Answer]) -> _Answer:
+        """Carry a change through to its end, also where whoever asked for it goes away meanwhile."""
+        task = asyncio.create_task(work)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
 
     def _entry(self, model: ModelName) -> ModelEntry:
         entry = self._controller.models.get(model)

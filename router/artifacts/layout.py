@@ -9,6 +9,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from router.artifacts.config_pbtxt import config_pbtxt, quoted
 from router.artifacts.digest import files_of
@@ -32,9 +33,17 @@ class TritonRepository:
     """
 
     def __init__(self, folder: Path) -> None:
+        """Make the folder if it is not there. Raises ArtifactError where it cannot be used."""
         self._folder = folder
-        self._busy: dict[TritonName, asyncio.Lock] = {}
-        folder.mkdir(parents=True, exist_ok=True)
+        # A lock lives for as long as somebody holds it or waits for it.
+        self._busy: WeakValueDictionary[TritonName, asyncio.Lock] = WeakValueDictionary()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise ArtifactError(
+                f"repository {folder} cannot be used: {problem.strerror}",
+                hint="name a folder that this process may write to and that Triton was started on",
+            ) from None
         for left in folder.glob(f"{_TEMPORARY}*"):
             if not _is_alive(left.name):
                 shutil.rmtree(left, ignore_errors=True)
@@ -57,7 +66,6 @@ class TritonRepository:
         """Delete the folder of a version, if it is there; out of Triton's sight first."""
         async with self._busy.setdefault(name, asyncio.Lock()):
             await asyncio.to_thread(self._remove, name)
-        self._busy.pop(name, None)
 
     def present(self) -> frozenset[TritonName]:
         """Names of complete folders."""

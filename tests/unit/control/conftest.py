@@ -25,7 +25,7 @@ from router.model import (
     Version,
     VersionId,
 )
-from router.ports import RouteChangeRecord, ServerInfo, StoredRoute
+from router.ports import RouteChangeRecord, ServerInfo, StateStore, StoredRoute
 from tests.fakes.data_plane import FakeDataPlane
 
 
@@ -201,7 +201,7 @@ class Records:
 class World:
     """One control loop and all that it talks to."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: StateStore | None = None) -> None:
         self.clock = ManualClock()
         self.shelf = Shelf()
         self.routes = Routes()
@@ -210,7 +210,7 @@ class World:
         self.faulty: set[str] = set()
         self.controller = Controller(
             ControllerSettings(default_registry="local", idle_unload=1800.0, load_timeout=60.0),
-            store=self.routes,
+            store=store or self.routes,
             data_plane=self.plane,
             clock=self.clock,
             recorder=self.records,

@@ -1,0 +1,116 @@
+"""A running gateway as operators see it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import cast
+
+import pytest
+
+from gateway.bridge import DataPlane
+from gateway.operations import Change, ReloadReport
+from gateway.running import Addresses, RunningGateway
+from router.errors import InvalidRoute, StateUnavailable, VersionNotFound
+from router.model import Arm, ModelName, Route
+from tests.fakes.store import FakeStore
+from tests.unit.control.conftest import World
+
+ME = Change(actor="ann", reason="try it")
+
+
+def route(*arms: Arm, registry: str = "") -> Route:
+    """A route of model m."""
+    return Route(ModelName("m"), arms, registry=registry)
+
+
+class House:
+    """A control loop over a store that may fail, and its operator's side."""
+
+    def __init__(self) -> None:
+        self.store = FakeStore()
+        self.world = World(self.store)
+        self.gateway = RunningGateway(
+            controller=self.world.controller,
+            store=self.store,
+            data_plane=cast(DataPlane, self.world.plane),
+            clock=self.world.clock,
+            addresses=Addresses("", "", "", "", ""),
+            registry_types={"local": "folder"},
+            reload=self._reload,
+        )
+
+    async def _reload(self) -> ReloadReport:
+        return ReloadReport("", (), ())
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    """A running one with one model of two versions."""
+    house = House()
+    task = asyncio.create_task(house.world.controller.run())
+    house.world.controller.add_registry(house.world.shelf)
+    house.world.add_triton()
+    house.world.shelf.put("m", "12", {"production": "1"})
+    await house.world.settle()
+    yield house
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_route_is_in_force_when_its_change_returns(house: House) -> None:
+    """No moment is left in which an operator's next look shows the old one."""
+    changes = await house.gateway.apply_routes(
+        [route(Arm("stable", "2", 10_000))], expected_revision=0, change=ME
+    )
+
+    assert [(change.revision, change.actor) for change in changes] == [(1, "ann")]
+    assert house.world.plane.arms("m") == {"stable": ("2", 10_000)}
+
+
+async def test_a_change_is_carried_through_when_its_caller_goes_away(house: House) -> None:
+    """What is in the store is in force, also where the operator pressed Ctrl-C in between."""
+    caller = asyncio.create_task(
+        house.gateway.apply_routes([route(Arm("stable", "2", 10_000))], expected_revision=None, change=ME)
+    )
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    await house.world.settle()
+
+    assert house.world.plane.arms("m") == {"stable": ("2", 10_000)}
+
+
+async def test_with_the_store_away_nothing_changes(house: House) -> None:
+    """The error says so, and the route in force stays."""
+    house.store.down = "the disk is full"
+    with pytest.raises(StateUnavailable, match="the disk is full"):
+        await house.gateway.apply_routes(
+            [route(Arm("stable", "2", 10_000))], expected_revision=None, change=ME
+        )
+
+    assert house.world.plane.arms("m") == {"stable": ("1", 10_000)}
+
+
+async def test_one_impossible_route_refuses_the_whole_change(house: House) -> None:
+    """Nothing is written where one route names what is not there."""
+    good = route(Arm("stable", "2", 10_000))
+    with pytest.raises(VersionNotFound):
+        await house.gateway.apply_routes(
+            [good, route(Arm("stable", "7", 10_000))], expected_revision=None, change=ME
+        )
+    with pytest.raises(InvalidRoute, match="no registry 'prod'"):
+        await house.gateway.apply_routes(
+            [route(Arm("stable", "1", 10_000), registry="prod")], expected_revision=None, change=ME
+        )
+
+    assert await house.store.revision() == 0
+
+
+async def test_deleting_a_route_goes_back_to_production(house: House) -> None:
+    """The implicit route decides again."""
+    await house.gateway.apply_routes([route(Arm("stable", "2", 10_000))], expected_revision=None, change=ME)
+    await house.gateway.delete_route(ModelName("m"), expected_revision=1, change=ME)
+
+    assert house.world.plane.arms("m") == {"stable": ("1", 10_000)}
