@@ -105,6 +105,8 @@ pub(crate) struct Client {
     /// Whether the deadline is the client's own.
     pub(crate) has_deadline: bool,
     pub(crate) started: Instant,
+    /// When a backend's answer had been forwarded.
+    pub(crate) answered: Option<Instant>,
     pub(crate) path: PathAndQuery,
     pub(crate) headers: HeaderMap,
     pub(crate) message: Message,
@@ -127,6 +129,7 @@ impl Client {
             deadline: Deadline::new(deadlines, None),
             has_deadline: false,
             started: Instant::now(),
+            answered: None,
             path,
             headers,
             message: Message::new(body),

@@ -12,8 +12,10 @@ use http::Request;
 use tokio::time::timeout;
 
 use crate::dispatch;
+use crate::header_watch::{HeaderWatch, OpenSince};
 use crate::io::Io;
 use crate::joined::Joined;
+use crate::runners;
 use crate::settings::Settings;
 use crate::shared::Admitted;
 use crate::worker::Worker;
@@ -30,8 +32,11 @@ pub(crate) struct Control {
     asked: Cell<Asked>,
     waker: RefCell<Option<Waker>>,
     streams: Cell<usize>,
-    last_used: Cell<Instant>,
+    /// Whether there was a stream since it was looked over last.
+    used: Cell<bool>,
+    idle_since: Cell<Instant>,
     resets: Cell<u32>,
+    headers_open: OpenSince,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,12 +51,14 @@ enum Asked {
 }
 
 impl Control {
-    fn new() -> Self {
+    fn new(headers_open: OpenSince) -> Self {
         Self {
+            headers_open,
             asked: Cell::new(Asked::Nothing),
             waker: RefCell::default(),
             streams: Cell::new(0),
-            last_used: Cell::new(Instant::now()),
+            used: Cell::new(false),
+            idle_since: Cell::new(Instant::now()),
             resets: Cell::new(0),
         }
     }
@@ -74,10 +81,17 @@ impl Control {
         }
     }
 
-    /// Once a second: end it if it is idle, and let the resets of that second go.
-    pub(crate) fn look_over(&self, now: Instant, idle: Duration) {
+    /// Once a second: end it if it is idle, or if headers were begun and are not ended within `patience`;
+    /// and let the resets of that second go.
+    pub(crate) fn look_over(&self, now: Instant, idle: Duration, patience: Duration) {
         self.resets.set(0);
-        if self.streams.get() == 0 && now.saturating_duration_since(self.last_used.get()) >= idle {
+        let lasts = |since: Instant| now.saturating_duration_since(since) >= patience;
+        if self.headers_open.get().is_some_and(lasts) {
+            self.close();
+        }
+        if self.used.replace(false) || self.streams.get() > 0 {
+            self.idle_since.set(now);
+        } else if now.saturating_duration_since(self.idle_since.get()) >= idle {
             self.finish();
         }
     }
@@ -101,6 +115,7 @@ pub(crate) struct OpenStream {
 impl OpenStream {
     fn new(worker: &Rc<Worker>, control: &Rc<Control>) -> Self {
         control.streams.set(control.streams.get() + 1);
+        control.used.set(true);
         worker
             .load
             .streams
@@ -115,9 +130,6 @@ impl OpenStream {
 impl Drop for OpenStream {
     fn drop(&mut self) {
         self.control.streams.set(self.control.streams.get() - 1);
-        if self.control.streams.get() == 0 {
-            self.control.last_used.set(Instant::now());
-        }
         // Only this thread writes it.
         self.worker
             .load
@@ -134,11 +146,13 @@ pub(crate) async fn serve(worker: Rc<Worker>, tcp: std::net::TcpStream, admitted
     let Ok(Ok(io)) = tokio::net::TcpStream::from_std(tcp).map(Io::new) else {
         return;
     };
+    let watch = HeaderWatch::new();
+    let control = Rc::new(Control::new(watch.open_since()));
+    let io = io.watched_by(watch);
     let handshake = builder(&worker.shared.settings).handshake(io);
     let Ok(Ok(mut h2)) = timeout(patience, handshake).await else {
         return;
     };
-    let control = Rc::new(Control::new());
     worker.register(&control);
     if worker.shared.draining.load(Relaxed) {
         control.finish();
@@ -187,7 +201,7 @@ fn spawn(
 ) {
     if let Some(client) = dispatch::admit(worker, request, respond) {
         let open = OpenStream::new(worker, control);
-        tokio::task::spawn_local(dispatch::handle(Rc::clone(worker), open, client));
+        runners::start(worker, (open, client));
     }
 }
 

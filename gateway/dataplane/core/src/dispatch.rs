@@ -1,7 +1,5 @@
 //! From the path of a request to what answers it.
 
-use std::rc::Rc;
-
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::RecvStream;
@@ -17,15 +15,18 @@ use crate::status::{unsupported_media_type, Code, Status};
 use crate::worker::Worker;
 use crate::{answer, headers, health, reflection, stream, unary};
 
-const INFERENCE: &str = "/inference.GRPCInferenceService/";
+const INFERENCE: &str = "/inference.GRPCInferenceService";
+const HEALTH: &str = "/grpc.health.v1.Health";
+const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection";
+const REFLECTION_ALPHA: &str = "/grpc.reflection.v1alpha.ServerReflection";
 
 /// Answer one call of a client.
-pub(crate) async fn handle(worker: Rc<Worker>, open: OpenStream, mut client: Box<Client>) {
+pub(crate) async fn handle(worker: &Worker, open: OpenStream, mut client: Box<Client>) {
     // The hot call is looked for first, and its future is the only one that is not boxed.
-    let outcome = if client.path.path() == "/inference.GRPCInferenceService/ModelInfer" {
-        unary::infer(&worker, &mut client).await
+    let outcome = if client.path.as_str() == "/inference.GRPCInferenceService/ModelInfer" {
+        unary::infer(worker, &mut client).await
     } else {
-        Box::pin(others(&worker, &mut client)).await
+        Box::pin(others(worker, &mut client)).await
     };
     match outcome {
         Ok(()) => {}
@@ -45,6 +46,9 @@ pub(crate) fn admit(
         unsupported_media_type()
     } else if head.method != Method::POST {
         Status::new(Code::Unimplemented, "gRPC calls are HTTP/2 POST requests").trailers_only()
+    } else if let Some(name) = headers::broken_binary(&head.headers) {
+        let text = format!("the metadata '{name}' is not base64, as a name in -bin demands");
+        Status::new(Code::InvalidArgument, text).trailers_only()
     } else {
         let path = head.uri.into_parts().path_and_query;
         let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
@@ -57,18 +61,18 @@ pub(crate) fn admit(
 }
 
 async fn others(worker: &Worker, client: &mut Client) -> Result<(), Failure> {
-    let path = client.path.path();
-    match path.strip_prefix(INFERENCE).unwrap_or(path) {
-        "ModelStreamInfer" => stream::infer(worker, client).await,
-        "ModelMetadata" => forward::about_model(worker, client, About::Metadata).await,
-        "ModelConfig" => forward::about_model(worker, client, About::Config).await,
-        "ModelStatistics" => forward::about_model(worker, client, About::Statistics).await,
-        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
-        | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => {
+    match split(&client.path) {
+        (INFERENCE, "ModelStreamInfer") => stream::infer(worker, client).await,
+        (INFERENCE, "ModelMetadata") => forward::about_model(worker, client, About::Metadata).await,
+        (INFERENCE, "ModelConfig") => forward::about_model(worker, client, About::Config).await,
+        (INFERENCE, "ModelStatistics") => {
+            forward::about_model(worker, client, About::Statistics).await
+        }
+        (REFLECTION | REFLECTION_ALPHA, "ServerReflectionInfo") => {
             reflection::info(worker, client).await
         }
-        "/grpc.health.v1.Health/Watch" => health::watch(worker, client).await,
-        _ => match maker(path) {
+        (HEALTH, "Watch") => health::watch(worker, client).await,
+        (service, method) => match maker(service, method) {
             Some(make) => {
                 let request = forward::receive_whole(worker, client).await?;
                 client.reply(make(worker, &request)?).await
@@ -78,23 +82,29 @@ async fn others(worker: &Worker, client: &mut Client) -> Result<(), Failure> {
     }
 }
 
+/// Service and method of a path. All of it is looked at, so that no path leads to a method but the one
+/// that the protocol's definition gives it.
+fn split(path: &PathAndQuery) -> (&str, &str) {
+    path.as_str().rsplit_once('/').unwrap_or_default()
+}
+
 type Maker = fn(&Worker, &[u8]) -> Result<Bytes, Status>;
 
 /// What makes the answer of a unary call that the gateway answers itself.
-fn maker(path: &str) -> Option<Maker> {
-    Some(match path.strip_prefix(INFERENCE).unwrap_or(path) {
-        "ServerLive" => |_, _| Ok(answer::server_live()),
-        "ServerReady" => |worker, _| Ok(answer::server_ready(worker)),
-        "ServerMetadata" => |worker, _| Ok(answer::server_metadata(worker)),
-        "ModelReady" => answer::model_ready,
-        "RepositoryIndex" => answer::repository_index,
-        "/grpc.health.v1.Health/Check" => health::check,
+fn maker(service: &str, method: &str) -> Option<Maker> {
+    Some(match (service, method) {
+        (INFERENCE, "ServerLive") => |_, _| Ok(answer::server_live()),
+        (INFERENCE, "ServerReady") => |worker, _| Ok(answer::server_ready(worker)),
+        (INFERENCE, "ServerMetadata") => |worker, _| Ok(answer::server_metadata(worker)),
+        (INFERENCE, "ModelReady") => answer::model_ready,
+        (INFERENCE, "RepositoryIndex") => answer::repository_index,
+        (HEALTH, "Check") => health::check,
         _ => return None,
     })
 }
 
 async fn not_ours(worker: &Worker, client: &mut Client) -> Result<(), Failure> {
-    match worker.shared.allow.judge(client.path.path()) {
+    match worker.shared.allow.judge(client.path.as_str()) {
         Verdict::Open => forward::pass_through(worker, client).await,
         Verdict::Closed(text) => Err(Status::new(Code::Unimplemented, text).into()),
     }

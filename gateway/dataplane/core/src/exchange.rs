@@ -13,7 +13,7 @@ use stagegate_table::Backend;
 
 use crate::client::{Client, Failure};
 use crate::headers;
-use crate::routed::{micros_since, Routed};
+use crate::routed::{micros, Routed};
 use crate::status::Status;
 use crate::upload::Upload;
 use crate::upstream::{Lease, Unreachable, Upstream};
@@ -160,8 +160,9 @@ fn send(
             .timeouts
             .set(&mut headers, client.deadline.at(), via.sent);
     }
-    let sent = via.lease.send(upstream.request(path, headers), false);
-    let (response, send) = sent.map_err(|error| Status::of_upstream_error(&error, via.name()))?;
+    let streams = via.lease.send(upstream.request(path, headers), false);
+    let (response, send) =
+        streams.map_err(|error| Status::of_upstream_error(&error, via.name()))?;
     client.upload = Upload::start(&client.message, ask.tail, send);
     Ok(response)
 }
@@ -179,8 +180,8 @@ impl Via {
     }
 
     /// Count the time that the backend took for a version.
-    pub(crate) fn count(&self, worker: &Worker, routed: &Routed) {
-        let micros = micros_since(self.sent);
+    pub(crate) fn count(&self, worker: &Worker, routed: &Routed, now: Instant) {
+        let micros = micros(self.sent, now);
         worker.with_counters(|table, counters| {
             if let Some(backend) = table.backend(self.backend) {
                 let backend: &Backend = backend;

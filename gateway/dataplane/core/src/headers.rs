@@ -24,7 +24,7 @@ fn stops_here(name: &HeaderName) -> bool {
     if *name == CONTENT_LENGTH || *name == CONNECTION || *name == HOST {
         return true;
     }
-    if *name == TE || *name == TRANSFER_ENCODING || *name == UPGRADE {
+    if *name == TRANSFER_ENCODING || *name == UPGRADE {
         return true;
     }
     let name = name.as_str();
@@ -36,24 +36,64 @@ fn stops_here(name: &HeaderName) -> bool {
 }
 
 /// Take out of `headers` what must not cross. The rest keeps its order, its duplicates and its flags.
-fn strip(headers: &mut HeaderMap) {
-    // Rarely is there anything to take out, and then at most a few names.
-    while let Some(name) = headers.keys().find(|name| stops_here(name)).cloned() {
+fn strip(headers: &mut HeaderMap, stops: impl Fn(&HeaderName) -> bool) {
+    // Rarely is there anything to take out.
+    let stopped: Vec<HeaderName> = headers.keys().filter(|name| stops(name)).cloned().collect();
+    for name in stopped {
         headers.remove(name);
     }
 }
 
+/// Headers of gRPC's own that say nothing about a client's call.
+fn is_internal(name: &HeaderName) -> bool {
+    let Some(rest) = name.as_str().strip_prefix("grpc-") else {
+        return false;
+    };
+    !matches!(
+        rest,
+        "timeout" | "encoding" | "accept-encoding" | "trace-bin" | "tags-bin"
+    )
+}
+
+/// The name of binary metadata that is no base64. Some servers close the connection over it, and others
+/// share that.
+pub(crate) fn broken_binary(headers: &HeaderMap) -> Option<&HeaderName> {
+    let is_broken = |(name, value): &(&HeaderName, &HeaderValue)| {
+        let mut values = value.as_bytes().split(|byte| *byte == b',');
+        name.as_str().ends_with("-bin") && !values.all(is_base64)
+    };
+    headers.iter().find(is_broken).map(|(name, _)| name)
+}
+
+/// Whether bytes are base64, padded or not.
+fn is_base64(text: &[u8]) -> bool {
+    let text = text.trim_ascii();
+    let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
+    let digits = &text[..text.len() - padding];
+    let whole = match padding {
+        0 => digits.len() % 4 != 1,
+        1 | 2 => text.len() % 4 == 0,
+        _ => false,
+    };
+    whole
+        && digits
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'))
+}
+
 /// Turn a client's headers into those for a backend.
 pub(crate) fn for_backend(headers: &mut HeaderMap) {
-    let te = headers.remove(TE);
-    strip(headers);
+    strip(headers, |name| stops_here(name) || is_internal(name));
     // The gRPC specification demands it of clients, so a backend may insist on it.
-    headers.insert(TE, te.filter(|te| te == TRAILERS).unwrap_or(TRAILERS));
+    if headers.get(TE).is_none_or(|te| te != TRAILERS) {
+        headers.insert(TE, TRAILERS);
+    }
 }
 
 /// Turn a backend's headers or trailers into those for a client.
 pub(crate) fn for_client(headers: &mut HeaderMap) {
-    strip(headers);
+    // h2 lets no `te` but `trailers` in, and that has no meaning in an answer.
+    strip(headers, stops_here);
 }
 
 /// Whether a content type is one of gRPC's.
@@ -161,6 +201,52 @@ mod tests {
         let values: Vec<_> = headers.get_all("x-a").iter().collect();
         assert_eq!(vec!["1", "2"], values);
         assert_eq!("AAE", headers["x-bin"]);
+    }
+
+    #[test]
+    fn of_grpcs_own_headers_only_those_about_the_call_reach_a_backend() {
+        let mut headers = map(&[
+            ("grpc-status", "0"),
+            ("grpc-status-details-bin", "AA"),
+            ("grpc-retry-pushback-ms", "1"),
+            ("grpc-timeout", "1S"),
+            ("grpc-encoding", "gzip"),
+            ("grpc-accept-encoding", "gzip"),
+            ("grpc-trace-bin", "AA"),
+            ("grpc-tags-bin", "AA"),
+        ]);
+
+        for_backend(&mut headers);
+
+        assert_eq!(6, headers.len());
+        for internal in [
+            "grpc-status",
+            "grpc-status-details-bin",
+            "grpc-retry-pushback-ms",
+        ] {
+            assert!(!headers.contains_key(internal), "{internal}");
+        }
+    }
+
+    #[test]
+    fn binary_metadata_is_base64_padded_or_not() {
+        for (value, broken) in [
+            ("", false),
+            ("AAE", false),
+            ("AAE=", false),
+            ("AA==", false),
+            ("AAE,AAE=, AA", false),
+            ("A", true),
+            ("AA=", true),
+            ("A===", true),
+            ("AA=A", true),
+            ("AA AA", true),
+            ("AA_-", true),
+            ("!!!!", true),
+        ] {
+            let headers = map(&[("x", "!"), ("x-bin", value)]);
+            assert_eq!(broken, broken_binary(&headers).is_some(), "{value}");
+        }
     }
 
     #[test]

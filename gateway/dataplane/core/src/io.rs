@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::header_watch::HeaderWatch;
+
 /// A TCP stream that says "no vectored writes" while h2 sets its connection up and "yes" afterwards.
 ///
 /// h2 looks once, at the start, to decide how much it copies together into one buffer (1,024 bytes
@@ -16,6 +18,7 @@ use tokio::net::TcpStream;
 pub(crate) struct Io {
     tcp: TcpStream,
     started: bool,
+    watch: Option<HeaderWatch>,
 }
 
 impl Io {
@@ -25,7 +28,16 @@ impl Io {
         Ok(Self {
             tcp,
             started: false,
+            watch: None,
         })
+    }
+
+    /// Show all that is read to `watch`, too.
+    pub(crate) fn watched_by(self, watch: HeaderWatch) -> Self {
+        Self {
+            watch: Some(watch),
+            ..self
+        }
     }
 }
 
@@ -35,7 +47,12 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let outcome = Pin::new(&mut self.tcp).poll_read(cx, buf);
+        if let Some(watch) = &mut self.watch {
+            watch.feed(&buf.filled()[before..]);
+        }
+        outcome
     }
 }
 

@@ -213,10 +213,9 @@ impl Message {
 
     /// Ready when the client has ended its request after the message, as it must.
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        if !self.ended && !self.body.as_ref().is_none_or(RecvStream::is_end_stream) {
-            if ready!(self.poll_data(cx))?.is_some() {
-                return Poll::Ready(Err(second_message().into()));
-            }
+        let open = self.body.as_ref().is_some_and(|body| !body.is_end_stream());
+        if !self.ended && open && ready!(self.poll_data(cx))?.is_some() {
+            return Poll::Ready(Err(second_message().into()));
         }
         self.ended = true;
         Poll::Ready(Ok(()))

@@ -15,7 +15,7 @@ use crate::worker::Worker;
 pub(crate) struct Count {
     series: Arc<Series>,
     started: Instant,
-    code: Option<u8>,
+    ended: Option<(u8, Instant)>,
 }
 
 impl Count {
@@ -24,13 +24,14 @@ impl Count {
         Self {
             series: Arc::clone(series),
             started,
-            code: None,
+            ended: None,
         }
     }
 
-    /// How it ended. Without this it counts as cancelled, or as internal where its task panicked.
-    pub(crate) fn set(&mut self, code: u8) {
-        self.code = Some(code);
+    /// How it ended, and when. Without this it counts as cancelled, or as internal where its task
+    /// panicked.
+    pub(crate) fn end(&mut self, code: u8, now: Instant) {
+        self.ended = Some((code, now));
     }
 }
 
@@ -41,13 +42,14 @@ impl Drop for Count {
         } else {
             Code::Cancelled
         };
-        self.series
-            .finish(self.code.unwrap_or(unset as u8), micros_since(self.started));
+        let (code, now) = self.ended.unwrap_or_else(|| (unset as u8, Instant::now()));
+        self.series.finish(code, micros(self.started, now));
     }
 }
 
-pub(crate) fn micros_since(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
+/// From one time to another, in microseconds.
+pub(crate) fn micros(start: Instant, end: Instant) -> u64 {
+    u64::try_from(end.saturating_duration_since(start).as_micros()).unwrap_or(u64::MAX)
 }
 
 /// What a request was routed to.
@@ -103,7 +105,8 @@ impl Worker {
                     Count::start(counters.series(&pick), started),
                 )),
                 Err(error) => {
-                    Count::start(counters.refused(&error), started).set(error.code());
+                    Count::start(counters.refused(&error), started)
+                        .end(error.code(), Instant::now());
                     Err(refusal(error))
                 }
             }
@@ -139,7 +142,8 @@ impl Worker {
                 }
                 Err(error) => {
                     if first {
-                        Count::start(counters.refused(&error), started).set(error.code());
+                        Count::start(counters.refused(&error), started)
+                            .end(error.code(), Instant::now());
                     }
                     Err(refusal(error))
                 }
@@ -160,7 +164,7 @@ impl Worker {
         self.with_counters(|_, counters| {
             let mut count = Count::start(counters.unknown(), started);
             if let Failure::Status(status) = failure {
-                count.set(status.code);
+                count.end(status.code, Instant::now());
             }
         });
     }

@@ -25,7 +25,7 @@ pub struct Settings {
     pub queue_per_model: usize,
     /// Deadline of unary calls that bring none, in milliseconds; 0 for none.
     pub default_deadline_ms: u64,
-    /// Time for the connection preface, in milliseconds.
+    /// Time for the connection preface and for each block of headers, in milliseconds.
     pub handshake_timeout_ms: u64,
     /// Time after which a connection with nothing open is closed, in milliseconds.
     pub idle_timeout_ms: u64,

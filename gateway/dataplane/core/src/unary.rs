@@ -20,9 +20,10 @@ pub(crate) async fn infer(worker: &Worker, client: &mut Client) -> Result<(), Fa
     }
     let (mut routed, mut count) = route(worker, client)?;
     let outcome = answer(worker, client, &mut routed).await;
+    let now = client.answered.unwrap_or_else(Instant::now);
     match &outcome {
-        Ok(code) => count.set(*code),
-        Err(Failure::Status(status)) => count.set(status.code),
+        Ok(code) => count.end(*code, now),
+        Err(Failure::Status(status)) => count.end(status.code, now),
         Err(Failure::Gone) => {}
     }
     outcome.map(|_| ())
@@ -95,6 +96,8 @@ async fn answer(worker: &Worker, client: &mut Client, routed: &mut Routed) -> Re
         Some(code) => Ok(code),
         None => download::finish(client, via.name(), rename.names).await,
     };
-    via.count(worker, routed);
+    let now = Instant::now();
+    via.count(worker, routed, now);
+    client.answered = Some(now);
     outcome
 }

@@ -28,8 +28,14 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Data that a backend does not acknowledge for this long breaks its connection.
 const DEAD_AFTER: Duration = Duration::from_secs(20);
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// What one stream may hold of an answer that its client does not take.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// As large as can be: clients share the connection, and answers that some of them leave untaken must
+/// not hold up those of others.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// Bytes of an answer's header list. Triton repeats what it got in its texts; they are cut on their way
+/// to the client, but a list far beyond this costs the connection.
+const HEADER_LIST: u32 = 2 << 20;
 /// Resets that h2 remembers, so that late frames for them are no errors.
 const REMEMBERED_RESETS: usize = 4096;
 
@@ -380,7 +386,7 @@ fn builder() -> h2::client::Builder {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(1 << 20)
-        .max_header_list_size(64 << 10)
+        .max_header_list_size(HEADER_LIST)
         .max_send_buffer_size(1 << 20)
         // Small answers are followed by trailers, so each counts against this until it is read.
         .data_frame_budget(256 << 20)

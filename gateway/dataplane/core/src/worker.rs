@@ -18,6 +18,7 @@ use crate::deadline::Deadlines;
 use crate::events::Teller;
 use crate::headers::Timeouts;
 use crate::pool::Pool;
+use crate::runners::Runners;
 use crate::shared::{Admitted, Load, Shared};
 use crate::token::{Draws, Tokens};
 
@@ -46,6 +47,7 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) load: Arc<Load>,
     pub(crate) pool: Pool,
+    pub(crate) runners: Runners,
     pub(crate) deadlines: Rc<Deadlines>,
     pub(crate) draws: Draws,
     pub(crate) tokens: Tokens,
@@ -68,6 +70,7 @@ impl Worker {
             pool: Pool::new(shared.settings.upstream_connections, teller.clone()),
             teller,
             totals,
+            runners: Runners::default(),
             deadlines: Rc::new(Deadlines::new()),
             draws: Draws::new(),
             tokens: Tokens::new(),
@@ -169,11 +172,13 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
 }
 
 async fn keep_house(worker: Rc<Worker>) {
-    let idle = Duration::from_millis(worker.shared.settings.idle_timeout_ms);
+    let settings = &worker.shared.settings;
+    let idle = Duration::from_millis(settings.idle_timeout_ms);
+    let patience = Duration::from_millis(settings.handshake_timeout_ms);
     loop {
         tokio::time::sleep(LOOK).await;
         let now = Instant::now();
-        worker.each_connection(|control| control.look_over(now, idle));
+        worker.each_connection(|control| control.look_over(now, idle, patience));
     }
 }
 

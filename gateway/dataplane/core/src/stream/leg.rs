@@ -22,7 +22,7 @@ use crate::download::accept_head;
 use crate::framer::Caps;
 use crate::joined::Joined;
 use crate::reader::{ReadError, Reader};
-use crate::routed::{micros_since, Routed};
+use crate::routed::{micros, Routed};
 use crate::status::Status;
 use crate::upstream::Lease;
 
@@ -212,11 +212,12 @@ impl Leg {
         let at = served.iter().position(by_name).unwrap_or(0);
         let known = served.get_mut(at)?;
         let streams = known.series.streams();
+        let now = Instant::now();
         match known.asked.take() {
-            Some(asked) => streams.first.record(micros_since(asked)),
-            None => streams.inter.record(micros_since(known.answered)),
+            Some(asked) => streams.first.record(micros(asked, now)),
+            None => streams.inter.record(micros(known.answered, now)),
         }
-        known.answered = Instant::now();
+        known.answered = now;
         Some(known.routed.version.stream_tail().clone())
     }
 }

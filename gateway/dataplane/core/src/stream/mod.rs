@@ -13,6 +13,7 @@ use std::future::{poll_fn, Future};
 use std::pin::{pin, Pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -39,7 +40,7 @@ struct Session<'w> {
     /// Those that backends get.
     forwarded: HeaderMap,
     path: PathAndQuery,
-    deadline: Option<std::time::Instant>,
+    deadline: Option<Instant>,
     /// Whether errors of one message end the stream, as the client asked for.
     strict: bool,
     legs: RefCell<Vec<Rc<Leg>>>,
@@ -62,8 +63,8 @@ pub(crate) async fn infer(worker: &Worker, client: &mut Client) -> Result<(), Fa
     let outcome = run(&session, client, body).await;
     if let Some(count) = &mut *session.count.borrow_mut() {
         match &outcome {
-            Ok(code) => count.set(*code),
-            Err(Failure::Status(status)) => count.set(status.code),
+            Ok(code) => count.end(*code, Instant::now()),
+            Err(Failure::Status(status)) => count.end(status.code, Instant::now()),
             Err(Failure::Gone) => {}
         }
     }
