@@ -44,8 +44,8 @@ from router.stores import open_store
 
 LOG = logging.getLogger("stagegate")
 
-SYNC_SECONDS = 15.0
-"""How long a start waits for registries and backends before it serves with what it has."""
+TELL_SECONDS = 15.0
+"""How often a start says what it still waits for."""
 
 DRAIN_SECONDS = 30.0
 """How long requests in flight may take to finish after SIGTERM."""
@@ -277,19 +277,28 @@ async def _unless_stopped(stop: _Stop, work: Coroutine[None, None, None]) -> boo
 
 
 async def _synced(controller: Controller, stop: _Stop) -> None:
-    """Wait until every registry and backend was looked at once, or for a bound."""
+    """Wait until every registry and backend was looked at once, with or without success.
 
-    def looked() -> bool:
-        registries = controller.registries.values()
-        backends = controller.residents.backends.values()
-        return all(one.read_at is not None or one.error for one in registries) and all(
-            one.up or one.misses > 0 for one in backends
-        )
+    There is no bound: a gateway that is ready before it has read a large registry would answer NOT_FOUND.
+    """
 
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(SYNC_SECONDS):
-            await _unless_stopped(stop, controller.until(looked))
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(TELL_SECONDS)
+            LOG.info("still waiting for the first look at %s", ", ".join(_not_looked_at(controller)))
+
+    telling = asyncio.create_task(tell())
+    try:
+        await _unless_stopped(stop, controller.until(lambda: not _not_looked_at(controller)))
+    finally:
+        await _cancel(telling)
     await controller.turned()
+
+
+def _not_looked_at(controller: Controller) -> list[str]:
+    registries, backends = controller.registries, controller.residents.backends
+    waited = [f"registry {name}" for name, one in registries.items() if one.read_at is None and not one.error]
+    return waited + [f"backend {one.name}" for one in backends.values() if not (one.up or one.misses)]
 
 
 async def _warm(controller: Controller, progress: Progress, stop: _Stop) -> None:

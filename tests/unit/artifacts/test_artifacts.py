@@ -225,3 +225,32 @@ def test_what_a_dead_process_left_half_made_is_cleaned(tmp_path: Path) -> None:
 def test_paths_and_file_uris_name_the_same_place(artifact: str) -> None:
     """A URI's escapes are undone, a path's are not."""
     assert local_path(version_of(artifact)) == Path("/a/b c")
+
+
+async def test_a_folder_has_one_writer_whatever_order_they_come_in(tmp_path: Path) -> None:
+    """Put, remove and put again of one name never work side by side."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "model.py").write_text("class TritonPythonModel: pass\n")
+    version = version_of(source, format="python")
+    inside, most = 0, 0
+
+    class Watched(TritonRepository):
+        def _make(self, *work: object) -> None:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            super()._make(*work)  # type: ignore[arg-type]
+            inside -= 1
+
+    repository = Watched(tmp_path / "repository")
+    first = asyncio.create_task(repository.put(version, NAME))
+    await asyncio.sleep(0)
+    going = asyncio.create_task(repository.remove(NAME))
+    second = asyncio.create_task(repository.put(version, NAME))
+    await going
+    third = asyncio.create_task(repository.put(version, NAME))
+    await asyncio.gather(first, second, third)
+
+    assert most == 1
+    assert repository.present() == {NAME}
