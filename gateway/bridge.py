@@ -59,7 +59,7 @@ class Settings:
         upstream_connections: connections of one thread to one backend.
         queue_per_model: requests of one model that may wait for a load.
         default_deadline_ms: deadline of unary calls that bring none; 0 for none.
-        handshake_timeout_ms: time for the connection preface.
+        handshake_timeout_ms: time for the connection preface and for each block of headers.
         idle_timeout_ms: time after which a connection with nothing open is closed.
         inflate_ratio: most that a message may grow by being inflated.
         allow: groups (`repository`, `shared_memory`, `trace`, `log`) or methods open to clients.

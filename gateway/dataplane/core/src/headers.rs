@@ -72,7 +72,7 @@ fn is_base64(text: &[u8]) -> bool {
     let digits = &text[..text.len() - padding];
     let whole = match padding {
         0 => digits.len() % 4 != 1,
-        1 | 2 => text.len() % 4 == 0,
+        1 | 2 => text.len().is_multiple_of(4),
         _ => false,
     };
     whole
