@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
-from router.model import RegisteredModel, RegistryProblem, Version, VersionId
+from router.model import RegisteredModel, Version, VersionId
 from router.traffic.serving import Serving
-from router.traffic.table import (
-    ArmSpec,
-    BackendSpec,
-    Delta,
-    ModelSpec,
-    PointerSpec,
-    Snapshot,
-    VersionSpec,
-)
+from router.traffic.table import ArmSpec, ModelSpec, PointerSpec, VersionSpec
 
 READY = "ready"
 COLD = "cold"
@@ -103,70 +94,3 @@ def _compile_version(
         reason=placement.reason,
         metadata=b"" if placement.state == READY else metadata(version),
     )
-
-
-def next_snapshot(old: Snapshot, backends: Iterable[BackendSpec], models: Iterable[ModelSpec]) -> Snapshot:
-    """The table after `old` with this content, sorted by name; `old` itself where nothing changed."""
-    new = Snapshot(
-        revision=old.revision + 1,
-        backends=tuple(sorted(backends, key=lambda backend: backend.name)),
-        models=tuple(sorted(models, key=lambda model: model.name)),
-    )
-    return old if (new.backends, new.models) == (old.backends, old.models) else new
-
-
-def diff(old: Snapshot, new: Snapshot) -> Delta | None:
-    """What turns `old` into `new`, as whole models and backends; None where their content is equal.
-
-    Costs a walk over all names; a model that is the same object on both sides is not compared further.
-    """
-    put_backends, drop_backends = _changes(old.backends, new.backends)
-    put_models, drop_models = _changes(old.models, new.models)
-    if not (put_backends or drop_backends or put_models or drop_models):
-        return None
-    return Delta(
-        base_revision=old.revision,
-        revision=new.revision,
-        put_backends=put_backends,
-        drop_backends=drop_backends,
-        put_models=put_models,
-        drop_models=drop_models,
-    )
-
-
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-_Spec = TypeVar("_Spec", bound=_Named)
-
-
-def _changes(old: Sequence[_Spec], new: Sequence[_Spec]) -> tuple[tuple[_Spec, ...], tuple[str, ...]]:
-    before = {spec.name: spec for spec in old}
-    put = []
-    for spec in new:
-        was = before.pop(spec.name, None)
-        if was is not spec and was != spec:
-            put.append(spec)
-    return tuple(put), tuple(before)
-
-
-def explain_unservable(
-    problems: Iterable[RegistryProblem], models: Iterable[str], servings: Iterable[Serving]
-) -> tuple[Unservable, ...]:
-    """Models that clients cannot reach, with the reason, sorted.
-
-    Args:
-        problems: what registries complain of; a subject is `model` or `model/version`.
-        models: logical names that are served all the same (from a last good reading, or in part).
-        servings: what clients see; an unroutable one still answers requests that name a version.
-    """
-    served = frozenset(models)
-    found = [
-        Unservable(problem.subject, problem.message)
-        for problem in problems
-        if problem.subject.partition("/")[0] not in served
-    ]
-    found += [Unservable(serving.model, serving.unroutable) for serving in servings if serving.unroutable]
-    return tuple(sorted(found, key=lambda item: (item.subject, item.reason)))

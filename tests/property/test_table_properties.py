@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.alias import MAX_REFERENCE, parse_reference, version_order
+from router.control.publisher import Publisher
 from router.errors import InvalidReference, InvalidRoute
 from router.model import WHOLE, format_weight
 from router.stores.codec import decode_route, encode_route
-from router.traffic.compile import diff, next_snapshot
 from router.traffic.routes import format_deadline, parse_deadline, parse_weight, route_from_document
-from router.traffic.table import BackendSpec, Delta, ModelSpec, Snapshot
+from router.traffic.table import BackendSpec, ModelSpec
+from tests.fakes.data_plane import FakeDataPlane
 from tests.fakes.models import a_route, a_version
 
 names = st.sampled_from("abcdefgh")
@@ -29,37 +30,26 @@ backends = st.builds(
 )
 
 
-def apply(old: Snapshot, delta: Delta) -> Snapshot:
-    """What the data plane does with a delta."""
-    kept_models = {model.name: model for model in old.models if model.name not in delta.drop_models}
-    kept_backends = {spec.name: spec for spec in old.backends if spec.name not in delta.drop_backends}
-    merged_models = {**kept_models, **{model.name: model for model in delta.put_models}}
-    merged_backends = {**kept_backends, **{spec.name: spec for spec in delta.put_backends}}
-    return Snapshot(
-        delta.revision,
-        tuple(merged_backends[name] for name in sorted(merged_backends)),
-        tuple(merged_models[name] for name in sorted(merged_models)),
-    )
-
-
-@given(backends, models, backends, models)
-def test_a_delta_makes_the_new_table_from_the_old(
-    old_backends: tuple[BackendSpec, ...],
-    old_models: tuple[ModelSpec, ...],
-    new_backends: tuple[BackendSpec, ...],
-    new_models: tuple[ModelSpec, ...],
+@given(st.lists(st.tuples(backends, models, st.sets(names, max_size=2)), max_size=5))
+def test_the_table_follows_whatever_changes_and_whatever_is_refused(
+    steps: list[tuple[tuple[BackendSpec, ...], tuple[ModelSpec, ...], set[str]]],
 ) -> None:
-    """Exactly, with nothing in it that was the same."""
-    old = next_snapshot(Snapshot(0, (), ()), old_backends, old_models)
-    new = next_snapshot(old, new_backends, new_models)
-    delta = diff(old, new)
+    """It is what was wanted, but for refused models, which are as they were and are named."""
+    plane = FakeDataPlane()
+    publisher = Publisher(plane)
+    for new_backends, new_models, refused in steps:
+        before = dict(plane.models)
+        wanted = {model.name: model for model in new_models}
+        plane.refused = refused
+        put = [model for model in new_models if before.get(model.name) != model]
+        told = publisher.publish(new_backends, put, [name for name in before if name not in wanted])
+        plane.refused = set()
 
-    if delta is None:
-        assert new is old
-        return
-    assert (delta.base_revision, delta.revision) == (old.revision, old.revision + 1)
-    assert apply(old, delta) == new
-    assert not set(delta.put_models) & set(old.models)
+        assert set(told) == {model.name for model in put} & refused
+        stayed = {name: before[name] for name in told if name in before}
+        assert plane.models == {name: spec for name, spec in wanted.items() if name not in told} | stayed
+        assert plane.backends == {spec.name: spec for spec in new_backends}
+        assert {name: publisher.model(name) for name in publisher.names()} == plane.models
 
 
 @given(st.integers(0, WHOLE))

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from router.model import RegistryProblem, Version, VersionId
-from router.traffic.compile import (
-    Unservable,
-    VersionPlacement,
-    compile_model,
-    diff,
-    explain_unservable,
-    next_snapshot,
-)
+from router.model import Version, VersionId
+from router.traffic.compile import VersionPlacement, compile_model
 from router.traffic.serving import settle
-from router.traffic.table import ArmSpec, BackendSpec, Delta, ModelSpec, PointerSpec, Snapshot, VersionSpec
+from router.traffic.table import ArmSpec, ModelSpec, PointerSpec, VersionSpec
 from tests.fakes.models import a_model, a_route, ids
 
 
@@ -63,50 +56,3 @@ def test_a_placement_that_contradicts_itself_is_refused(
     """Before it reaches the data plane."""
     with pytest.raises(ValueError, match=r"state|version that is"):
         VersionPlacement(state, backends, reason=reason)
-
-
-def test_equal_content_is_the_same_snapshot() -> None:
-    """No revision is spent on nothing."""
-    old = Snapshot(4, (BackendSpec("t0", "a:1"),), (a_spec("a"), a_spec("b")))
-
-    assert next_snapshot(old, [BackendSpec("t0", "a:1")], [a_spec("b"), a_spec("a")]) is old
-    assert diff(old, old) is None
-
-
-def test_a_change_is_the_next_revision() -> None:
-    """Sorted by name."""
-    old = Snapshot(4, (), (a_spec("b"),))
-
-    assert next_snapshot(old, [], [a_spec("b"), a_spec("a")]) == Snapshot(5, (), (a_spec("a"), a_spec("b")))
-
-
-def test_a_delta_holds_what_differs() -> None:
-    """Whole models and backends, changed and gone."""
-    old = Snapshot(
-        1, (BackendSpec("t0", "a:1"), BackendSpec("t1", "b:1")), (a_spec("a"), a_spec("b"), a_spec("c"))
-    )
-    new = Snapshot(2, (BackendSpec("t0", "a:2"),), (a_spec("a"), a_spec("b", 5), a_spec("d")))
-
-    assert diff(old, new) == Delta(
-        base_revision=1,
-        revision=2,
-        put_backends=(BackendSpec("t0", "a:2"),),
-        drop_backends=("t1",),
-        put_models=(a_spec("b", 5), a_spec("d")),
-        drop_models=("c",),
-    )
-
-
-def test_what_cannot_be_served_is_listed_with_its_reason() -> None:
-    """A problem of a model that goes on is not among them; an unroutable model is."""
-    broken = settle(None, a_model((), name="empty"), None, frozenset(), {})
-    problems = [
-        RegistryProblem("my model", "not a name"),
-        RegistryProblem("digits/3", "left out"),
-        RegistryProblem("digits", "last good reading goes on"),
-    ]
-
-    assert explain_unservable(problems, ["digits", "empty"], [broken]) == (
-        Unservable("empty", "model 'empty' has no versions"),
-        Unservable("my model", "not a name"),
-    )
