@@ -48,9 +48,9 @@ def mentions(folder: Path) -> dict[int, str]:
 
 
 def regions_of(folder: Path) -> set[str]:
-    """Shared memory of the Tritons of one gateway: its names carry the process id of their guard."""
-    pids = {str(pid) for pid in mentions(folder)}
-    return {name for name in os.listdir("/dev/shm") if pids & set(name.split("-"))}
+    """Shared memory of the Tritons of one gateway: a stub is told the name of its region."""
+    told = " ".join(mentions(folder).values())
+    return {name for name in os.listdir("/dev/shm") if name in told}
 
 
 @pytest.fixture
