@@ -68,15 +68,14 @@ def gateway(trained: Path, tmp_path: Path) -> Iterator[Gateway]:
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_a_signal_ends_everything(gateway: Gateway, signum: int) -> None:
     """Exit code 0, and no process, shared memory region or lock remains; it can start again at once."""
-    before = set(os.listdir("/dev/shm"))
-    assert mentions(gateway.folder)
+    theirs = regions_of(gateway.folder)
+    assert theirs
 
     assert gateway.stop(signum) == 0
 
     wait_until("all processes are gone", lambda: not mentions(gateway.folder), 5)
     assert processes_of(gateway.process.pid) == {}
-    left = {name for name in before & set(os.listdir("/dev/shm")) if "stagegate" in name}
-    assert left == set()
+    assert theirs & set(os.listdir("/dev/shm")) == set()
     again = start_gateway(gateway.folder, "up", UP, gateway.models)
     assert again.stop() == 0
 
@@ -90,8 +89,7 @@ def test_a_killed_gateway_takes_its_triton_along(gateway: Gateway) -> None:
     wait_until("Triton and its stubs are gone", lambda: not mentions(gateway.folder), 20)
     again = start_gateway(gateway.folder, "up", UP, gateway.models)
     assert again.stop() == 0
-    left = [name for name in os.listdir("/dev/shm") if "stagegate" in name]
-    assert left == []
+    assert theirs & set(os.listdir("/dev/shm")) == set()
 
 
 def test_a_triton_that_dies_is_started_again_and_answers(gateway: Gateway) -> None:
