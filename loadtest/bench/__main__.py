@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     parsed = _parser().parse_args(arguments)
     try:
+        if busy := _busy_with():
+            console.print(busy, style="yellow", highlight=False)
         if parsed.install:
             for problem in tools.install():
                 console.print(problem, style="yellow")
@@ -70,6 +73,16 @@ def _measure(options: Options, binaries: Path, folder: Path, console: Console) -
     ):
         samples, pairs = _all_rounds(options, rig, status.update)
     return Result(now(), options.rounds, options.pin, rig.running, tuple(samples), tuple(pairs))
+
+
+def _busy_with() -> str:
+    """A warning where others use the machine: CPU figures then vary, and latency says little."""
+    load, cpus = os.getloadavg()[0], os.cpu_count() or 1
+    if load < cpus / 2:
+        return ""
+    return (
+        f"the machine is busy (load average {load:.1f} on {cpus} CPUs): mind the spread, above all of latency"
+    )
 
 
 def _all_rounds(

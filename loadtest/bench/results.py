@@ -80,6 +80,7 @@ def machine() -> dict[str, Any]:
     """What figures depend on."""
     return {
         "cpus": os.cpu_count(),
+        "load_average_after": os.getloadavg()[0],
         "cpu": _cpu_model(),
         "arch": platform.machine(),
         "kernel": platform.release(),
