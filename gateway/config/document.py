@@ -68,7 +68,7 @@ def read_documents(text: bytes | str, source: str) -> list[Document]:
     if len(text) > MAX_BYTES:
         raise ConfigInvalid(source, [ConfigProblem("", 0, f"is larger than {MAX_BYTES >> 20} MiB")])
     try:
-        nodes = list(yaml.compose_all(text, Loader=yaml.BaseLoader))
+        nodes = list(yaml.compose_all(text, Loader=_Loader))
         return [_Reader().read(node) for node in nodes]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -107,12 +107,31 @@ def _line_at(text: bytes | str, position: int) -> int:
     return text[:position].count(newline) + 1  # type: ignore[arg-type]
 
 
+_TOO_LARGE = "is nested too deep or unfolds to too much; check its aliases (&, *)"
+
+
 class _TooLargeError(Exception):
-    """Aliases that unfold to more than any real file holds."""
+    """More than any real file holds, in depth or by aliases that unfold."""
 
     def __init__(self, message: str, line: int) -> None:
         super().__init__(message)
         self.line = line
+
+
+class _Loader(yaml.BaseLoader):
+    """Makes nodes, and stops at a depth long before Python's own limit."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node, below `parent`."""
+        self._depth += 1
+        if self._depth > _MAX_DEPTH + 1:
+            event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise _TooLargeError(_TOO_LARGE, event.start_mark.line + 1)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 class _Reader:
@@ -131,7 +150,7 @@ class _Reader:
         line = node.start_mark.line + 1
         self._nodes += 1
         if self._nodes > _MAX_NODES or len(path) > _MAX_DEPTH:
-            raise _TooLargeError("is nested too deep or unfolds to too much; check its aliases (&, *)", line)
+            raise _TooLargeError(_TOO_LARGE, line)
         self._document.lines.setdefault(path, line)
         if node.tag not in _PLAIN_TAGS:
             self._problem(path, line, f"tags are not used here; remove {node.tag!r}")

@@ -99,6 +99,15 @@ def test_a_value_that_holds_itself_is_refused() -> None:
     assert "nested too deep" in message
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, "\n" + "{a: " * 3000 + "1" + "}" * 3000])
+def test_depth_is_an_error_like_any_other(text: str) -> None:
+    """Thousands of brackets are refused with a line, not with a traceback, and soon."""
+    line, message = problem_of(text)
+
+    assert "nested too deep" in message
+    assert line == text.count("\n") + 1
+
+
 def test_tags_are_refused() -> None:
     """They would type a value behind the schema's back."""
     document = read_document("a: !!int 5\nb: !python/object:x {}\n", "f")
