@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -208,9 +209,17 @@ class _Scanner:
             names = last[1]
         else:
             with os.scandir(path) as entries:
-                names = tuple(sorted(e.name for e in entries if not is_temporary(e.name) and e.is_dir()))
+                names = tuple(sorted(e.name for e in entries if not is_temporary(e.name) and _is_folder(e)))
         self._listed[path] = (signature, names)
         return names
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one; a link that leads nowhere or round in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _signature(path: str, horizon: int) -> Signature | None:
@@ -262,7 +271,10 @@ class _File(Generic[_Manifest]):
 
 def _read_text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        # To open a pipe waits for its other end, unless told not to.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Unreadable([Complaint(1, "is no regular file")])
             data = file.read(_MAX_FILE + 1)
     except OSError as error:
         raise Unreadable([Complaint(1, f"cannot be read: {error.strerror}")]) from error

@@ -272,3 +272,26 @@ def test_a_registry_that_cannot_be_opened(
     """The error names the registry and what would be right."""
     with pytest.raises(error, match=message):
         open_registry("local", options, tmp_path)
+
+
+@pytest.mark.parametrize("where", ["loop", "digits/loop"])
+async def test_a_link_that_leads_round_in_a_circle_harms_nobody(
+    registry: FolderRegistry, root: Path, where: str
+) -> None:
+    """Among the models or among the versions: it is no folder, and all else is read."""
+    (root / where).symlink_to("loop")
+
+    assert set((await digits(registry)).versions) == {"1", "2"}
+
+
+@pytest.mark.parametrize("file", ["model.yaml", "1/version.yaml"])
+async def test_a_pipe_is_no_manifest(registry: FolderRegistry, root: Path, file: str) -> None:
+    """It is complained of; to read it would wait for ever."""
+    (root / "pipe" / "1").mkdir(parents=True)
+    put(root, "pipe/2/version.yaml", VERSION)
+    os.mkfifo(root / "pipe" / file)
+
+    view = await registry.read()
+
+    assert DIGITS in view.models
+    assert any("is no regular file" in complaint for complaint in complaints(view))
