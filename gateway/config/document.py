@@ -128,7 +128,8 @@ class _Loader(yaml.BaseLoader):
         self._depth += 1
         if self._depth > _MAX_DEPTH + 1:
             event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise _TooLargeError(_TOO_LARGE, event.start_mark.line + 1)
+            line = event.start_mark.line + 1 if event.start_mark else 0
+            raise _TooLargeError(_TOO_LARGE, line)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
