@@ -214,6 +214,11 @@ class _Scanner:
         return names
 
 
+def _shown(name: str) -> str:
+    """A file's name as text that can be printed and sent; what is no UTF-8 is written out."""
+    return name if name.isprintable() else repr(name)[1:-1]
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether it is a folder, or a link to one; a link that leads nowhere or round in a circle is none."""
     try:
@@ -333,7 +338,7 @@ class _ModelFolder:
         try:
             name = parse_model_name(self._path.name)
         except InvalidName as error:
-            self.problems = (RegistryProblem(self._path.name, f"cannot be served: {error}"),)
+            self.problems = (RegistryProblem(_shown(self._path.name), f"cannot be served: {error}"),)
             return
         versions = self._good_versions(name, problems)
         manifest = self._good_manifest(versions, problems)
@@ -370,7 +375,7 @@ class _ModelFolder:
     def _good_versions(self, model: ModelName, problems: list[RegistryProblem]) -> list[Version]:
         found: list[Version] = []
         for folder, file in self._versions.items():
-            subject = f"{model}/{folder}"
+            subject = f"{model}/{_shown(folder)}"
             try:
                 parse_reference(folder)
                 if folder.startswith("@"):

@@ -295,3 +295,16 @@ async def test_a_pipe_is_no_manifest(registry: FolderRegistry, root: Path, file:
 
     assert DIGITS in view.models
     assert any("is no regular file" in complaint for complaint in complaints(view))
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"a\nb", b"digits/\xff", b"digits/a\nb"])
+async def test_odd_folder_names_are_told_as_text(registry: FolderRegistry, root: Path, name: bytes) -> None:
+    """What is complained of can be printed and sent, whatever bytes the name holds."""
+    folder = os.fsencode(root) + b"/" + name
+    os.mkdir(folder)
+    Path(os.fsdecode(folder), "version.yaml").write_text(VERSION)
+
+    view = await registry.read()
+
+    assert view.problems
+    assert all(complaint.isprintable() for complaint in complaints(view))
