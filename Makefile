@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 STAMPS := .venv/stamps
 DATAPLANE := gateway/dataplane
-PACKAGES := pyproject.toml constraints.txt scripts/install scripts/requirements
+PACKAGES := pyproject.toml constraints.txt scripts/prepare scripts/install scripts/requirements
 RUST := $(shell find $(DATAPLANE) -name target -prune -o -type f \
           \( -name '*.rs' -o -name 'Cargo.*' -o -name '*.binpb' \) -print)
 
@@ -53,7 +53,7 @@ $(STAMPS)/venv: scripts/venv
 	@mkdir -p $(@D) && touch $@
 
 $(STAMPS)/run: $(STAMPS)/venv $(PACKAGES)
-	@scripts/install triton examples
+	@scripts/prepare
 	@touch $@
 
 $(STAMPS)/test: $(STAMPS)/run
