@@ -31,8 +31,9 @@ step() {
 debian_install() {
   [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
   export DEBIAN_FRONTEND=noninteractive
-  step "Installing from Debian: $*" bash -c \
-    'apt-get update -q && apt-get install -q -y --no-install-recommends --no-remove "$@"' apt "$@"
+  # In a subshell: where it fails, the caller goes on and says what to type instead.
+  (step "Installing from Debian: $*" bash -c \
+    'apt-get update -q && apt-get install -q -y --no-install-recommends --no-remove "$@"' apt "$@")
 }
 
 # version_at_least HAVE WANT
