@@ -14,8 +14,8 @@ RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     && useradd --system --uid 10001 --home-dir /var/lib/stagegate --create-home stagegate
 USER stagegate
 WORKDIR /var/lib/stagegate
-# Inference, metrics and health, admin (which listens on loopback unless the configuration says otherwise).
-EXPOSE 8001 8002 8003
+# Inference; metrics and health. The admin API listens on loopback: docker exec CONTAINER stagegate status
+EXPOSE 8001 8002
 # The gateway finishes the requests in flight before it ends.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
