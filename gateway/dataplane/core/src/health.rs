@@ -28,17 +28,11 @@ fn state(worker: &Worker, service: &[u8]) -> Option<Serving> {
     let serving = match service {
         b"" | b"inference.GRPCInferenceService" | b"readiness" => worker.shared.is_ready(),
         b"liveness" => true,
-        model => {
-            let names = Names {
-                model,
-                version: b"",
-            };
-            match worker.resolve(names) {
-                Ok(routed) => worker.shared.is_ready() && takes_requests(&routed.version),
-                Err(status) if status.code == Code::FailedPrecondition as u8 => false,
-                Err(_) => return None,
-            }
-        }
+        model => match worker.resolve(Names::of(model, b"")) {
+            Ok(routed) => worker.shared.is_ready() && takes_requests(&routed.version),
+            Err(status) if status.code == Code::FailedPrecondition as u8 => false,
+            Err(_) => return None,
+        },
     };
     Some(if serving {
         Serving::Serving

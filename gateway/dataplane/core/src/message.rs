@@ -246,7 +246,8 @@ impl Message {
             scanner.feed(&data).map_err(malformed)?;
             if scanner.changed_since_decided() {
                 let text =
-                    "model_name and model_version of a large message must come before its tensors";
+                    "model_name, model_version and sequence_id of a large message must come \
+                            before its tensors";
                 return Err(Status::new(Code::InvalidArgument, text).into());
             }
         }

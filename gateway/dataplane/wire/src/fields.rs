@@ -142,6 +142,11 @@ impl<'a> Fields<'a> {
         Self { rest: message }
     }
 
+    /// Bytes that are not yet read.
+    pub(crate) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     fn read(&mut self) -> Result<Field<'a>, Malformed> {
         let (tag, tag_len) = read_varint(self.rest)?;
         let (number, kind) = split_tag(tag)?;

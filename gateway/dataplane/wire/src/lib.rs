@@ -3,6 +3,7 @@
 //! - [`frame`]: the 5-byte prefix of a message.
 //! - [`fields`]: the protobuf wire format, field by field, without a schema.
 //! - [`names`]: the model name and version of a request, whole or in pieces.
+//! - [`params`]: the parameters of a request.
 //! - [`rewrite`]: names put in by appending, answers with repeated names re-encoded.
 //! - [`stream`]: what must be seen of a `ModelStreamInferResponse`.
 //! - [`local`]: requests and answers of the calls that the gateway answers itself.
@@ -23,6 +24,7 @@ pub mod frame;
 pub mod inflate;
 pub mod local;
 pub mod names;
+pub mod params;
 pub mod rewrite;
 pub mod stream;
 pub mod text;

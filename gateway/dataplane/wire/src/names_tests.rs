@@ -1,5 +1,6 @@
 use super::*;
 use crate::encode::put_len;
+use crate::params::{find, put, SequenceId, Value};
 
 fn message(fields: &[(u32, &[u8])]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -10,7 +11,7 @@ fn message(fields: &[(u32, &[u8])]) -> Vec<u8> {
 }
 
 /// A small generator, so that runs repeat: xorshift64*.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -20,11 +21,11 @@ impl Random {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
 
-    fn bytes(&mut self, n: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self, n: usize) -> Vec<u8> {
         (0..n).map(|_| self.next() as u8).collect()
     }
 
@@ -88,13 +89,7 @@ fn names_are_found_in_any_order_and_the_last_value_wins() {
         (2, b""),
     ]);
 
-    assert_eq!(
-        Names {
-            model: b"new",
-            version: b""
-        },
-        scan_message(&msg).unwrap()
-    );
+    assert_eq!(Names::of(b"new", b""), scan_message(&msg).unwrap());
 }
 
 #[test]
@@ -120,7 +115,12 @@ fn pieces_of_any_size_give_what_the_whole_gives() {
             (Ok(names), Ok(scanner)) => {
                 assert!(scanner.complete() && scanner.decided());
                 if !scanner.changed_since_decided() {
-                    assert_eq!(names, scanner.names());
+                    let pieces = scanner.names();
+                    assert_eq!((names.model, names.version), (pieces.model, pieces.version));
+                    assert_eq!(
+                        Params::scan(names.parameters),
+                        Params::scan(pieces.parameters)
+                    );
                 }
             }
             (whole, pieces) => assert_eq!(whole.is_err(), pieces.is_err(), "{msg:?}"),
@@ -151,13 +151,7 @@ fn names_are_decided_when_the_tensors_begin() {
     scanner.feed(&msg[11..12]).unwrap();
 
     assert!(scanner.decided() && !scanner.complete());
-    assert_eq!(
-        Names {
-            model: b"digits",
-            version: b"1"
-        },
-        scanner.names()
-    );
+    assert_eq!(Names::of(b"digits", b"1"), scanner.names());
 }
 
 #[test]
@@ -169,13 +163,7 @@ fn tensors_before_the_model_decide_nothing() {
     assert!(!scanner.decided());
     scanner.feed(&msg[msg.len() - 1..]).unwrap();
 
-    assert_eq!(
-        Names {
-            model: b"digits",
-            version: b"1"
-        },
-        scanner.names()
-    );
+    assert_eq!(Names::of(b"digits", b"1"), scanner.names());
 }
 
 #[test]
@@ -223,4 +211,107 @@ fn more_bytes_than_announced_are_refused() {
     let mut scanner = NameScanner::new(2);
 
     assert!(scanner.feed(b"\x0a\x01a").is_err());
+}
+
+fn parameters(all: &[(&str, Value<'_>)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, value) in all {
+        put(&mut out, name.as_bytes(), *value);
+    }
+    out
+}
+
+#[test]
+fn parameters_are_found_wherever_they_stand() {
+    let first = parameters(&[("sequence_id", Value::Int(7))]);
+    let second = parameters(&[("user", Value::Text(b"ann"))]);
+    let mut msg = message(&[(1, b"m"), (3, b"id")]);
+    msg.extend_from_slice(&first);
+    msg.extend(message(&[(5, b"tensor")]));
+    msg.extend_from_slice(&second);
+    msg.extend(message(&[(2, b"9")]));
+
+    let names = scan_message(&msg).unwrap();
+
+    assert_eq!(Names::of(b"m", b"9").version, names.version);
+    assert_eq!(
+        Some(SequenceId::Number(7)),
+        Params::scan(names.parameters).sequence
+    );
+    assert_eq!(Some(Value::Text(b"ann")), find(names.parameters, b"user"));
+    assert!(names.parameters.len() < msg.len());
+}
+
+#[test]
+fn a_message_without_parameters_says_so() {
+    let msg = message(&[
+        (1, b"m"),
+        (2, b"9"),
+        (3, b"id"),
+        (5, b"tensor"),
+        (7, b"raw"),
+    ]);
+
+    assert!(scan_message(&msg).unwrap().parameters.is_empty());
+}
+
+#[test]
+fn parameters_are_known_when_the_names_of_a_large_message_are_decided() {
+    let mut msg = message(&[(1, b"m"), (3, b"id")]);
+    msg.extend(parameters(&[
+        ("user", Value::Text(b"ann")),
+        ("sequence_id", Value::Text(b"7")),
+    ]));
+    let begin = msg.len();
+    msg.extend(message(&[(5, b"tensor")]));
+    let mut scanner = NameScanner::new(msg.len());
+
+    scanner.feed(&msg[..begin]).unwrap();
+    assert!(!scanner.decided());
+    scanner.feed(&msg[begin..=begin]).unwrap();
+
+    assert!(scanner.decided() && !scanner.complete());
+    let parameters = scanner.names().parameters;
+    assert_eq!(
+        Some(SequenceId::Text(b"7")),
+        Params::scan(parameters).sequence
+    );
+    assert_eq!(Some(Value::Text(b"ann")), find(parameters, b"user"));
+}
+
+#[test]
+fn a_sequence_after_the_tensors_counts_as_a_change_and_other_parameters_do_not() {
+    for (late, changed) in [
+        (("sequence_id", Value::Int(7)), true),
+        (("sequence_id", Value::Int(0)), false),
+        (("user", Value::Int(7)), false),
+    ] {
+        let mut msg = message(&[(1, b"m"), (5, b"tensor")]);
+        msg.extend(parameters(&[late]));
+        let mut scanner = NameScanner::new(msg.len());
+
+        scanner.feed(&msg).unwrap();
+
+        assert_eq!(changed, scanner.changed_since_decided(), "{late:?}");
+        assert!(scanner.names().parameters.is_empty());
+    }
+}
+
+#[test]
+fn more_parameters_than_are_kept_are_passed_over() {
+    let mut msg = message(&[(1, b"m")]);
+    msg.extend(parameters(&[
+        ("big", Value::Text(&vec![b'x'; KEPT_PARAMETERS])),
+        ("small", Value::Int(1)),
+    ]));
+    let mut scanner = NameScanner::new(msg.len());
+
+    scanner.feed(&msg).unwrap();
+
+    let kept = scanner.names().parameters;
+    assert!(kept.len() <= KEPT_PARAMETERS);
+    assert_eq!(
+        (None, Some(Value::Int(1))),
+        (find(kept, b"big"), find(kept, b"small"))
+    );
 }

@@ -151,10 +151,7 @@ mod tests {
         msg.extend_from_slice(&names_tail("digits.3.abcd", ""));
 
         assert_eq!(
-            Names {
-                model: b"digits.3.abcd",
-                version: b""
-            },
+            Names::of(b"digits.3.abcd", b""),
             scan_message(&msg).unwrap()
         );
     }
