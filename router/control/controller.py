@@ -337,7 +337,8 @@ class Controller:
             if spec is not None and spec != self._publisher.model(name):
                 put.append(spec)
         if put or drop or self._backends_changed:
-            backends = [BackendSpec(b.name, b.backend.grpc) for b in self.residents.backends.values()]
+            known = self.residents.backends.values()
+            backends = [BackendSpec(b.name, b.backend.grpc, b.backend.http) for b in known]
             refused = self._publisher.publish(backends, put, drop)
             self._refused.update({ModelName(name): why for name, why in refused.items()})
             self._backends_changed = False

@@ -17,10 +17,12 @@ class BackendSpec:
     Attributes:
         name: its name in the configuration; what `VersionSpec.backends` refers to.
         address: `host:port` of its gRPC endpoint.
+        http: `host:port` of its HTTP endpoint, for REST requests; "" where none is known.
     """
 
     name: str
     address: str
+    http: str = ""
 
 
 @dataclass(frozen=True, slots=True)

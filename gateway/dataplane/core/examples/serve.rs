@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(|(number, address)| BackendSpec {
             name: name(number),
             address,
+            ..BackendSpec::default()
         })
         .collect();
     let version = VersionSpec {

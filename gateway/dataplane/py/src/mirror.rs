@@ -112,7 +112,7 @@ macro_rules! mirrors {
 }
 
 mirrors! {
-    BackendSpec { name, address }
+    BackendSpec { name, address, http }
     VersionSpec { version, state, backends, backend_model, backend_version, reason, metadata }
     PointerSpec { kind, name, version }
     ArmSpec { name, version, weight }

@@ -57,6 +57,7 @@ fn backends() -> Vec<BackendSpec> {
         .map(|n| BackendSpec {
             name: format!("triton-{n}"),
             address: format!("10.0.0.{n}:8001"),
+            ..BackendSpec::default()
         })
         .collect()
 }

@@ -60,6 +60,7 @@ pub(crate) fn change(
             id,
             name: name.clone(),
             address: spec.address.into(),
+            http: spec.http.into(),
         };
         after.insert(name, Arc::new(backend));
     }

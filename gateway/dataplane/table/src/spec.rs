@@ -8,6 +8,8 @@ pub struct BackendSpec {
     pub name: String,
     /// `host:port` of its gRPC endpoint.
     pub address: String,
+    /// `host:port` of its HTTP endpoint, for REST requests; empty where none is known.
+    pub http: String,
 }
 
 /// One version of a model.

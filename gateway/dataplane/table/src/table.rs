@@ -22,6 +22,8 @@ pub struct Backend {
     pub name: Box<str>,
     /// `host:port`. It may change while name and id stay.
     pub address: Box<str>,
+    /// `host:port` of its HTTP endpoint; empty where none is known.
+    pub http: Box<str>,
 }
 
 /// What requests are routed by; never changes once it is published.

@@ -45,6 +45,7 @@ fn start() -> Result<(), Box<dyn Error>> {
         backends: vec![BackendSpec {
             name: BACKEND.to_owned(),
             address,
+            ..BackendSpec::default()
         }],
         models: vec![model_spec(model, &backend_model, &backend_version)],
     })?;

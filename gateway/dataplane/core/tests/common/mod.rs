@@ -91,6 +91,7 @@ pub fn snapshot_at(addresses: &[String], models: Vec<ModelSpec>) -> Snapshot {
     let backend = |(at, address): (usize, &String)| BackendSpec {
         name: format!("t{at}"),
         address: address.clone(),
+        ..BackendSpec::default()
     };
     Snapshot {
         revision: 1,

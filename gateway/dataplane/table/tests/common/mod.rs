@@ -10,6 +10,7 @@ pub fn backend(name: &str) -> BackendSpec {
     BackendSpec {
         name: name.to_owned(),
         address: format!("127.0.0.1:{}", 9000 + name.len()),
+        ..BackendSpec::default()
     }
 }
 
