@@ -33,6 +33,10 @@ check: $(STAMPS)/extension $(STAMPS)/check ## formatting, lint, types, import di
 generate: $(STAMPS)/check ## make the generated files anew after a change in protos/ or the configuration
 	@scripts/generate
 
+.PHONY: conformance
+conformance: $(STAMPS)/extension ## HTTP/2 conformance of the inference port by h2spec, where Go is
+	@scripts/conformance
+
 .PHONY: bench
 bench: $(STAMPS)/extension ## CPU per proxied request beside nginx, HAProxy and Envoy (minutes)
 	@scripts/bench

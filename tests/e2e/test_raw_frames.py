@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from h2.settings import SettingCodes
 
 from gateway.bridge import DataPlane, Settings
 from router.traffic.table import ArmSpec, BackendSpec, ModelSpec, Snapshot, VersionSpec
@@ -340,6 +341,28 @@ class TestHttp:
         """HTTP 415, as the gRPC specification says."""
         assert client.call(frame(request()), call_headers(content=content)).headers[":status"] == "415"
         assert backend.calls == []
+
+    @pytest.mark.parametrize(("method", "said"), [("GET", True), ("POST", True), ("HEAD", False)])
+    def test_a_browser_is_told_what_this_port_is(self, client: Client, method: str, said: bool) -> None:
+        """A line of text, taken byte by byte where the client wants it so; none for HEAD."""
+        client.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1})
+        stream = client.open(call_headers("/", method=method, content="text/html"), end=method != "POST")
+        if method == "POST":
+            client.data(stream, b"a form")
+            assert not client.pump(lambda: client.answers[stream].over, 0.2)
+            client.data(stream, b"", end=True)
+        answer = client.answer(stream)
+
+        assert answer.headers[":status"] == "415"
+        assert (b"gRPC" in answer.body) is said
+        assert int(answer.headers["content-length"]) == len(answer.body) or not said
+
+    def test_a_refused_body_without_end_is_answered_all_the_same(self, client: Client) -> None:
+        """After a part of it."""
+        stream = client.open(call_headers("/", content="text/html"))
+        client.stuff(stream, b"x" * 300_000, end=False)
+
+        assert client.answer(stream).headers[":status"] == "415"
 
     @pytest.mark.parametrize("method", ["GET", "PUT", "HEAD", "OPTIONS", "post"])
     def test_only_post_is_a_call(self, client: Client, backend: Backend, method: str) -> None:

@@ -11,9 +11,9 @@ use crate::client::{Client, Failure};
 use crate::connection::OpenStream;
 use crate::forward::{self, About};
 use crate::joined::Joined;
-use crate::status::{unsupported_media_type, Code, Status};
+use crate::status::{Code, Status};
 use crate::worker::Worker;
-use crate::{answer, headers, health, reflection, stream, unary};
+use crate::{answer, headers, health, reflection, refusal, stream, unary};
 
 const INFERENCE: &str = "/inference.GRPCInferenceService";
 const HEALTH: &str = "/grpc.health.v1.Health";
@@ -42,9 +42,11 @@ pub(crate) fn admit(
     mut respond: SendResponse<Joined>,
 ) -> Option<Box<Client>> {
     let (head, body) = request.into_parts();
-    let refusal = if !headers::is_grpc(&head.headers) {
-        unsupported_media_type()
-    } else if head.method != Method::POST {
+    if !headers::is_grpc(&head.headers) {
+        refusal::unsupported_media_type(&head.method, body, respond);
+        return None;
+    }
+    let refusal = if head.method != Method::POST {
         Status::new(Code::Unimplemented, "gRPC calls are HTTP/2 POST requests").trailers_only()
     } else if let Some(name) = headers::broken_binary(&head.headers) {
         let text = format!("the metadata '{name}' is not base64, as a name in -bin demands");

@@ -4,10 +4,14 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::header_watch::HeaderWatch;
+
+/// Most that is read and thrown away when a connection ends.
+const LEFT_UNREAD: usize = 64 << 10;
 
 /// A TCP stream that says "no vectored writes" while h2 sets its connection up and "yes" afterwards.
 ///
@@ -33,10 +37,22 @@ impl Io {
     }
 
     /// Show all that is read to `watch`, too.
-    pub(crate) fn watched_by(self, watch: HeaderWatch) -> Self {
-        Self {
-            watch: Some(watch),
-            ..self
+    pub(crate) fn watched_by(mut self, watch: HeaderWatch) -> Self {
+        self.watch = Some(watch);
+        self
+    }
+}
+
+impl Drop for Io {
+    /// What was received and not read would make the kernel end the connection with a reset, and the peer
+    /// might lose the last that was said to it.
+    fn drop(&mut self) {
+        let mut scratch = [0; 4 << 10];
+        for _ in 0..LEFT_UNREAD / scratch.len() {
+            match rustix::net::recv(&self.tcp, &mut scratch[..], RecvFlags::DONTWAIT) {
+                Ok((_, received)) if received > 0 => {}
+                _ => return,
+            }
         }
     }
 }

@@ -26,6 +26,7 @@ mod message;
 mod pool;
 mod reader;
 mod reflection;
+mod refusal;
 mod routed;
 mod runners;
 mod settings;

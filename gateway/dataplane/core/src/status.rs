@@ -159,14 +159,6 @@ pub(crate) fn answer_head() -> Response<()> {
     response
 }
 
-/// The answer to something that is no gRPC request.
-pub(crate) fn unsupported_media_type() -> Response<()> {
-    let mut response = Response::new(());
-    *response.version_mut() = Version::HTTP_2;
-    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
