@@ -15,6 +15,10 @@ use stagegate_core::{Dataplane, Settings};
 use stagegate_table::spec::{ArmSpec, BackendSpec, ModelSpec, PointerSpec, Snapshot, VersionSpec};
 use stagegate_table::Published;
 
+/// The allocator that the extension brings along, so that the same is measured.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const BACKEND: &str = "t0";
 
 fn main() -> ExitCode {
