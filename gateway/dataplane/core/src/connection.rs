@@ -149,6 +149,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, tcp: std::net::TcpStream, admitted
     let watch = HeaderWatch::new();
     let control = Rc::new(Control::new(watch.open_since()));
     let io = io.watched_by(watch);
+    let gathered = io.gathered();
     let handshake = builder(&worker.shared.settings).handshake(io);
     let Ok(Ok(mut h2)) = timeout(patience, handshake).await else {
         return;
@@ -158,7 +159,13 @@ pub(crate) async fn serve(worker: Rc<Worker>, tcp: std::net::TcpStream, admitted
         control.finish();
     }
     let mut done = Asked::Nothing;
-    std::future::poll_fn(|cx| poll(&worker, &control, &mut h2, &mut done, cx)).await;
+    std::future::poll_fn(|cx| loop {
+        let over = poll(&worker, &control, &mut h2, &mut done, cx);
+        if over.is_ready() || !gathered.again() {
+            return over;
+        }
+    })
+    .await;
 }
 
 /// Drive the connection; ready when it is over.

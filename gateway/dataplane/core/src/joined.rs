@@ -1,9 +1,42 @@
 //! What is written into a DATA frame: up to three pieces that travel as one, without being copied.
 
+use std::cell::RefCell;
 use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
 use stagegate_wire::frame::{Prefix, PREFIX};
+
+/// Bodies from this on are worth more than a copy.
+pub(crate) const LARGE: usize = 2 << 10;
+
+thread_local! {
+    /// The large body of which a slice was given out last.
+    static LAST: RefCell<Bytes> = const { RefCell::new(Bytes::new()) };
+}
+
+/// The owner of a slice of a body that was given out just now, cut to that slice. It is asked once.
+///
+/// h2 shows a connection slices only. With their owner they can be kept until several of them are
+/// written together, without being copied.
+pub(crate) fn owner_of(slice: &[u8]) -> Option<Bytes> {
+    if slice.len() < LARGE {
+        return None;
+    }
+    let last = LAST.take();
+    let (range, wanted) = (last.as_ptr_range(), slice.as_ptr_range());
+    (range.start <= wanted.start && wanted.end <= range.end).then(|| last.slice_ref(slice))
+}
+
+/// Let go of the body that was given out last: it is written without its owner.
+pub(crate) fn forget() {
+    LAST.take();
+}
+
+fn show(body: &Bytes) {
+    if body.len() >= LARGE {
+        LAST.with_borrow_mut(|last| *last = body.clone());
+    }
+}
 
 /// An optional message prefix, a body as it came, and an optional tail.
 #[derive(Debug, Default)]
@@ -91,6 +124,7 @@ impl Buf for Joined {
         } else if self.body.is_empty() {
             &self.tail
         } else {
+            show(&self.body);
             &self.body
         }
     }
@@ -110,6 +144,7 @@ impl Buf for Joined {
             &self.body,
             &self.tail,
         ];
+        show(&self.body);
         let mut used = 0;
         for piece in pieces {
             if !piece.is_empty() && used < slices.len() {

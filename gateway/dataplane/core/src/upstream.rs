@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::events::Teller;
-use crate::io::Io;
+use crate::io::{Gathered, Io};
 use crate::joined::Joined;
 
 /// Streams on the least used connection from which on another connection is opened.
@@ -345,10 +345,9 @@ async fn open_connection(upstream: &Weak<Upstream>, address: &str) -> io::Result
     let socket = SockRef::from(&tcp);
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(DEAD_AFTER))?;
     socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;
-    let (send, mut connection) = builder()
-        .handshake(Io::new(tcp)?)
-        .await
-        .map_err(io::Error::other)?;
+    let io = Io::new(tcp)?;
+    let gathered = io.gathered();
+    let (send, mut connection) = builder().handshake(io).await.map_err(io::Error::other)?;
     let mut pings = connection
         .ping_pong()
         .ok_or_else(|| io::Error::other("no pings"))?;
@@ -366,14 +365,25 @@ async fn open_connection(upstream: &Weak<Upstream>, address: &str) -> io::Result
     .await?;
     if let Some(upstream) = upstream.upgrade() {
         let conn = Rc::downgrade(&upstream.connected(send));
-        tokio::task::spawn_local(drive(connection, upstream.me.clone(), conn));
+        tokio::task::spawn_local(drive(connection, gathered, upstream.me.clone(), conn));
     }
     Ok(())
 }
 
 /// Run a connection to its end. It closes by itself when nobody holds it, so nothing here does.
-async fn drive(connection: Connection<Io, Joined>, upstream: Weak<Upstream>, conn: Weak<Conn>) {
-    let _ = connection.await;
+async fn drive(
+    mut connection: Connection<Io, Joined>,
+    gathered: Gathered,
+    upstream: Weak<Upstream>,
+    conn: Weak<Conn>,
+) {
+    std::future::poll_fn(|cx| loop {
+        let over = Pin::new(&mut connection).poll(cx).map(|_| ());
+        if over.is_ready() || !gathered.again() {
+            return over;
+        }
+    })
+    .await;
     if let Some(upstream) = upstream.upgrade() {
         upstream.ended(&conn);
     }
