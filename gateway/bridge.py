@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway._dataplane import (
     BUCKET_BOUNDS_US,
@@ -22,6 +22,8 @@ from gateway._dataplane import (
     Explanation,
     QueueCounters,
     StreamCounters,
+    check_backend_tls,
+    check_tls,
 )
 from router.ports import BackendDown, BackendUp, ColdWanted, DataPlaneEvent, VersionUse
 from router.traffic.table import Delta, Snapshot
@@ -38,6 +40,8 @@ __all__ = [
     "QueueCounters",
     "Settings",
     "StreamCounters",
+    "check_backend_tls",
+    "check_tls",
 ]
 
 _DRAIN_LOOK_S = 0.05
@@ -45,7 +49,7 @@ _DRAIN_LOOK_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the data plane is told once, at its start.
+    """What the data plane is told at its start; `DataPlane.set_limits` changes what is a limit.
 
     Attributes:
         host: address to listen on.
@@ -65,6 +69,14 @@ class Settings:
         allow: groups (`repository`, `shared_memory`, `trace`, `log`) or methods open to clients.
         server_name: what ServerMetadata says; clients of Triton insist on `triton`.
         server_version: version in ServerMetadata.
+        replay: longest message in bytes that is kept to be sent again.
+        answer_timeout_ms: time for which a client may leave an answer untaken.
+        resets_per_second: streams that a client connection may reset within a second.
+        connections_per_address: client connections from one address; 0 for no bound.
+        max_connection_age_ms: time after which a client is told to connect anew; 0 for never.
+        tls_cert: certificate chain in PEM, b"" for plaintext.
+        tls_key: its private key in PEM.
+        tls_client_ca: certificates in PEM that those of clients must lead to, b"" where they need none.
     """
 
     host: str = "127.0.0.1"
@@ -84,6 +96,14 @@ class Settings:
     allow: tuple[str, ...] = ()
     server_name: str = "triton"
     server_version: str = VERSION
+    replay: int = 1 << 20
+    answer_timeout_ms: int = 30_000
+    resets_per_second: int = 200
+    connections_per_address: int = 0
+    max_connection_age_ms: int = 0
+    tls_cert: bytes = b""
+    tls_key: bytes = field(default=b"", repr=False)
+    tls_client_ca: bytes = b""
 
 
 class DataPlane:
@@ -124,6 +144,42 @@ class DataPlane:
                 revision. The old table stays.
         """
         self._core.publish_delta(delta)
+
+    def set_limits(self, settings: Settings) -> None:
+        """Keep the limits of these settings from now on; what else they say stays as at the start.
+
+        Open connections keep the number of streams, the header list and the frame that they began with.
+        """
+        self._core.set_limits(settings)
+
+    def set_tls(self, cert: bytes, key: bytes, client_ca: bytes) -> None:
+        """Show another certificate to clients that connect from now on; all in PEM.
+
+        Without effect where the settings held none.
+
+        Raises:
+            ValueError: they cannot be used; says why. The old ones stay.
+        """
+        self._core.set_tls(cert, key, client_ca)
+
+    def set_backend_tls(self, name: str, ca: bytes, cert: bytes, key: bytes, server_name: str) -> None:
+        """Speak TLS with a backend on connections from now on. Before a table names the backend.
+
+        Args:
+            name: of the backend.
+            ca: certificates in PEM that the backend's must lead to.
+            cert: our own certificate chain for it in PEM, b"" for none.
+            key: its private key.
+            server_name: what the backend's certificate must be for; "" for the host of its address.
+
+        Raises:
+            ValueError: they cannot be used; says why. The old ones stay.
+        """
+        self._core.set_backend_tls(name, ca, cert, key, server_name)
+
+    def clear_backend_tls(self, name: str) -> None:
+        """Speak plaintext with a backend on connections from now on."""
+        self._core.clear_backend_tls(name)
 
     def set_ready(self, ready: bool) -> None:
         """Say what ServerReady and the health service answer."""

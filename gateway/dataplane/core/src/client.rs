@@ -2,7 +2,6 @@
 
 use std::future::{poll_fn, Future};
 use std::pin::pin;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -12,15 +11,13 @@ use h2::{RecvStream, SendStream};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Response};
 
-use crate::deadline::{Deadline, Deadlines};
+use crate::deadline::Deadline;
 use crate::download::Rest;
 use crate::joined::Joined;
 use crate::message::Message;
 use crate::status::{answer_head, Status};
 use crate::upload::Upload;
-
-/// How long a client may leave an answer untaken.
-pub(crate) const UNTAKEN: Duration = Duration::from_secs(30);
+use crate::worker::Worker;
 
 /// Pieces up to this are handed to h2 without asking for room, once a call.
 pub(crate) const SMALL: usize = 16 << 10;
@@ -114,6 +111,8 @@ pub(crate) struct Client {
     pub(crate) upload: Option<Upload>,
     /// The answer that is being forwarded.
     pub(crate) rest: Option<Rest>,
+    /// How long the client may leave an answer untaken.
+    pub(crate) patience: Duration,
 }
 
 impl Client {
@@ -122,11 +121,11 @@ impl Client {
         headers: HeaderMap,
         body: RecvStream,
         respond: SendResponse<Joined>,
-        deadlines: &Rc<Deadlines>,
+        worker: &Worker,
     ) -> Self {
         Self {
             answer: Answer::Nothing(respond),
-            deadline: Deadline::new(deadlines, None),
+            deadline: Deadline::new(&worker.deadlines, None),
             has_deadline: false,
             started: Instant::now(),
             answered: None,
@@ -135,6 +134,7 @@ impl Client {
             message: Message::new(body),
             upload: None,
             rest: None,
+            patience: worker.limits().answer_timeout,
         }
     }
 
@@ -199,7 +199,7 @@ impl Client {
     }
 
     async fn room(&mut self, want: usize) -> Result<usize, Failure> {
-        let mut untaken = pin!(tokio::time::sleep(UNTAKEN));
+        let mut untaken = pin!(tokio::time::sleep(self.patience));
         self.wait(|client, cx| match client.answer.poll_room(want, cx) {
             Poll::Pending => untaken.as_mut().poll(cx).map(|()| Err(Failure::Gone)),
             ready @ Poll::Ready(_) => ready,

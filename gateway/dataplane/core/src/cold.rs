@@ -59,7 +59,7 @@ async fn wait(worker: &Worker, routed: &mut Routed) -> Result<(), Status> {
 
 /// Take a place in the queue, and ask for the load if nobody has.
 fn enter(worker: &Worker, routed: &Routed) -> Result<Waiting, Status> {
-    let limit = worker.shared.settings.queue_per_model;
+    let limit = worker.limits().queue_per_model;
     let most = u32::try_from(limit).unwrap_or(u32::MAX);
     let place = worker.with_counters(|_, counters| counters.wait(&routed.pick(), most));
     let Some(place) = place else {

@@ -1,5 +1,6 @@
 //! The handle that the control plane holds.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +11,11 @@ use tokio::sync::watch;
 
 use crate::allow::Allow;
 use crate::events::Events;
+use crate::limits::Limits;
 use crate::listen::{self, Acceptor};
 use crate::settings::Settings;
-use crate::shared::Shared;
+use crate::shared::{MostConnections, Shared};
+use crate::tls::{BackendTls, ServerTls, TlsState};
 use crate::worker::{self, Command, WorkerHandle};
 
 /// A running data plane: one acceptor thread and the workers. Dropping it stops it.
@@ -31,12 +34,17 @@ impl Dataplane {
     /// Bind the port and start the threads; returns as soon as connections are accepted.
     ///
     /// # Errors
-    /// The port is taken, the address is none, or the machine has no room for the threads.
+    /// The port is taken, the address is none, the certificate cannot be used (`InvalidInput`), or the
+    /// machine has no room for the threads.
     pub fn start(settings: Settings, published: Arc<Published>) -> io::Result<Self> {
+        let front = front(&settings)?;
         let listener = listen::bind(&settings.host, settings.port)?;
         let port = listener.local_addr()?.port();
         let shared = Arc::new(Shared {
             allow: Allow::new(&settings.allow),
+            tls: Arc::new(TlsState::new(front)),
+            most: MostConnections::of(&settings),
+            by_address: Mutex::new(HashMap::new()),
             settings,
             published,
             events: Arc::new(Events::new()?),
@@ -75,6 +83,29 @@ impl Dataplane {
     /// What `ServerReady` and the health service say.
     pub fn set_ready(&self, ready: bool) {
         self.shared.ready.send_replace(ready);
+    }
+
+    /// Keep the limits of these settings from now on; what else they say stays as it was at the start.
+    pub fn set_limits(&self, settings: &Settings) {
+        self.shared.most.follow(settings);
+        let limits = Limits::of(settings);
+        for worker in &self.threads().workers {
+            let _ = worker.commands.send(Command::Limit(limits));
+        }
+    }
+
+    /// Show this certificate to clients that connect from now on. Without effect on a data plane that was
+    /// started without one: nobody could tell which clients speak TLS.
+    pub fn set_tls(&self, tls: ServerTls) {
+        if !self.shared.settings.tls_cert.is_empty() {
+            self.shared.tls.set_front(tls);
+        }
+    }
+
+    /// Speak TLS on connections to the backend of that name from now on, or (`None`) plaintext. To be
+    /// told before a table names the backend.
+    pub fn set_backend_tls(&self, name: &str, tls: Option<BackendTls>) {
+        self.shared.tls.set_backend(name, tls);
     }
 
     /// Say "not ready", accept no connections, let clients finish what they began, and close what is
@@ -116,4 +147,18 @@ impl Drop for Dataplane {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// The certificate that settings hold.
+fn front(settings: &Settings) -> io::Result<Option<ServerTls>> {
+    if settings.tls_cert.is_empty() {
+        return Ok(None);
+    }
+    ServerTls::new(
+        &settings.tls_cert,
+        &settings.tls_key.0,
+        &settings.tls_client_ca,
+    )
+    .map(Some)
+    .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }

@@ -54,7 +54,7 @@ pub(crate) fn admit(
     } else {
         let path = head.uri.into_parts().path_and_query;
         let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let client = Client::new(path, head.headers, body, respond, &worker.deadlines);
+        let client = Client::new(path, head.headers, body, respond, worker);
         return Some(Box::new(client));
     };
     // Where this fails the client is gone already.

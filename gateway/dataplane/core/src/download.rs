@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{ready, Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use h2::RecvStream;
@@ -11,7 +12,7 @@ use http::{HeaderMap, Response, StatusCode};
 use stagegate_wire::text::rewrite_message;
 use tokio::time::Sleep;
 
-use crate::client::{Answer, Client, Failure, SMALL, UNTAKEN};
+use crate::client::{Answer, Client, Failure, SMALL};
 use crate::framer::{Caps, Framer};
 use crate::headers;
 use crate::joined::Joined;
@@ -66,11 +67,11 @@ pub(crate) fn begin(
         let code = trailers_only(worker, client, head, rename.names, routed, backend)?;
         return Ok(Some(code));
     }
-    let caps = Caps::of(&worker.shared.settings);
+    let caps = Caps::of(&worker.limits());
     let framer = Framer::new(rename.tail.clone(), head.headers(), caps);
     mark(head.headers_mut(), worker, routed);
     client.head(head, false)?;
-    client.rest = Some(Rest::new(body, framer));
+    client.rest = Some(Rest::new(body, framer, client.patience));
     Ok(None)
 }
 
@@ -119,10 +120,12 @@ pub(crate) struct Rest {
     piece: Option<Joined>,
     sent_one: bool,
     untaken: Option<Pin<Box<Sleep>>>,
+    /// How long the client may leave a piece untaken.
+    patience: Duration,
 }
 
 impl Rest {
-    fn new(body: RecvStream, framer: Framer) -> Self {
+    fn new(body: RecvStream, framer: Framer, patience: Duration) -> Self {
         Self {
             body,
             framer,
@@ -131,6 +134,7 @@ impl Rest {
             piece: None,
             sent_one: false,
             untaken: None,
+            patience,
         }
     }
 
@@ -177,7 +181,7 @@ impl Rest {
     ) -> Poll<Result<(), Failure>> {
         while let Some(piece) = &mut self.piece {
             let Poll::Ready(room) = answer.poll_room(piece.remaining(), cx) else {
-                let sleep = || Box::pin(tokio::time::sleep(UNTAKEN));
+                let sleep = || Box::pin(tokio::time::sleep(self.patience));
                 let untaken = self.untaken.get_or_insert_with(sleep);
                 return untaken.as_mut().poll(cx).map(|()| Err(Failure::Gone));
             };

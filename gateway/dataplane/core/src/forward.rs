@@ -139,7 +139,7 @@ async fn collect(
     routed: &Routed,
 ) -> Result<Option<(Response<()>, Bytes)>, Failure> {
     let (head, body) = download::accept_head(response, backend)?;
-    let mut reader = Reader::new(body, Caps::of(&worker.shared.settings));
+    let mut reader = Reader::new(body, Caps::of(&worker.limits()));
     let mut message = None;
     loop {
         match client

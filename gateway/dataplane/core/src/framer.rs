@@ -7,8 +7,8 @@ use stagegate_wire::inflate::{inflate, Encoding};
 
 use crate::headers::GRPC_ENCODING;
 use crate::joined::Joined;
+use crate::limits::Limits;
 use crate::message::{check, inflate_failed};
-use crate::settings::Settings;
 use crate::status::Status;
 
 /// Caps for what must be inflated.
@@ -19,10 +19,10 @@ pub(crate) struct Caps {
 }
 
 impl Caps {
-    pub(crate) fn of(settings: &Settings) -> Self {
+    pub(crate) fn of(limits: &Limits) -> Self {
         Self {
-            message: settings.max_message,
-            ratio: settings.inflate_ratio,
+            message: limits.max_message,
+            ratio: limits.inflate_ratio,
         }
     }
 }

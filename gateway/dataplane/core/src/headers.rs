@@ -1,5 +1,6 @@
 //! Which headers cross the gateway, and what it adds.
 
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -118,17 +119,23 @@ pub(crate) fn client_timeout(headers: &HeaderMap) -> Result<Option<Duration>, ()
 /// Writes `grpc-timeout`; the usual value is made once.
 #[derive(Debug)]
 pub(crate) struct Timeouts {
-    usual: Duration,
-    value: HeaderValue,
+    usual: Cell<Duration>,
+    value: RefCell<HeaderValue>,
 }
 
 impl Timeouts {
     /// `usual` is the deadline of requests that bring none.
     pub(crate) fn new(usual: Duration) -> Self {
         Self {
-            usual,
-            value: timeout_value(usual),
+            usual: Cell::new(usual),
+            value: RefCell::new(timeout_value(usual)),
         }
+    }
+
+    /// The usual deadline is another one from now on.
+    pub(crate) fn follow(&self, usual: Duration) {
+        self.usual.set(usual);
+        self.value.replace(timeout_value(usual));
     }
 
     /// Tell the backend how much time is left.
@@ -138,9 +145,10 @@ impl Timeouts {
             return;
         };
         let left = deadline.saturating_duration_since(now);
-        let fresh = left <= self.usual && self.usual.saturating_sub(left) < FRESH;
+        let usual = self.usual.get();
+        let fresh = left <= usual && usual.saturating_sub(left) < FRESH;
         let value = if fresh {
-            self.value.clone()
+            self.value.borrow().clone()
         } else {
             rare(timeout_value(left))
         };

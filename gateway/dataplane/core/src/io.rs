@@ -1,4 +1,4 @@
-//! The TCP stream as h2 sees it.
+//! The connection as h2 sees it: TCP, plain or under TLS.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -6,14 +6,17 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{ready, Context, Poll};
+use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
 
-use crate::header_watch::HeaderWatch;
+use crate::frame_watch::FrameWatch;
 use crate::joined;
+use crate::tls_socket::TlsSocket;
 
 /// Most that is read and thrown away when a connection ends.
 const LEFT_UNREAD: usize = 64 << 10;
@@ -24,27 +27,36 @@ const GATHERED: usize = 256 << 10;
 /// Pieces that go with one system call.
 const PIECES: usize = 64;
 
-/// A TCP stream that says "no vectored writes" while h2 sets its connection up and "yes" afterwards, and
+/// A stream that says "no vectored writes" while h2 sets its connection up and "yes" afterwards, and
 /// that gathers large frames.
 ///
 /// h2 looks once, at the start, to decide how much it copies together into one buffer (1,024 bytes
 /// instead of 256 without vectored writes), and again at each write. Small frames are best copied,
-/// large ones best written together with their heads.
+/// large ones best written together with their heads; under TLS they so share their records.
 ///
 /// h2 writes and flushes each large frame by itself. A megabyte that goes on in frames of 16 KiB, which
 /// is all that gRPC servers take, would cost 65 system calls; copying it costs less. Whoever polls the
 /// connection asks its [`Gathered`] when h2 has nothing more to write.
 #[derive(Debug)]
 pub(crate) struct Io {
-    tcp: TcpStream,
+    stream: Stream,
     started: bool,
-    watch: Option<HeaderWatch>,
+    /// The watch ended the reading, and woke the task that is to know.
+    ended: bool,
+    watch: Option<FrameWatch>,
     out: VecDeque<Bytes>,
     /// Bytes in `out`.
     held: usize,
     /// Where heads of frames are copied to.
     heads: BytesMut,
     gathered: Gathered,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    /// Boxed: its state is many times as large, and most connections are plain.
+    Tls(Box<TlsStream<TlsSocket>>),
 }
 
 /// What the one who polls a connection knows of its gathered frames.
@@ -79,19 +91,29 @@ impl Io {
     /// Wrap a connected stream; Nagle's algorithm is switched off.
     pub(crate) fn new(tcp: TcpStream) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
-        Ok(Self {
-            tcp,
+        Ok(Self::over(Stream::Plain(tcp)))
+    }
+
+    /// A stream whose TLS handshake is done.
+    pub(crate) fn tls(stream: TlsStream<TlsSocket>) -> Self {
+        Self::over(Stream::Tls(Box::new(stream)))
+    }
+
+    fn over(stream: Stream) -> Self {
+        Self {
+            stream,
             started: false,
+            ended: false,
             watch: None,
             out: VecDeque::new(),
             held: 0,
             heads: BytesMut::new(),
             gathered: Gathered::default(),
-        })
+        }
     }
 
-    /// Show all that is read to `watch`, too.
-    pub(crate) fn watched_by(mut self, watch: HeaderWatch) -> Self {
+    /// Show all that is read to `watch`, too, and tell it when nothing can be written.
+    pub(crate) fn watched_by(mut self, watch: FrameWatch) -> Self {
         self.watch = Some(watch);
         self
     }
@@ -127,9 +149,9 @@ impl Io {
                 *slice = IoSlice::new(piece);
             }
             let used = self.out.len().min(PIECES);
-            let Poll::Ready(count) =
-                Pin::new(&mut self.tcp).poll_write_vectored(cx, &slices[..used])
-            else {
+            let outcome = self.stream.poll_write_vectored(cx, &slices[..used]);
+            self.note_written(outcome.is_ready());
+            let Poll::Ready(count) = outcome else {
                 self.gathered.0.set(Held::Blocked);
                 return Poll::Pending;
             };
@@ -140,6 +162,16 @@ impl Io {
         }
         self.gathered.0.set(Held::Nothing);
         Poll::Ready(Ok(()))
+    }
+
+    fn note_written(&self, written: bool) {
+        let Some(watch) = &self.watch else { return };
+        let since = &watch.seen.untaken_since;
+        if written {
+            since.set(None);
+        } else if since.get().is_none() {
+            since.set(Some(Instant::now()));
+        }
     }
 
     fn written(&mut self, mut count: usize) {
@@ -155,13 +187,33 @@ impl Io {
     }
 }
 
+impl Stream {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0.tcp(),
+        }
+    }
+
+    fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+        }
+    }
+}
+
 impl Drop for Io {
     /// What was received and not read would make the kernel end the connection with a reset, and the peer
     /// might lose the last that was said to it.
     fn drop(&mut self) {
         let mut scratch = [0; 4 << 10];
         for _ in 0..LEFT_UNREAD / scratch.len() {
-            match rustix::net::recv(&self.tcp, &mut scratch[..], RecvFlags::DONTWAIT) {
+            match rustix::net::recv(self.stream.tcp(), &mut scratch[..], RecvFlags::DONTWAIT) {
                 Ok((_, received)) if received > 0 => {}
                 _ => return,
             }
@@ -175,8 +227,18 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.watch.as_ref().is_some_and(|w| w.seen.flooded.get()) {
+            // Nothing more is read, so that the task that drives h2 gets to send its GOAWAY.
+            if !std::mem::replace(&mut self.ended, true) {
+                cx.waker().wake_by_ref();
+            }
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
-        let outcome = Pin::new(&mut self.tcp).poll_read(cx, buf);
+        let outcome = match &mut self.stream {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Stream::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        };
         if let Some(watch) = &mut self.watch {
             watch.feed(&buf.filled()[before..]);
         }
@@ -194,15 +256,23 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.gathered.0.get() {
-            Held::Nothing | Held::Some => Poll::Ready(Ok(())),
-            Held::Flush | Held::Blocked => self.poll_out(cx),
+        if matches!(self.gathered.0.get(), Held::Flush | Held::Blocked) {
+            ready!(self.poll_out(cx))?;
         }
+        let Stream::Tls(tls) = &mut self.stream else {
+            return Poll::Ready(Ok(()));
+        };
+        let outcome = Pin::new(tls).poll_flush(cx);
+        self.note_written(outcome.is_ready());
+        outcome
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_out(cx))?;
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        match &mut self.stream {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Stream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
     }
 
     fn poll_write_vectored(
@@ -216,7 +286,9 @@ impl AsyncWrite for Io {
             if len >= joined::LARGE {
                 joined::forget();
             }
-            return Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
+            let outcome = self.stream.poll_write_vectored(cx, bufs);
+            self.note_written(outcome.is_ready());
+            return outcome;
         }
         if self.held >= GATHERED {
             ready!(self.poll_out(cx))?;

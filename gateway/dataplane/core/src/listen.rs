@@ -1,7 +1,7 @@
 //! The listening socket, and the thread that hands its connections to the workers.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -100,7 +100,7 @@ fn accept_until(listener: &TcpListener, stop: &OwnedFd, targets: &[Target], shar
         }
         loop {
             match listener.accept() {
-                Ok((tcp, _)) => hand_out(tcp, targets, shared),
+                Ok((tcp, peer)) => hand_out(tcp, peer.ip(), targets, shared),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(_) => {
@@ -119,11 +119,11 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-fn hand_out(tcp: std::net::TcpStream, targets: &[Target], shared: &Arc<Shared>) {
+fn hand_out(tcp: std::net::TcpStream, peer: IpAddr, targets: &[Target], shared: &Arc<Shared>) {
     let Some((commands, load)) = targets.iter().min_by_key(|(_, load)| load.weight()) else {
         return;
     };
-    let Some(admitted) = shared.admit(load) else {
+    let Some(admitted) = shared.admit(load, peer) else {
         return;
     };
     if tcp.set_nonblocking(true).is_ok() {

@@ -12,13 +12,12 @@ use stagegate_wire::Malformed;
 
 use crate::client::{Client, Failure};
 use crate::headers::GRPC_ENCODING;
-use crate::settings::Settings;
+use crate::limits::Limits;
 use crate::status::{Code, Status};
 
 /// Messages beyond this are sent on as soon as their names are known.
 const WHOLE: usize = 64 << 10;
 /// Messages up to this are kept, so that they can be sent a second time.
-const REPLAY: usize = 1 << 20;
 /// Messages up to this fit the client's window: their bytes are given back when they were sent on.
 const FITS_WINDOW: usize = 1 << 20;
 
@@ -33,11 +32,13 @@ pub(crate) struct Message {
     released: usize,
     scanner: Option<Box<NameScanner>>,
     ended: bool,
+    /// Longest message that is kept to be sent again.
+    replay: usize,
 }
 
 /// Read the message of a call so far that its names are known. Its headers tell how it is compressed,
 /// and no longer do where it was inflated.
-pub(crate) async fn read(client: &mut Client, settings: &Settings) -> Result<(), Failure> {
+pub(crate) async fn read(client: &mut Client, limits: &Limits) -> Result<(), Failure> {
     let prefix = match client
         .wait(|client, cx| client.message.poll_data(cx))
         .await??
@@ -46,8 +47,9 @@ pub(crate) async fn read(client: &mut Client, settings: &Settings) -> Result<(),
         Some(data) => Box::pin(short_prefix(client, data)).await?,
         None => return Err(no_message().into()),
     };
-    check(prefix, settings.max_message)?;
+    check(prefix, limits.max_message)?;
     let message = &mut client.message;
+    message.replay = limits.replay;
     message.len = prefix.len as usize;
     if message.have > message.len {
         return Err(second_message().into());
@@ -55,7 +57,7 @@ pub(crate) async fn read(client: &mut Client, settings: &Settings) -> Result<(),
     if prefix.compressed == 1 {
         let encoding = encoding_of(&client.headers)?;
         gather(client).await?;
-        client.message.inflate(encoding, settings)?;
+        client.message.inflate(encoding, limits)?;
         client.headers.remove(GRPC_ENCODING);
     } else if message.have < message.len {
         Box::pin(read_names(client)).await?;
@@ -128,6 +130,7 @@ impl Message {
             released: 0,
             scanner: None,
             ended: false,
+            replay: 0,
         }
     }
 
@@ -174,7 +177,7 @@ impl Message {
 
     /// Whether it can be sent again from its start.
     pub(crate) fn is_kept(&self) -> bool {
-        self.len <= REPLAY
+        self.len <= self.replay
     }
 
     /// All of it in one piece, where it is small and complete.
@@ -272,14 +275,14 @@ impl Message {
             .is_some_and(|scanner| scanner.decided())
     }
 
-    fn inflate(&mut self, encoding: Encoding, settings: &Settings) -> Result<(), Failure> {
+    fn inflate(&mut self, encoding: Encoding, limits: &Limits) -> Result<(), Failure> {
         self.release(self.have);
         self.join();
         let plain = inflate(
             encoding,
             &self.first,
-            settings.max_message,
-            settings.inflate_ratio,
+            limits.max_message,
+            limits.inflate_ratio,
         );
         self.first = plain.map_err(|error| inflate_failed(&error))?;
         self.len = self.first.len();

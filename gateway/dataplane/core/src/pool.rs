@@ -2,16 +2,19 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use stagegate_table::{Backend, Table};
 
 use crate::events::Teller;
+use crate::tls::TlsState;
 use crate::token::Draws;
 use crate::upstream::Upstream;
 
 /// The upstreams of one thread, made at their first use.
 pub(crate) struct Pool {
     most: usize,
+    tls: Arc<TlsState>,
     teller: Teller,
     /// By backend id: few and sorted by nothing, so they are searched from end to end.
     upstreams: RefCell<Vec<(u32, Rc<Upstream>)>>,
@@ -20,9 +23,10 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// `most` connections to each backend.
-    pub(crate) fn new(most: usize, teller: Teller) -> Self {
+    pub(crate) fn new(most: usize, tls: Arc<TlsState>, teller: Teller) -> Self {
         Self {
             most,
+            tls,
             teller,
             upstreams: RefCell::default(),
             followed: Cell::new(0),
@@ -56,6 +60,7 @@ impl Pool {
             &backend.name,
             &backend.address,
             self.most,
+            &self.tls,
             self.teller.clone(),
         )?;
         upstreams.push((backend.id, Rc::clone(&made)));

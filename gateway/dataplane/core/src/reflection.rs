@@ -29,10 +29,7 @@ const SERVICES: [&str; 4] = [
 
 /// Answer `ServerReflectionInfo`: one answer for each request on the stream.
 pub(crate) async fn info(worker: &Worker, client: &mut Client) -> Result<(), Failure> {
-    let mut reader = Reader::new(
-        client.message.take_body()?,
-        Caps::of(&worker.shared.settings),
-    );
+    let mut reader = Reader::new(client.message.take_body()?, Caps::of(&worker.limits()));
     client.head(answer_head(), false)?;
     loop {
         let message = match client

@@ -1,4 +1,4 @@
-//! What the data plane is told once, at its start.
+//! What the data plane is told at its start; of this, [`Limits`](crate::limits::Limits) may change later.
 
 /// Settings of one data plane; `gateway.bridge.Settings` has the same fields.
 #[derive(Debug, Clone)]
@@ -37,6 +37,32 @@ pub struct Settings {
     pub server_name: String,
     /// Version in `ServerMetadata`.
     pub server_version: String,
+    /// Longest message in bytes that is kept to be sent again.
+    pub replay: usize,
+    /// Time for which a client may leave an answer untaken, in milliseconds.
+    pub answer_timeout_ms: u64,
+    /// Streams that a client connection may reset within a second.
+    pub resets_per_second: u32,
+    /// Client connections from one address; 0 for no bound.
+    pub connections_per_address: usize,
+    /// Time after which a connection is told to go away and come back, in milliseconds; 0 for never.
+    pub max_connection_age_ms: u64,
+    /// Certificate chain in PEM; empty for plaintext.
+    pub tls_cert: Vec<u8>,
+    /// Its private key in PEM.
+    pub tls_key: Secret,
+    /// Certificates in PEM that those of clients must lead to; empty where clients need none.
+    pub tls_client_ca: Vec<u8>,
+}
+
+/// Bytes that are not shown.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(pub Vec<u8>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 impl Default for Settings {
@@ -59,6 +85,14 @@ impl Default for Settings {
             allow: Vec::new(),
             server_name: "triton".to_owned(),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
+            replay: 1 << 20,
+            answer_timeout_ms: 30_000,
+            resets_per_second: 200,
+            connections_per_address: 0,
+            max_connection_age_ms: 0,
+            tls_cert: Vec::new(),
+            tls_key: Secret::default(),
+            tls_client_ca: Vec::new(),
         }
     }
 }

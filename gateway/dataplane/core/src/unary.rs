@@ -1,6 +1,6 @@
 //! `ModelInfer`, from the client's first byte to the backend's last.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::client::{Client, Failure};
 use crate::cold;
@@ -36,7 +36,7 @@ pub(crate) async fn receive(worker: &Worker, client: &mut Client) -> Result<(), 
     client
         .deadline
         .set(own.or_else(|| usual_deadline(worker, client.started)));
-    message::read(client, &worker.shared.settings).await
+    message::read(client, &worker.limits()).await
 }
 
 fn route(worker: &Worker, client: &mut Client) -> Result<(Routed, Count), Failure> {
@@ -70,7 +70,7 @@ pub(crate) fn own_deadline(
 
 /// The deadline of unary calls that bring none.
 pub(crate) fn usual_deadline(worker: &Worker, started: Instant) -> Option<Instant> {
-    let time = Duration::from_millis(worker.shared.settings.default_deadline_ms);
+    let time = worker.limits().default_deadline;
     if time.is_zero() {
         None
     } else {

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use tokio::time::timeout;
 use crate::events::Teller;
 use crate::io::{Gathered, Io};
 use crate::joined::Joined;
+use crate::tls::{self, Inside, TlsState};
 
 /// Streams on the least used connection from which on another connection is opened.
 const BUSY: usize = 64;
@@ -53,6 +55,8 @@ pub(crate) struct Upstream {
     name: Box<str>,
     address: Box<str>,
     authority: Authority,
+    tls: Arc<TlsState>,
+    scheme: Scheme,
     most: usize,
     conns: RefCell<Vec<Rc<Conn>>>,
     connecting: Cell<bool>,
@@ -75,12 +79,25 @@ pub(crate) struct Lease {
 
 impl Upstream {
     /// A backend without connections yet. `None` where the address is no `host:port`.
-    pub(crate) fn new(name: &str, address: &str, most: usize, teller: Teller) -> Option<Rc<Self>> {
+    pub(crate) fn new(
+        name: &str,
+        address: &str,
+        most: usize,
+        tls: &Arc<TlsState>,
+        teller: Teller,
+    ) -> Option<Rc<Self>> {
         let authority = Authority::try_from(address).ok()?;
+        let scheme = if tls.has_backend(name) {
+            Scheme::HTTPS
+        } else {
+            Scheme::HTTP
+        };
         Some(Rc::new_cyclic(|me| Self {
             name: name.into(),
             address: address.into(),
             authority,
+            tls: Arc::clone(tls),
+            scheme,
             most: most.max(1),
             conns: RefCell::default(),
             connecting: Cell::new(false),
@@ -116,7 +133,7 @@ impl Upstream {
     /// The head of a request to a method of this backend.
     pub(crate) fn request(&self, path: PathAndQuery, headers: HeaderMap) -> Request<()> {
         let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(Scheme::HTTP);
+        parts.scheme = Some(self.scheme.clone());
         parts.authority = Some(self.authority.clone());
         parts.path_and_query = Some(path);
         let mut request = Request::new(());
@@ -345,7 +362,13 @@ async fn open_connection(upstream: &Weak<Upstream>, address: &str) -> io::Result
     let socket = SockRef::from(&tcp);
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(DEAD_AFTER))?;
     socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;
-    let io = Io::new(tcp)?;
+    let Some((tls, name)) = upstream
+        .upgrade()
+        .map(|upstream| (Arc::clone(&upstream.tls), upstream.name.clone()))
+    else {
+        return Ok(());
+    };
+    let io = tls::connect(&tls, &name, address, tcp, Inside::H2).await?;
     let gathered = io.gathered();
     let (send, mut connection) = builder().handshake(io).await.map_err(io::Error::other)?;
     let mut pings = connection

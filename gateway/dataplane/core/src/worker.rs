@@ -1,6 +1,6 @@
 //! One worker thread: a runtime of its own with everything a request needs, shared with nobody.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::{Rc, Weak};
 use std::sync::mpsc::sync_channel;
@@ -17,6 +17,7 @@ use crate::connection::{self, Control};
 use crate::deadline::Deadlines;
 use crate::events::Teller;
 use crate::headers::Timeouts;
+use crate::limits::Limits;
 use crate::pool::Pool;
 use crate::runners::Runners;
 use crate::shared::{Admitted, Load, Shared};
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     Accept(std::net::TcpStream, Admitted),
     /// Take no further requests, finish what is there, and close by this time.
     Drain(Instant),
+    /// Keep these bounds from now on.
+    Limit(Limits),
     /// End the thread.
     Stop,
 }
@@ -57,28 +60,45 @@ pub(crate) struct Worker {
     reader: RefCell<Reader>,
     counters: RefCell<ThreadCounters>,
     connections: RefCell<Vec<Weak<Control>>>,
+    limits: Cell<Limits>,
 }
 
 impl Worker {
     fn new(shared: &Arc<Shared>, load: Arc<Load>) -> Rc<Self> {
+        let limits = Limits::of(&shared.settings);
         let counters = shared.published.thread_counters();
         let totals = Arc::clone(counters.totals());
         let teller = Teller::new(&shared.events, &totals);
         Rc::new(Self {
             shared: Arc::clone(shared),
             load,
-            pool: Pool::new(shared.settings.upstream_connections, teller.clone()),
+            pool: Pool::new(
+                shared.settings.upstream_connections,
+                Arc::clone(&shared.tls),
+                teller.clone(),
+            ),
             teller,
             totals,
             runners: Runners::default(),
             deadlines: Rc::new(Deadlines::new()),
             draws: Draws::new(),
             tokens: Tokens::new(),
-            timeouts: Timeouts::new(Duration::from_millis(shared.settings.default_deadline_ms)),
+            timeouts: Timeouts::new(limits.default_deadline),
             reader: RefCell::new(shared.published.reader()),
             counters: RefCell::new(counters),
             connections: RefCell::default(),
+            limits: Cell::new(limits),
         })
+    }
+
+    /// Today's bounds.
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits.get()
+    }
+
+    fn limit(&self, limits: Limits) {
+        self.limits.set(limits);
+        self.timeouts.follow(limits.default_deadline);
     }
 
     /// Look at today's table.
@@ -166,19 +186,17 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
                 worker.each_connection(Control::finish);
                 tokio::task::spawn_local(close_at(Rc::clone(&worker), until));
             }
+            Command::Limit(limits) => worker.limit(limits),
             Command::Stop => return,
         }
     }
 }
 
 async fn keep_house(worker: Rc<Worker>) {
-    let settings = &worker.shared.settings;
-    let idle = Duration::from_millis(settings.idle_timeout_ms);
-    let patience = Duration::from_millis(settings.handshake_timeout_ms);
     loop {
         tokio::time::sleep(LOOK).await;
-        let now = Instant::now();
-        worker.each_connection(|control| control.look_over(now, idle, patience));
+        let (now, limits) = (Instant::now(), worker.limits());
+        worker.each_connection(|control| control.look_over(now, &limits));
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use stagegate_core::{Dataplane, Settings};
+use stagegate_core::{BackendTls, Dataplane, ServerTls, Settings, TlsError};
 use stagegate_table::{pick, PickError, Published, State, Table, TableError, WHOLE};
 
 use crate::mirror::read;
@@ -41,6 +41,10 @@ impl Drop for Core {
             std::mem::forget(self.plane.take());
         }
     }
+}
+
+fn unusable(error: TlsError) -> PyErr {
+    PyValueError::new_err(error.0)
 }
 
 fn refused(error: TableError) -> PyErr {
@@ -125,6 +129,39 @@ impl Core {
         Ok(())
     }
 
+    /// Keep the limits of other settings from now on.
+    fn set_limits(&self, settings: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.plane()?.set_limits(&read(settings)?);
+        Ok(())
+    }
+
+    /// Show another certificate to clients that connect from now on.
+    fn set_tls(&self, cert: &[u8], key: &[u8], client_ca: &[u8]) -> PyResult<()> {
+        let tls = ServerTls::new(cert, key, client_ca).map_err(unusable)?;
+        self.plane()?.set_tls(tls);
+        Ok(())
+    }
+
+    /// Speak TLS with a backend, on connections from now on.
+    fn set_backend_tls(
+        &self,
+        name: &str,
+        ca: &[u8],
+        cert: &[u8],
+        key: &[u8],
+        server_name: &str,
+    ) -> PyResult<()> {
+        let tls = BackendTls::new(ca, cert, key, server_name).map_err(unusable)?;
+        self.plane()?.set_backend_tls(name, Some(tls));
+        Ok(())
+    }
+
+    /// Speak plaintext with a backend, on connections from now on.
+    fn clear_backend_tls(&self, name: &str) -> PyResult<()> {
+        self.plane()?.set_backend_tls(name, None);
+        Ok(())
+    }
+
     /// All counters, over all threads.
     fn counters(&self, py: Python<'_>) -> PyResult<Counters> {
         self.plane()?;
@@ -169,6 +206,27 @@ impl Core {
         py.detach(|| plane.stop());
         Ok(())
     }
+}
+
+/// Until when (unix seconds) a certificate is valid that can be shown to clients.
+#[pyfunction]
+pub(crate) fn check_tls(cert: &[u8], key: &[u8], client_ca: &[u8]) -> PyResult<i64> {
+    ServerTls::new(cert, key, client_ca)
+        .map(|tls| tls.not_after())
+        .map_err(unusable)
+}
+
+/// Until when (unix seconds) the own certificate is valid that can be shown to a backend; 0 for none.
+#[pyfunction]
+pub(crate) fn check_backend_tls(
+    ca: &[u8],
+    cert: &[u8],
+    key: &[u8],
+    server_name: &str,
+) -> PyResult<i64> {
+    BackendTls::new(ca, cert, key, server_name)
+        .map(|tls| tls.not_after().unwrap_or(0))
+        .map_err(unusable)
 }
 
 fn explain(

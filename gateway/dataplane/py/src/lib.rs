@@ -33,7 +33,7 @@ fn struct_fields(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 #[pyo3(name = "_dataplane")]
 mod extension {
     #[pymodule_export]
-    use super::core::Core;
+    use super::core::{check_backend_tls, check_tls, Core};
     #[pymodule_export]
     use super::struct_fields;
     #[pymodule_export]

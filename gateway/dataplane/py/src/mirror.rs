@@ -6,7 +6,7 @@ use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyInt, PyList, PyString, PyTuple};
-use stagegate_core::Settings;
+use stagegate_core::{Secret, Settings};
 use stagegate_table::spec::{
     ArmSpec, BackendSpec, Delta, ModelSpec, PointerSpec, Snapshot, VersionSpec,
 };
@@ -125,6 +125,8 @@ mirrors! {
         host, port, threads, max_message, max_streams, max_header_list, max_frame,
         max_connections, upstream_connections, queue_per_model, default_deadline_ms,
         handshake_timeout_ms, idle_timeout_ms, inflate_ratio, allow, server_name, server_version,
+        replay, answer_timeout_ms, resets_per_second, connections_per_address, max_connection_age_ms,
+        tls_cert, tls_key, tls_client_ca,
     }
 }
 
@@ -173,6 +175,12 @@ impl Value for Vec<u8> {
             .cast::<PyBytes>()
             .map_err(|_| wrong("bytes", source))?;
         Ok(bytes.as_bytes().to_vec())
+    }
+}
+
+impl Value for Secret {
+    fn value(source: &Bound<'_, PyAny>) -> Result<Self, Problem> {
+        Vec::value(source).map(Self)
     }
 }
 

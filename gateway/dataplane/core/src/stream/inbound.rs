@@ -49,7 +49,7 @@ pub(super) async fn take_messages(
     body: RecvStream,
     started: Instant,
 ) -> Result<(), Failure> {
-    let mut reader = Reader::new(body, Caps::of(&session.worker.shared.settings));
+    let mut reader = Reader::new(body, Caps::of(&session.worker.limits()));
     let mut known = Vec::new();
     loop {
         let message = match poll_fn(|cx| reader.poll_message(&session.headers, cx)).await {
@@ -233,6 +233,6 @@ fn begin(session: &Session<'_>, backend: u32, lease: Lease) -> Result<Leg, Statu
         backend,
         lease,
         streams,
-        Caps::of(&worker.shared.settings),
+        Caps::of(&worker.limits()),
     ))
 }

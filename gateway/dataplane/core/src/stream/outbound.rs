@@ -11,7 +11,7 @@ use http::{HeaderMap, Response, StatusCode};
 use stagegate_wire::text::{decode_message, encode_message, MAX_TEXT};
 use tokio::time::Sleep;
 
-use crate::client::{Answer, Client, Failure, UNTAKEN};
+use crate::client::{Answer, Client, Failure};
 use crate::download::mark;
 use crate::headers;
 use crate::joined::Joined;
@@ -84,7 +84,7 @@ impl Outbound {
                 Poll::Pending => {
                     let untaken = self
                         .untaken
-                        .get_or_insert_with(|| Box::pin(tokio::time::sleep(UNTAKEN)));
+                        .get_or_insert_with(|| Box::pin(tokio::time::sleep(client.patience)));
                     return untaken.as_mut().poll(cx).map(|()| Err(Failure::Gone));
                 }
             }
