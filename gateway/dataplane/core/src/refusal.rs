@@ -12,7 +12,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Response, StatusCode, Version};
 use tokio::time::timeout;
 
-use crate::client::{poll_room, UNTAKEN};
+use crate::client::poll_room;
 use crate::joined::Joined;
 
 const TEXT: &str = "This port speaks gRPC: HTTP/2 POST with content-type application/grpc. \
@@ -21,6 +21,8 @@ const TEXT: &str = "This port speaks gRPC: HTTP/2 POST with content-type applica
 /// before they have sent all.
 const HEARD_OUT: usize = 64 << 10;
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the client may leave the text untaken.
+const UNTAKEN: Duration = Duration::from_secs(30);
 
 /// Send the answer, in a task of its own where the client has more to say or does not take it at once.
 pub(crate) fn unsupported_media_type(
