@@ -329,6 +329,7 @@ async fn stream(
                 .await
                 .is_none()
             {
+                state.cancelled.fetch_add(1, SeqCst);
                 return;
             }
         }
