@@ -211,18 +211,27 @@ class DataPlane:
         """All counters of all threads, at this moment."""
         return self._core.counters()
 
-    def explain(self, model: str, version: str = "", draw: int = 0) -> Explanation:
+    def explain(
+        self,
+        model: str,
+        version: str = "",
+        draw: int = 0,
+        headers: Sequence[tuple[str, str]] = (),
+        parameters: Sequence[tuple[str, str]] = (),
+    ) -> Explanation:
         """How a request with these names would be answered, by the code that answers requests.
 
         Args:
             model: as in `model_name`, with or without `@ref`.
             version: as in `model_version`.
-            draw: which lot of the split, 0 to 9,999.
+            draw: which lot of the split, 0 to 9,999; for a request that no key, rule or header decides on.
+            headers: its metadata, names and values.
+            parameters: its parameters, as text.
 
         Raises:
-            ValueError: `draw` is out of range.
+            ValueError: `draw` is out of range, or a header cannot be one.
         """
-        return self._core.explain(model, version, draw)
+        return self._core.explain(model, version, draw, headers, parameters)
 
     async def drain(self, timeout: float) -> bool:
         """Refuse new connections, let clients finish, close what is left after `timeout` seconds.

@@ -68,6 +68,31 @@ class ArmSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ConditionSpec:
+    """One condition of a match rule: `kind` is `header` or `parameter`, `value` is met exactly."""
+
+    kind: str
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class MatchRuleSpec:
+    """Requests for which all `conditions` hold (at least one) go to `arm`."""
+
+    conditions: tuple[ConditionSpec, ...]
+    arm: str
+
+
+@dataclass(frozen=True, slots=True)
+class BucketRunSpec:
+    """`length` neighbouring buckets of one arm."""
+
+    arm: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One logical model.
 
@@ -80,6 +105,12 @@ class ModelSpec:
             request with that reference enters the split instead of pinning.
         deadline_ms: default deadline of unary calls, 0 for the gateway's.
         unroutable: why `arms` is empty, for the client; "" otherwise.
+        sticky: what keeps a caller on its arm: `header:NAME`, `parameter:NAME`, or "".
+        salt: hashed with every key; "" for the model's name.
+        buckets: the 10,000 buckets of keys in order, as many for each arm as its weight; empty for each
+            arm in one piece.
+        rules: they come before the buckets; the first that fits wins.
+        arm_header: whether the request header `stagegate-arm` names the arm.
     """
 
     name: str
@@ -89,6 +120,11 @@ class ModelSpec:
     split_reference: str
     deadline_ms: int
     unroutable: str
+    sticky: str = ""
+    salt: str = ""
+    buckets: tuple[BucketRunSpec, ...] = ()
+    rules: tuple[MatchRuleSpec, ...] = ()
+    arm_header: bool = False
 
 
 @dataclass(frozen=True, slots=True)

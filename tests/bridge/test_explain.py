@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.bridge import DataPlane, Explanation
-from router.traffic.table import PointerSpec
+from router.traffic.table import BucketRunSpec, ConditionSpec, MatchRuleSpec, PointerSpec
 from tests.bridge.tables import digits, snapshot, version, with_arms
 
 INVALID_ARGUMENT = 3
@@ -172,3 +172,35 @@ def test_a_draw_out_of_range_is_refused(plane: DataPlane, draw: int) -> None:
     """There are 10,000 lots."""
     with pytest.raises(ValueError, match="between 0 and 9999"):
         plane.explain("digits", "", draw)
+
+
+def decided(told: Explanation) -> tuple[str, str, int | None]:
+    """The arm, what decided on it, and the rule's number."""
+    return told.arm, told.decided_by, told.rule
+
+
+def test_what_decided_on_the_arm_is_told(plane: DataPlane) -> None:
+    """A reference, a forcing header, a rule, a key, or chance."""
+    rules = (
+        MatchRuleSpec((ConditionSpec("header", "x-team", "risk"),), "stable"),
+        MatchRuleSpec((ConditionSpec("parameter", "tier", "gold"),), "canary"),
+    )
+    runs = (BucketRunSpec("canary", 1_000), BucketRunSpec("stable", 9_000))
+    model = replace(
+        digits(), rules=rules, buckets=runs, sticky="header:x-user-id", salt="one", arm_header=True
+    )
+    plane.publish(snapshot(model))
+
+    forced = plane.explain("digits", headers=[("stagegate-arm", "canary")])
+    ruled = plane.explain("digits", parameters=[("tier", "gold")])
+    keyed = plane.explain("digits", headers=[("X-User-Id", "42")])
+
+    assert decided(plane.explain("digits", "1")) == ("pinned", "pinned", None)
+    assert decided(plane.explain("digits")) == ("stable", "chance", None)
+    assert decided(forced) == ("canary", "forced", None)
+    assert decided(ruled) == ("canary", "rule", 1)
+    assert keyed.decided_by == "bucket"
+    assert keyed.bucket is not None
+    assert (keyed.arm == "canary") == (keyed.bucket < 1_000)
+    with pytest.raises(ValueError, match="not the name of a header"):
+        plane.explain("digits", headers=[("a b", "")])

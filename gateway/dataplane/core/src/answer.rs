@@ -60,7 +60,7 @@ pub(crate) fn server_metadata(worker: &Worker) -> Bytes {
 /// is not ready; only what could never be a name is an error.
 pub(crate) fn model_ready(worker: &Worker, request: &[u8]) -> Result<Bytes, Status> {
     let names = stagegate_wire::names::scan_message(request).map_err(malformed)?;
-    match worker.resolve(names) {
+    match worker.resolve(names, &http::HeaderMap::new()) {
         Ok(routed) => Ok(bool_answer(takes_requests(&routed.version))),
         Err(status) if status.code == Code::InvalidArgument as u8 => Err(status),
         Err(_) => Ok(bool_answer(false)),

@@ -47,7 +47,7 @@ pub(crate) async fn about_model(
         let text = "ModelStatistics of all models is not supported; name one model";
         return Err(Status::new(Code::Unimplemented, text).into());
     }
-    let mut routed = worker.resolve(names)?;
+    let mut routed = worker.resolve(names, &client.headers)?;
     if about == About::Metadata && routed.version.state != State::Ready {
         if let Some(known) = known_metadata(&routed)? {
             return client.reply(known).await;

@@ -28,7 +28,7 @@ fn state(worker: &Worker, service: &[u8]) -> Option<Serving> {
     let serving = match service {
         b"" | b"inference.GRPCInferenceService" | b"readiness" => worker.shared.is_ready(),
         b"liveness" => true,
-        model => match worker.resolve(Names::of(model, b"")) {
+        model => match worker.resolve(Names::of(model, b""), &http::HeaderMap::new()) {
             Ok(routed) => worker.shared.is_ready() && takes_requests(&routed.version),
             Err(status) if status.code == Code::FailedPrecondition as u8 => false,
             Err(_) => return None,

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::HeaderValue;
-use stagegate_table::{pick, Model, Pick, PickError, RefKind, Series, Version, WHOLE};
+use http::{HeaderMap, HeaderValue};
+use stagegate_table::{pick_for, Model, Pick, PickError, RefKind, Series, Version, WHOLE};
 use stagegate_wire::names::Names;
 
 use crate::client::Failure;
@@ -90,17 +90,16 @@ impl Routed {
 }
 
 impl Worker {
-    /// Route an inference by its names, and count it; a refusal is counted here.
+    /// Route an inference by its names and what else it says of itself, and count it; a refusal is counted here.
     pub(crate) fn route(
         &self,
         names: Names<'_>,
+        headers: &HeaderMap,
         started: Instant,
     ) -> Result<(Routed, Count), Status> {
         self.with_counters(|table, counters| {
-            match pick(table, names.model, names.version, || {
-                self.draws.below(WHOLE)
-            }) {
-                Ok(pick) => Ok((
+            match pick_for(table, names, headers, || self.draws.below(WHOLE)) {
+                Ok((pick, _)) => Ok((
                     Routed::new(&pick),
                     Count::start(counters.series(&pick), started),
                 )),
@@ -114,14 +113,13 @@ impl Worker {
     }
 
     /// Route anything else by its names; only inferences are counted.
-    pub(crate) fn resolve(&self, names: Names<'_>) -> Result<Routed, Status> {
-        self.with_table(|table| {
-            let draw = || self.draws.below(WHOLE);
-            match pick(table, names.model, names.version, draw) {
-                Ok(pick) => Ok(Routed::new(&pick)),
+    pub(crate) fn resolve(&self, names: Names<'_>, headers: &HeaderMap) -> Result<Routed, Status> {
+        self.with_table(
+            |table| match pick_for(table, names, headers, || self.draws.below(WHOLE)) {
+                Ok((pick, _)) => Ok(Routed::new(&pick)),
                 Err(error) => Err(refusal(error)),
-            }
-        })
+            },
+        )
     }
 
     /// Route a message of a stream, with its arm's name and its series. A refusal counts where the
@@ -129,14 +127,13 @@ impl Worker {
     pub(crate) fn route_message(
         &self,
         names: Names<'_>,
+        headers: &HeaderMap,
         first: bool,
         started: Instant,
     ) -> Result<RoutedMessage, Status> {
         self.with_counters(|table, counters| {
-            match pick(table, names.model, names.version, || {
-                self.draws.below(WHOLE)
-            }) {
-                Ok(pick) => {
+            match pick_for(table, names, headers, || self.draws.below(WHOLE)) {
+                Ok((pick, _)) => {
                     let arm = pick.arm.map(|arm| arm.name.clone());
                     Ok((Routed::new(&pick), arm, Arc::clone(counters.series(&pick))))
                 }

@@ -48,7 +48,7 @@ fn route(worker: &Worker, client: &mut Client) -> Result<(Routed, Count), Failur
             return Err(failure);
         }
     };
-    let (routed, count) = worker.route(names, client.started)?;
+    let (routed, count) = worker.route(names, &client.headers, client.started)?;
     if let (false, Some(time)) = (client.has_deadline, routed.model.deadline) {
         client.deadline.set(Some(client.started + time));
     }

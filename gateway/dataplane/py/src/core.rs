@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use stagegate_core::{BackendTls, Dataplane, ServerTls, Settings, TlsError};
-use stagegate_table::{pick, PickError, Published, State, Table, TableError, WHOLE};
+use stagegate_table::{pick_for, Decision, PickError, Published, State, Table, TableError, WHOLE};
+use stagegate_wire::names::Names;
+use stagegate_wire::params::{put, Value};
 
 use crate::mirror::read;
 use crate::values::{tuple, Counters, Event, Explanation};
@@ -176,6 +179,8 @@ impl Core {
         model: &str,
         version: &str,
         draw: u32,
+        headers: Vec<(String, String)>,
+        parameters: Vec<(String, String)>,
     ) -> PyResult<Explanation> {
         self.plane()?;
         if draw >= WHOLE {
@@ -185,7 +190,15 @@ impl Core {
             )));
         }
         let table = self.published.load();
-        explain(py, &table, (model, version), draw)
+        let mut said = Vec::new();
+        for (name, value) in parameters {
+            put(&mut said, name.as_bytes(), Value::Text(value.as_bytes()));
+        }
+        let names = Names {
+            parameters: &said,
+            ..Names::of(model.as_bytes(), version.as_bytes())
+        };
+        explain(py, &table, names, &header_map(headers)?, draw)
     }
 
     /// Not ready, no new connections, finish what runs, close what is left at the timeout. Returns at
@@ -229,14 +242,26 @@ pub(crate) fn check_backend_tls(
         .map_err(unusable)
 }
 
+fn header_map(pairs: Vec<(String, String)>) -> PyResult<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs {
+        let wrong = |what: &str| PyValueError::new_err(format!("{what} of a header: {name:?}"));
+        let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong("not the name"))?;
+        let value = HeaderValue::from_str(&value).map_err(|_| wrong("not the value"))?;
+        headers.append(key, value);
+    }
+    Ok(headers)
+}
+
 fn explain(
     py: Python<'_>,
     table: &Table,
-    (model, version): (&str, &str),
+    names: Names<'_>,
+    headers: &HeaderMap,
     draw: u32,
 ) -> PyResult<Explanation> {
-    let picked = match pick(table, model.as_bytes(), version.as_bytes(), || draw) {
-        Ok(picked) => picked,
+    let (picked, decision) = match pick_for(table, names, headers, || draw) {
+        Ok(found) => found,
         Err(error) => return refusal(py, &error),
     };
     let backend = |id: &u32| table.backend(*id).map(|backend| backend.name.to_string());
@@ -251,6 +276,15 @@ fn explain(
         message: match &picked.version.state {
             State::Failed(reason) => reason.to_string(),
             State::Ready | State::Cold => String::new(),
+        },
+        decided_by: decision.word().to_owned(),
+        rule: match decision {
+            Decision::Rule(at) => u32::try_from(at).ok(),
+            _ => None,
+        },
+        bucket: match decision {
+            Decision::Bucket(bucket, _) => Some(bucket),
+            _ => None,
         },
     })
 }
@@ -268,5 +302,8 @@ fn refusal(py: Python<'_>, error: &PickError) -> PyResult<Explanation> {
         reference_kind: String::new(),
         code: error.code(),
         message: error.message.clone(),
+        decided_by: String::new(),
+        rule: None,
+        bucket: None,
     })
 }

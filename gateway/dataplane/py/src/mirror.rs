@@ -5,10 +5,11 @@ use std::fmt;
 use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyInt, PyList, PyString, PyTuple};
+use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyString, PyTuple};
 use stagegate_core::{Secret, Settings};
 use stagegate_table::spec::{
-    ArmSpec, BackendSpec, Delta, ModelSpec, PointerSpec, Snapshot, VersionSpec,
+    ArmSpec, BackendSpec, BucketRunSpec, ConditionSpec, Delta, MatchRuleSpec, ModelSpec,
+    PointerSpec, Snapshot, VersionSpec,
 };
 
 /// What is wrong with a value, and where in the struct it stands.
@@ -116,7 +117,13 @@ mirrors! {
     VersionSpec { version, state, backends, backend_model, backend_version, reason, metadata }
     PointerSpec { kind, name, version }
     ArmSpec { name, version, weight }
-    ModelSpec { name, versions, pointers, arms, split_reference, deadline_ms, unroutable }
+    ConditionSpec { kind, name, value }
+    MatchRuleSpec { conditions, arm }
+    BucketRunSpec { arm, length }
+    ModelSpec {
+        name, versions, pointers, arms, split_reference, deadline_ms, unroutable, sticky, salt,
+        buckets, rules, arm_header,
+    }
     Snapshot { revision, backends, models }
     Delta {
         base_revision, revision, put_backends, drop_backends, put_models, drop_models,
@@ -184,6 +191,15 @@ impl Value for Secret {
     }
 }
 
+impl Value for bool {
+    fn value(source: &Bound<'_, PyAny>) -> Result<Self, Problem> {
+        let truth = source
+            .cast::<PyBool>()
+            .map_err(|_| wrong("a bool", source))?;
+        Ok(truth.is_true())
+    }
+}
+
 macro_rules! numbers {
     ($($type:ident: $range:literal),*) => {
         $(impl Value for $type {
@@ -222,6 +238,9 @@ lists!(
     VersionSpec,
     PointerSpec,
     ArmSpec,
+    ConditionSpec,
+    MatchRuleSpec,
+    BucketRunSpec,
     ModelSpec
 );
 

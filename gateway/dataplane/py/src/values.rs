@@ -95,6 +95,8 @@ values! {
     }
 
     /// How a request would be answered. `code` is 0 where it resolves, else a gRPC status code.
+    /// `decided_by` is `pinned`, `only`, `forced`, `rule`, `bucket` or `chance`, with the number of the rule
+    /// or the bucket.
     Explanation {
         model: String,
         version: String,
@@ -104,6 +106,9 @@ values! {
         reference_kind: String,
         code: u8,
         message: String,
+        decided_by: String,
+        rule: Option<u32>,
+        bucket: Option<u32>,
     }
 }
 

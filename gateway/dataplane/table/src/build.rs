@@ -9,6 +9,7 @@ use http::HeaderValue;
 use stagegate_wire::encode::{len_size, put_len};
 use stagegate_wire::text::{cut, encode_message};
 
+use crate::assign::{Assignment, Given};
 use crate::backends::ByName;
 use crate::cell::{ArmCell, ModelCell, VersionCell};
 use crate::grammar::{is_model_name, is_reference, Reference};
@@ -48,10 +49,19 @@ pub(crate) fn model(
         pointers: Box::new([]),
         split_reference: "".into(),
         split: None,
+        assignment: None,
         name: name.as_str().into(),
     };
     model.pointers = pointers(&model, spec.pointers).map_err(fail)?;
     model.arms = arms(&model, spec.arms, old).map_err(fail)?;
+    let given = Given {
+        sticky: spec.sticky,
+        salt: spec.salt,
+        buckets: spec.buckets,
+        rules: spec.rules,
+        arm_header: spec.arm_header,
+    };
+    model.assignment = Assignment::build(&model.name, given, &model.arms).map_err(fail)?;
     if !spec.split_reference.is_empty() {
         let reference = Reference::parse(&spec.split_reference).ok_or_else(|| {
             fail(format!(

@@ -5,6 +5,7 @@
 //!   [`Table`] beside the running one and swaps it in at once, or changes nothing and says why.
 //! - [`Table`], [`Model`], [`Version`]: the immutable result, with everything a request needs made before.
 //! - [`pick()`]: names of a request in, one version out, or the error for the client.
+//! - [`assign`]: which arm of a split a request gets.
 //! - [`cell`]: what lives on when a model is published again: who waits for a load, and the counters.
 //! - [`counters`]: numbers kept per thread without locks, merged when read.
 
@@ -13,6 +14,7 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_sign_loss)
 )]
 
+pub mod assign;
 pub mod cell;
 pub mod counters;
 pub mod grammar;
@@ -25,11 +27,13 @@ pub mod table;
 mod backends;
 mod build;
 mod nearest;
+mod siphash;
 
+pub use assign::{Caller, Decision};
 pub use cell::{ArmCell, ModelCell, VersionCell, Waiting};
 pub use counters::{Counters, Histogram, Series, ThreadCounters};
 pub use model::{Arm, Model, State, Version};
-pub use pick::{pick, Pick, PickError, PickErrorKind, RefKind};
+pub use pick::{pick, pick_for, Pick, PickError, PickErrorKind, RefKind};
 pub use publish::{Published, Reader};
 pub use table::{Backend, Table};
 

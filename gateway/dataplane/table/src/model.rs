@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use stagegate_wire::encode::{len_size, put_len};
 
+use crate::assign::Assignment;
 use crate::cell::{ArmCell, ModelCell, VersionCell};
 use crate::grammar::Reference;
 use crate::pick::RefKind;
@@ -126,6 +127,8 @@ pub struct Model {
     pub(crate) pointers: Box<[Pointer]>,
     pub(crate) split_reference: Box<str>,
     pub(crate) split: Option<Target>,
+    /// None where the split has one arm.
+    pub(crate) assignment: Option<Box<Assignment>>,
     pub(crate) sorted: Box<[u32]>,
 }
 

@@ -3,9 +3,11 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
+use stagegate_wire::names::Names;
 use stagegate_wire::text::{cut, MAX_TEXT};
 
+use crate::assign::{Caller, Decision};
 use crate::grammar::{self, quote, Asked, Reference};
 use crate::model::{Arm, Model, Target, Version};
 use crate::table::Table;
@@ -93,6 +95,8 @@ pub enum PickErrorKind {
     UnknownVersion,
     /// Name and version field name different things.
     Disagree,
+    /// The route has no arm of the name that the request insists on.
+    UnknownArm,
     /// The model is there, but its route has no arms.
     Unroutable,
 }
@@ -116,7 +120,9 @@ impl PickError {
         const NOT_FOUND: u8 = 5;
         const FAILED_PRECONDITION: u8 = 9;
         match self.kind {
-            PickErrorKind::Malformed | PickErrorKind::Disagree => INVALID_ARGUMENT,
+            PickErrorKind::Malformed | PickErrorKind::Disagree | PickErrorKind::UnknownArm => {
+                INVALID_ARGUMENT
+            }
             PickErrorKind::UnknownModel | PickErrorKind::UnknownVersion => NOT_FOUND,
             PickErrorKind::Unroutable => match &self.model {
                 // Triton's code for a model without versions.
@@ -135,9 +141,7 @@ impl PickError {
     }
 }
 
-/// Resolve the names of a request.
-///
-/// `draw` is called at most once, and only where the split has a choice; it gives 0 to 9,999.
+/// Resolve the names of a request that says nothing else of itself: [`pick_for`] without a caller.
 ///
 /// # Errors
 /// What to answer instead, as [`PickError`].
@@ -147,24 +151,55 @@ pub fn pick<'t>(
     version: &[u8],
     draw: impl FnOnce() -> u32,
 ) -> Result<Pick<'t>, PickError> {
-    let asked = grammar::parse(model, version)
+    resolve(table, Names::of(model, version), None, draw).map(|(pick, _)| pick)
+}
+
+/// Resolve the names of a request, and tell what decided on its arm.
+///
+/// `draw` is called at most once, and only where the split has a choice; it gives 0 to 9,999.
+///
+/// # Errors
+/// What to answer instead, as [`PickError`].
+pub fn pick_for<'t>(
+    table: &'t Table,
+    names: Names<'_>,
+    headers: &HeaderMap,
+    draw: impl FnOnce() -> u32,
+) -> Result<(Pick<'t>, Decision), PickError> {
+    let caller = Caller {
+        headers,
+        parameters: names.parameters,
+    };
+    resolve(table, names, Some(caller), draw)
+}
+
+fn resolve<'t>(
+    table: &'t Table,
+    names: Names<'_>,
+    caller: Option<Caller<'_>>,
+    draw: impl FnOnce() -> u32,
+) -> Result<(Pick<'t>, Decision), PickError> {
+    let asked = grammar::parse(names.model, names.version)
         .map_err(|message| PickError::new(PickErrorKind::Malformed, &message, None))?;
     let model = table
         .model(asked.model)
         .ok_or_else(|| unknown_model(table, asked.model))?;
-    match reference(model, &asked)? {
-        None => split(model, draw),
-        Some(reference) => match model.resolve(&reference) {
-            Some(target) if model.split == Some(target) => split(model, draw),
-            Some(target) => Ok(Pick {
+    let Some(reference) = reference(model, &asked)? else {
+        return split(model, caller, draw);
+    };
+    match model.resolve(&reference) {
+        Some(target) if model.split == Some(target) => split(model, caller, draw),
+        Some(target) => {
+            let pick = Pick {
                 model,
                 version: model.version_of(target),
                 arm: None,
                 reference: target.kind,
-            }),
-            None if *reference.text == *model.split_reference => split(model, draw),
-            None => Err(unknown_version(model, &reference)),
-        },
+            };
+            Ok((pick, Decision::Pinned))
+        }
+        None if *reference.text == *model.split_reference => split(model, caller, draw),
+        None => Err(unknown_version(model, &reference)),
     }
 }
 
@@ -196,26 +231,56 @@ fn reference<'a>(
     ))
 }
 
-fn split(model: &Arc<Model>, draw: impl FnOnce() -> u32) -> Result<Pick<'_>, PickError> {
-    let arm = match &*model.arms {
+fn split<'t>(
+    model: &'t Arc<Model>,
+    caller: Option<Caller<'_>>,
+    draw: impl FnOnce() -> u32,
+) -> Result<(Pick<'t>, Decision), PickError> {
+    let (arm, decision) = match &*model.arms {
         [] => return Err(unroutable(model)),
-        [arm] => arm,
+        [arm] => (arm, Decision::Only),
         [first, ..] => {
-            let draw = draw() % WHOLE;
-            model
-                .arms
-                .iter()
-                .find(|arm| draw < arm.until)
-                .unwrap_or(first)
+            if let Some(assigned) = assigned(model, caller)? {
+                assigned
+            } else {
+                let draw = draw() % WHOLE;
+                let drawn = model.arms.iter().find(|arm| draw < arm.until);
+                (drawn.unwrap_or(first), Decision::Chance)
+            }
         }
     };
-    let version = model.arm_version(arm);
-    Ok(Pick {
+    let pick = Pick {
         model,
-        version,
+        version: model.arm_version(arm),
         arm: Some(arm),
         reference: RefKind::Split,
-    })
+    };
+    Ok((pick, decision))
+}
+
+/// The arm that a request has by what it says of itself.
+fn assigned<'t>(
+    model: &'t Arc<Model>,
+    caller: Option<Caller<'_>>,
+) -> Result<Option<(&'t Arm, Decision)>, PickError> {
+    let (Some(caller), Some(assignment)) = (caller, &model.assignment) else {
+        return Ok(None);
+    };
+    let decided = assignment
+        .decide(caller, &model.arms)
+        .map_err(|name| unknown_arm(model, &name))?;
+    Ok(decided.and_then(|(at, decision)| Some((model.arms.get(at)?, decision))))
+}
+
+fn unknown_arm(model: &Arc<Model>, name: &str) -> PickError {
+    let arms: Vec<&str> = model.arms.iter().map(|arm| &*arm.name).collect();
+    let message = format!(
+        "model '{}' has no arm {}, which stagegate-arm asks for; there are {}",
+        model.name,
+        quote(name.as_bytes()),
+        arms.join(", ")
+    );
+    PickError::new(PickErrorKind::UnknownArm, &message, Some(model))
 }
 
 fn unknown_model(table: &Table, name: &[u8]) -> PickError {

@@ -53,6 +53,35 @@ pub struct ArmSpec {
     pub weight: u32,
 }
 
+/// One condition of a match rule.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ConditionSpec {
+    /// `header` or `parameter`.
+    pub kind: String,
+    /// Of the header or the parameter.
+    pub name: String,
+    /// What it must be, exactly.
+    pub value: String,
+}
+
+/// One match rule: requests for which all conditions hold go to an arm.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MatchRuleSpec {
+    /// At least one.
+    pub conditions: Vec<ConditionSpec>,
+    /// An arm of the same model.
+    pub arm: String,
+}
+
+/// Neighbouring buckets of one arm.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BucketRunSpec {
+    /// An arm of the same model.
+    pub arm: String,
+    /// How many buckets, at least 1.
+    pub length: u32,
+}
+
 /// One logical model.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModelSpec {
@@ -70,6 +99,16 @@ pub struct ModelSpec {
     pub deadline_ms: u64,
     /// Why `arms` is empty, for the client.
     pub unroutable: String,
+    /// What keeps a caller on its arm: `header:NAME`, `parameter:NAME`, or nothing.
+    pub sticky: String,
+    /// Hashed with every key; the model's name where it is empty.
+    pub salt: String,
+    /// The buckets of keys in order, as many for each arm as its weight; each arm in one piece where empty.
+    pub buckets: Vec<BucketRunSpec>,
+    /// Rules that come before the buckets; the first that fits wins.
+    pub rules: Vec<MatchRuleSpec>,
+    /// Whether the request header `stagegate-arm` names the arm.
+    pub arm_header: bool,
 }
 
 /// The whole table.

@@ -4,11 +4,16 @@
 //! the names and empty where a request has none; nothing here is called then. An entry that is broken
 //! is one that is not there: what it was meant to be is for the backend to say.
 
+use std::io::Write as _;
+
 use crate::encode::{len_size, put_len, put_number, put_varint};
 use crate::fields::{Fields, Kind};
 
 /// The number of the map in a `ModelInferRequest`.
 pub(crate) const FIELD: u32 = 4;
+
+/// Bytes that the longest number takes as text.
+const LONGEST: usize = 32;
 
 const KEY: u32 = 1;
 const VALUE: u32 = 2;
@@ -29,6 +34,27 @@ pub enum Value<'a> {
 }
 
 impl Value<'_> {
+    /// Look at this value as text: a text as it is, a number in decimal with as many digits as it needs,
+    /// `true` or `false`. So 7, "7" and 7.0 are the same text. Allocates nothing.
+    pub fn with_text<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
+        let mut held = [0; LONGEST];
+        let mut rest = &mut held[..];
+        // No number is longer than the room for it, so nothing fails here.
+        let _ = match *self {
+            Self::Text(text) => return look(text),
+            Self::Bool(value) => write!(rest, "{value}"),
+            Self::Int(value) => write!(rest, "{value}"),
+            Self::Uint(value) => write!(rest, "{value}"),
+            Self::Double(value) => write!(rest, "{value:?}"),
+        };
+        let left = rest.len();
+        let text = &held[..LONGEST - left];
+        match self {
+            Self::Double(_) => look(text.strip_suffix(b".0").unwrap_or(text)),
+            _ => look(text),
+        }
+    }
+
     /// A whole number that is not negative, signed or not.
     fn count(self) -> Option<u64> {
         match self {
@@ -52,11 +78,10 @@ impl<'a> SequenceId<'a> {
     fn of(value: Value<'a>) -> Option<Self> {
         match value {
             // Negative ids are ids too: their bits make the number, as in Triton.
-            Value::Int(0) | Value::Uint(0) | Value::Text(b"") => None,
-            Value::Int(id) => Some(Self::Number(id.cast_unsigned())),
-            Value::Uint(id) => Some(Self::Number(id)),
-            Value::Text(id) => Some(Self::Text(id)),
-            Value::Bool(_) | Value::Double(_) => None,
+            Value::Int(id) if id != 0 => Some(Self::Number(id.cast_unsigned())),
+            Value::Uint(id) if id != 0 => Some(Self::Number(id)),
+            Value::Text(id) if !id.is_empty() => Some(Self::Text(id)),
+            _ => None,
         }
     }
 }
@@ -209,6 +234,34 @@ mod tests {
 
             assert_eq!(Some(value), find(&bytes, b"it"));
             assert_eq!(None, find(&bytes, b"other"));
+        }
+    }
+
+    #[test]
+    fn a_value_has_one_text_whatever_its_type() {
+        let text =
+            |value: Value<'_>| value.with_text(|text| String::from_utf8_lossy(text).into_owned());
+
+        for value in [
+            Value::Int(7),
+            Value::Uint(7),
+            Value::Double(7.0),
+            Value::Text(b"7"),
+        ] {
+            assert_eq!("7", text(value));
+        }
+        assert_eq!("true", text(Value::Bool(true)));
+        assert_eq!("-2.5", text(Value::Double(-2.5)));
+        assert_eq!(i64::MIN.to_string(), text(Value::Int(i64::MIN)));
+        assert_eq!(u64::MAX.to_string(), text(Value::Uint(u64::MAX)));
+        for long in [
+            f64::MIN_POSITIVE,
+            -f64::MIN_POSITIVE,
+            f64::MAX,
+            -1.0 / 3.0,
+            5e-324,
+        ] {
+            assert_eq!(format!("{long:?}"), text(Value::Double(long)));
         }
     }
 

@@ -137,7 +137,7 @@ fn route(
         }
     }
     let first = !session.counted.replace(true);
-    let (routed, arm, series) = worker.route_message(names, first, started)?;
+    let (routed, arm, series) = worker.route_message(names, &session.headers, first, started)?;
     if first {
         session.count.replace(Some(Count::start(&series, started)));
         session.first.replace(Some(routed.clone()));

@@ -67,8 +67,7 @@ pub fn model(name: &str) -> ModelSpec {
         ],
         arms: vec![arm("stable", "3", 9_000), arm("canary", "2", 1_000)],
         split_reference: "production".to_owned(),
-        deadline_ms: 0,
-        unroutable: String::new(),
+        ..ModelSpec::default()
     }
 }
 
