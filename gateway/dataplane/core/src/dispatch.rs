@@ -13,7 +13,7 @@ use crate::forward::{self, About};
 use crate::joined::Joined;
 use crate::status::{Code, Status};
 use crate::worker::Worker;
-use crate::{answer, headers, health, reflection, refusal, stream, unary};
+use crate::{answer, headers, health, reflection, refusal, statistics, stream, unary};
 
 const INFERENCE: &str = "/inference.GRPCInferenceService";
 const HEALTH: &str = "/grpc.health.v1.Health";
@@ -67,9 +67,7 @@ async fn others(worker: &Worker, client: &mut Client) -> Result<(), Failure> {
         (INFERENCE, "ModelStreamInfer") => stream::infer(worker, client).await,
         (INFERENCE, "ModelMetadata") => forward::about_model(worker, client, About::Metadata).await,
         (INFERENCE, "ModelConfig") => forward::about_model(worker, client, About::Config).await,
-        (INFERENCE, "ModelStatistics") => {
-            forward::about_model(worker, client, About::Statistics).await
-        }
+        (INFERENCE, "ModelStatistics") => statistics::statistics(worker, client).await,
         (REFLECTION | REFLECTION_ALPHA, "ServerReflectionInfo") => {
             reflection::info(worker, client).await
         }

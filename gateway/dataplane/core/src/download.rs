@@ -17,7 +17,7 @@ use crate::framer::{Caps, Framer};
 use crate::headers;
 use crate::joined::Joined;
 use crate::routed::Routed;
-use crate::status::{message_value, parse_code, Status, GRPC, GRPC_MESSAGE, GRPC_STATUS};
+use crate::status::{message_value, parse_code, Code, Status, GRPC, GRPC_MESSAGE, GRPC_STATUS};
 use crate::worker::Worker;
 
 /// What becomes of an answer on its way.
@@ -87,6 +87,9 @@ fn trailers_only(
         return Err(Status::of_http(StatusCode::OK, backend).into());
     };
     let code = parse_code(status);
+    if code == Code::Ok as u8 {
+        return Err(no_message(backend).into());
+    }
     rewrite_text(head.headers_mut(), names);
     head.headers_mut().entry(CONTENT_TYPE).or_insert(GRPC);
     mark(head.headers_mut(), worker, routed);
@@ -105,7 +108,15 @@ pub(crate) async fn finish(
         None => Poll::Ready(Err(Failure::Gone)),
     });
     let trailers = trailers.await??;
-    end(client, trailers, names, backend)
+    let complete = client.rest.as_ref().is_some_and(|rest| rest.complete);
+    end(client, trailers, complete, names, backend)
+}
+
+/// An OK without the message that it promises.
+fn no_message(backend: &str) -> Status {
+    Status::internal(format!(
+        "backend '{backend}' ended the call with OK, but gave no answer"
+    ))
 }
 
 /// An answer of which the head was sent on. Polled by hand, because this is the future that every
@@ -118,7 +129,9 @@ pub(crate) struct Rest {
     taken: usize,
     /// What the client has no room for yet.
     piece: Option<Joined>,
-    sent_one: bool,
+    /// Whether anything, and whether a whole message, was forwarded.
+    begun: bool,
+    complete: bool,
     untaken: Option<Pin<Box<Sleep>>>,
     /// How long the client may leave a piece untaken.
     patience: Duration,
@@ -132,7 +145,8 @@ impl Rest {
             data: Bytes::new(),
             taken: 0,
             piece: None,
-            sent_one: false,
+            begun: false,
+            complete: false,
             untaken: None,
             patience,
         }
@@ -148,13 +162,17 @@ impl Rest {
         loop {
             ready!(self.poll_piece(answer, cx))?;
             if let Some((piece, done)) = self.framer.next(&mut self.data)? {
+                if self.complete {
+                    let text = format!("backend '{backend}' gave more than one answer");
+                    return Poll::Ready(Err(Status::internal(text).into()));
+                }
                 // Only one message is let through without asking for room, and only a small one.
-                if done && !self.sent_one && piece.remaining() <= SMALL {
+                if done && !self.begun && piece.remaining() <= SMALL {
                     answer.data(piece)?;
                 } else {
                     self.piece = Some(piece);
                 }
-                self.sent_one = true;
+                (self.begun, self.complete) = (true, done);
                 continue;
             }
             self.release();
@@ -204,10 +222,12 @@ impl Rest {
     }
 }
 
-/// End an answer with the backend's trailers; gives the gRPC code.
-pub(crate) fn end(
+/// End an answer with the backend's trailers; gives the gRPC code. OK is only what has its message
+/// `complete`.
+fn end(
     client: &mut Client,
     trailers: Option<HeaderMap>,
+    complete: bool,
     names: Option<(&str, &str)>,
     backend: &str,
 ) -> Result<u8, Failure> {
@@ -217,6 +237,9 @@ pub(crate) fn end(
     }) else {
         return Err(Status::of_http(StatusCode::OK, backend).into());
     };
+    if code == Code::Ok as u8 && !complete {
+        return Err(no_message(backend).into());
+    }
     headers::for_client(&mut trailers);
     rewrite_text(&mut trailers, names);
     client.trailers(trailers)?;

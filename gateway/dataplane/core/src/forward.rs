@@ -4,7 +4,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use http::Response;
 use stagegate_table::State;
-use stagegate_wire::rewrite::{rename_config, rename_metadata, rename_statistics};
+use stagegate_wire::rewrite::{rename_config, rename_metadata};
 use stagegate_wire::Malformed;
 
 use crate::client::{Client, Failure};
@@ -17,7 +17,7 @@ use crate::joined::Joined;
 use crate::message::{self, malformed};
 use crate::reader::{ReadError, Reader};
 use crate::routed::Routed;
-use crate::status::{answer_head, parse_code, Code, Status, GRPC_STATUS};
+use crate::status::{bare_head, parse_code, Code, Status, GRPC_STATUS};
 use crate::unary::receive;
 use crate::worker::Worker;
 
@@ -26,7 +26,6 @@ use crate::worker::Worker;
 pub(crate) enum About {
     Metadata,
     Config,
-    Statistics,
 }
 
 /// Read a unary request to its end.
@@ -35,7 +34,7 @@ pub(crate) async fn receive_whole(worker: &Worker, client: &mut Client) -> Resul
     message::whole(client).await
 }
 
-/// Answer `ModelMetadata`, `ModelConfig` or `ModelStatistics`.
+/// Answer `ModelMetadata` or `ModelConfig`.
 pub(crate) async fn about_model(
     worker: &Worker,
     client: &mut Client,
@@ -43,10 +42,6 @@ pub(crate) async fn about_model(
 ) -> Result<(), Failure> {
     receive(worker, client).await?;
     let names = client.message.names()?;
-    if about == About::Statistics && names.model.is_empty() {
-        let text = "ModelStatistics of all models is not supported; name one model";
-        return Err(Status::new(Code::Unimplemented, text).into());
-    }
     let mut routed = worker.resolve(names, &client.headers)?;
     if about == About::Metadata && routed.version.state != State::Ready {
         if let Some(known) = known_metadata(&routed)? {
@@ -99,7 +94,6 @@ fn encode(
         About::Config => rename_config(message, model, &|triton| {
             logical_name(worker, routed, triton)
         }),
-        About::Statistics => rename_statistics(message, model, version),
     }
 }
 
@@ -171,7 +165,7 @@ async fn collect(
         &mut last,
         Some((&routed.version.backend_model, &routed.model.name)),
     );
-    let mut refusal = answer_head();
+    let mut refusal = bare_head();
     refusal.headers_mut().extend(last);
     client.head(refusal, true)?;
     Ok(None)

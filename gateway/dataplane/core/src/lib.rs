@@ -5,6 +5,7 @@
 
 mod allow;
 mod answer;
+mod ask;
 mod client;
 mod client_certificate;
 mod cold;
@@ -33,6 +34,7 @@ mod routed;
 mod runners;
 mod settings;
 mod shared;
+mod statistics;
 mod status;
 mod stream;
 mod tls;

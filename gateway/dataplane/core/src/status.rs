@@ -12,7 +12,8 @@ pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status"
 pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 pub(crate) const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 pub(crate) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-const OPENED: HeaderValue = HeaderValue::from_static("identity,deflate,gzip");
+/// What may come compressed, as Triton writes it.
+const OPENED: HeaderValue = HeaderValue::from_static("identity, deflate, gzip");
 
 /// The status codes of gRPC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +97,7 @@ impl Status {
 
     /// An answer that is nothing but this status: one HEADERS frame that ends the stream.
     pub(crate) fn trailers_only(&self) -> Response<()> {
-        let mut response = answer_head();
+        let mut response = bare_head();
         let headers = response.headers_mut();
         self.put(headers);
         if self.code == Code::Unimplemented as u8 {
@@ -151,8 +152,15 @@ pub(crate) fn message_value(text: Bytes) -> HeaderValue {
     HeaderValue::from_maybe_shared(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// The head of an answer that we make ourselves.
+/// The head of an answer that we make ourselves and that has messages.
 pub(crate) fn answer_head() -> Response<()> {
+    let mut response = bare_head();
+    response.headers_mut().insert(GRPC_ACCEPT_ENCODING, OPENED);
+    response
+}
+
+/// The head of an answer that is nothing but a status.
+pub(crate) fn bare_head() -> Response<()> {
     let mut response = Response::new(());
     *response.version_mut() = Version::HTTP_2;
     response.headers_mut().insert(CONTENT_TYPE, GRPC);

@@ -189,22 +189,6 @@ async fn a_refused_config_passes() {
     );
 }
 
-/// Statistics are of one model.
-#[tokio::test]
-async fn statistics_need_a_name() {
-    let (backend, gateway) = one().await;
-    let path = format!("{SERVICE}/ModelStatistics");
-
-    assert_eq!(12, ask(&gateway, &path, b"").await.0);
-    let (code, message) = ask(&gateway, &path, &request("digits", "", 0)).await;
-    let entry = Fields::new(&message).next().unwrap().unwrap().payload;
-    assert_eq!(
-        (0, vec!["digits".to_owned()], vec!["1".to_owned()]),
-        (code, texts(entry, 1), texts(entry, 2))
-    );
-    assert_eq!(1, backend.seen().len());
-}
-
 /// What is closed names the key that opens it; opened, it goes to the one backend as it is.
 #[tokio::test]
 async fn closed_calls_name_their_key() {

@@ -266,12 +266,23 @@ async fn what_a_backend_leaves_out_is_told() {
     for (what, code) in [
         ("no-trailers", 2),
         ("cut", 13),
+        ("empty", 13),
+        ("nothing", 13),
+        ("twice", 13),
+        ("http=400", 13),
+        ("http=403", 7),
+        ("http=429", 14),
+        ("http=502", 14),
+        ("http=504", 14),
+        ("http=500", 2),
         ("http=503", 14),
         ("http=404", 12),
         ("http=401", 16),
         ("reset=8", 1),
         ("reset=11", 8),
         ("reset=2", 13),
+        ("reset=0", 13),
+        ("reset=12", 7),
     ] {
         let answer = client.infer("digits", &[("x-do", what)]).await;
 
@@ -428,7 +439,7 @@ async fn an_unknown_encoding_is_unimplemented() {
 
     assert_eq!(12, answer.code());
     assert_eq!(
-        "identity,deflate,gzip",
+        "identity, deflate, gzip",
         answer.headers["grpc-accept-encoding"]
     );
 }

@@ -5,6 +5,7 @@
 //! - [`names`]: the model name and version of a request, whole or in pieces.
 //! - [`params`]: the parameters of a request.
 //! - [`rewrite`]: names put in by appending, answers with repeated names re-encoded.
+//! - [`statistics`]: what several backends counted for one version, added up.
 //! - [`stream`]: what must be seen of a `ModelStreamInferResponse`.
 //! - [`local`]: requests and answers of the calls that the gateway answers itself.
 //! - [`encode`]: the small protobuf writers under both.
@@ -26,6 +27,7 @@ pub mod local;
 pub mod names;
 pub mod params;
 pub mod rewrite;
+pub mod statistics;
 pub mod stream;
 pub mod text;
 pub mod timeout;

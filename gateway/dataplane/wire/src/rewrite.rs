@@ -96,26 +96,6 @@ fn config_message(
     Ok(out)
 }
 
-/// A `ModelStatisticsResponse` with each entry of `model_stats` under these names.
-///
-/// # Errors
-/// The message is malformed.
-pub fn rename_statistics(msg: &[u8], logical: &str, version: &str) -> Result<Bytes, Malformed> {
-    const MODEL_STATS: u32 = 1;
-    let tail = names_tail(logical, version);
-    map_fields(msg, MODEL_STATS, &|stats| {
-        let mut out = tail.to_vec();
-        for field in Fields::new(stats) {
-            let field = field?;
-            if !field.is(1) && !field.is(2) {
-                out.extend_from_slice(field.raw);
-            }
-        }
-        Ok(out)
-    })
-    .map(Bytes::from)
-}
-
 type Map<'m> = dyn Fn(&[u8]) -> Result<Vec<u8>, Malformed> + 'm;
 
 /// Copy a message, with the payload of every length-delimited field `number` passed through `map`.
@@ -202,24 +182,10 @@ mod tests {
     }
 
     #[test]
-    fn every_entry_of_statistics_is_renamed() {
-        let entry = |name: &[u8], version: &[u8]| message(&[(1, name), (2, version), (6, b"s")]);
-        let msg = message(&[(1, &entry(b"t", b"1")), (1, &entry(b"t", b"2"))]);
-
-        let renamed = rename_statistics(&msg, "m", "7").unwrap();
-
-        assert_eq!(
-            message(&[(1, &entry(b"m", b"7")), (1, &entry(b"m", b"7"))]),
-            renamed
-        );
-    }
-
-    #[test]
     fn malformed_messages_are_refused_at_every_depth() {
         let nested = message(&[(1, &message(&[(15, &message(&[(1, b"\x0a\x7f")]))]))]);
 
         assert!(rename_config(&nested, "m", &|_| None).is_err());
         assert!(rename_metadata(b"\x0a\x7f", "m", &[]).is_err());
-        assert!(rename_statistics(&message(&[(1, b"\x0b")]), "m", "").is_err());
     }
 }

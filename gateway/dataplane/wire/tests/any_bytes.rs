@@ -2,15 +2,17 @@
 
 #![allow(clippy::unwrap_used)]
 
+use bytes::Bytes;
 use stagegate_wire::fields::Fields;
 use stagegate_wire::inflate::{inflate, Encoding};
 use stagegate_wire::local::{health_service, index_wants_ready, reflection_request};
-use stagegate_wire::rewrite::{rename_config, rename_metadata, rename_statistics};
+use stagegate_wire::rewrite::{rename_config, rename_metadata};
+use stagegate_wire::statistics::{entries, put_entry};
 use stagegate_wire::text::{
     decode_message, encode_message, replace_name, rewrite_message, MAX_TEXT,
 };
 use stagegate_wire::timeout::{format_grpc_timeout, parse_grpc_timeout};
-use stagegate_wire::{encode, stream};
+use stagegate_wire::{encode, stream, Malformed};
 
 /// A small generator, so that runs repeat: xorshift64*.
 struct Random(u64);
@@ -55,6 +57,14 @@ impl Random {
     }
 }
 
+/// The statistics of a version from one message, and from the same twice.
+fn statistics(msg: &[u8]) -> Result<Bytes, Malformed> {
+    let mut out = Vec::new();
+    put_entry(&mut out, "m", "1", &[msg])?;
+    put_entry(&mut out, "m", "2", &[msg, msg])?;
+    Ok(out.into())
+}
+
 fn is_message(bytes: &[u8]) -> bool {
     Fields::new(bytes).all(|field| field.is_ok())
 }
@@ -69,7 +79,7 @@ fn no_message_makes_a_reader_panic_and_what_is_renamed_is_a_message() {
         let renamed = [
             rename_metadata(&msg, "m", &["1", "2"]),
             rename_config(&msg, "m", &rename),
-            rename_statistics(&msg, "m", "1"),
+            statistics(&msg),
         ];
 
         assert_eq!(is_message(&msg), renamed[0].is_ok());
@@ -80,6 +90,7 @@ fn no_message_makes_a_reader_panic_and_what_is_renamed_is_a_message() {
         let _ = (
             stream::peek(&msg),
             stream::request_id(&msg),
+            entries(&Bytes::from(msg.clone())),
             reflection_request(&msg),
         );
         let _ = (health_service(&msg), index_wants_ready(&msg));

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use stagegate_wire::encode::put_len;
+use stagegate_wire::encode::{put_len, put_number};
 use stagegate_wire::names::scan_message;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -29,6 +29,8 @@ pub struct Seen {
 #[derive(Default)]
 struct State {
     seen: Mutex<Vec<Seen>>,
+    /// Triton's names of the models that it has statistics of.
+    models: Mutex<Vec<String>>,
     cancelled: AtomicUsize,
     connections: AtomicUsize,
     refused: AtomicBool,
@@ -57,6 +59,15 @@ impl Backend {
 
     pub fn address(&self) -> String {
         self.address.to_string()
+    }
+
+    /// Have statistics of this model.
+    pub fn has(&self, triton_name: &str) {
+        self.state
+            .models
+            .lock()
+            .unwrap()
+            .push(triton_name.to_owned());
     }
 
     pub fn seen(&self) -> Vec<Seen> {
@@ -114,7 +125,7 @@ async fn serve(tcp: TcpStream, state: Arc<State>) {
     let mut going = false;
     loop {
         tokio::select! {
-            () = &mut stop => return,
+            () = &mut stop => break,
             () = &mut goaway, if !going => {
                 going = true;
                 h2.graceful_shutdown();
@@ -162,10 +173,24 @@ async fn answer(state: Arc<State>, request: Request<RecvStream>, mut respond: Se
     state.seen.lock().unwrap().push(seen);
     if path.ends_with("ModelStatistics") {
         let mut statistics = Vec::new();
-        put_len(&mut statistics, 1, &message_for(&body));
+        let asked = scan_message(&body[5..]).unwrap().model;
+        for model in state.models.lock().unwrap().iter() {
+            if asked.is_empty() || asked == model.as_bytes() {
+                put_len(&mut statistics, 1, &counted(model));
+            }
+        }
         return reply(&mut respond, &statistics, &what).await;
     }
     act(&state, respond, &body, &what).await;
+}
+
+/// `ModelStatistics` of a model that answered three requests.
+fn counted(model: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_len(&mut out, 1, model.as_bytes());
+    put_len(&mut out, 2, b"1");
+    put_number(&mut out, 4, 3);
+    out
 }
 
 async fn act(state: &State, mut respond: SendResponse<Bytes>, body: &Bytes, what: &str) {
@@ -234,6 +259,16 @@ async fn reply(respond: &mut SendResponse<Bytes>, message: &[u8], what: &str) {
             .insert("grpc-encoding", HeaderValue::from_static("gzip"));
         bytes = framed(&gzip(&message));
         bytes[0] = 1;
+    }
+    match what {
+        "empty" => {
+            head.headers_mut().extend(trailers("0"));
+            respond.send_response(head, true).unwrap();
+            return;
+        }
+        "nothing" => bytes.clear(),
+        "twice" => bytes = [&bytes[..], &bytes].concat(),
+        _ => {}
     }
     let mut send = respond.send_response(head, false).unwrap();
     for chunk in bytes.chunks(if what == "split" { 1 } else { 16 << 10 }) {
