@@ -101,7 +101,7 @@ async fn ask(
 /// The one message of an answer, or the status that it ended with instead.
 async fn whole(worker: &Worker, response: Response<RecvStream>, backend: &str) -> Answered {
     let (head, body) = accept_head(response, backend)?;
-    let mut reader = Reader::new(body, Caps::of(&worker.shared.settings));
+    let mut reader = Reader::new(body, Caps::of(&worker.limits()));
     let mut message = None;
     loop {
         match poll_fn(|cx| reader.poll_message(head.headers(), cx)).await {
