@@ -8,6 +8,8 @@ from router.traffic.table import Delta, Snapshot
 
 __all__ = [
     "BUCKET_BOUNDS_US",
+    "SHADOW_RESULTS",
+    "UNCOMPARED",
     "VERSION",
     "ArmCounters",
     "BackendCounters",
@@ -16,6 +18,8 @@ __all__ = [
     "Event",
     "Explanation",
     "QueueCounters",
+    "ShadowCounters",
+    "ShadowPair",
     "StreamCounters",
     "check_backend_tls",
     "check_tls",
@@ -24,6 +28,8 @@ __all__ = [
 
 VERSION: Final[str]
 BUCKET_BOUNDS_US: Final[tuple[int, ...]]
+SHADOW_RESULTS: Final[tuple[str, ...]]
+UNCOMPARED: Final[tuple[str, ...]]
 
 @final
 class Core:
@@ -32,6 +38,8 @@ class Core:
     def inference_port(self) -> int: ...
     def event_fd(self) -> int: ...
     def drain_events(self) -> list[Event]: ...
+    def shadow_fd(self) -> int: ...
+    def drain_shadows(self, most: int) -> list[ShadowPair]: ...
     def publish(self, snapshot: Snapshot) -> None: ...
     def publish_delta(self, delta: Delta) -> None: ...
     def set_ready(self, ready: bool) -> None: ...
@@ -158,6 +166,51 @@ class StreamCounters:
     def inter_sum_us(self) -> int: ...
 
 @final
+class ShadowCounters:
+    def __new__(
+        cls, model: str, version: str, shadow: str, results: tuple[int, ...], uncompared: tuple[int, ...]
+    ) -> ShadowCounters: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def shadow(self) -> str: ...
+    @property
+    def results(self) -> tuple[int, ...]: ...
+    @property
+    def uncompared(self) -> tuple[int, ...]: ...
+
+@final
+class ShadowPair:
+    def __new__(
+        cls,
+        model: str,
+        version: str,
+        shadow: str,
+        shadow_version: str,
+        request: str,
+        primary: bytes,
+        copy: bytes,
+    ) -> ShadowPair: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def shadow(self) -> str: ...
+    @property
+    def shadow_version(self) -> str: ...
+    @property
+    def request(self) -> str: ...
+    @property
+    def primary(self) -> bytes: ...
+    @property
+    def copy(self) -> bytes: ...
+
+@final
 class Counters:
     def __new__(
         cls,
@@ -170,6 +223,7 @@ class Counters:
         events_dropped: int,
         messages_received: int,
         messages_sent: int,
+        shadows: tuple[ShadowCounters, ...],
     ) -> Counters: ...
     def __eq__(self, other: object, /) -> bool: ...
     @property
@@ -190,6 +244,8 @@ class Counters:
     def messages_received(self) -> int: ...
     @property
     def messages_sent(self) -> int: ...
+    @property
+    def shadows(self) -> tuple[ShadowCounters, ...]: ...
 
 @final
 class Explanation:

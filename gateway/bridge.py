@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 from gateway._dataplane import (
     BUCKET_BOUNDS_US,
+    SHADOW_RESULTS,
+    UNCOMPARED,
     VERSION,
     ArmCounters,
     BackendCounters,
@@ -21,6 +23,8 @@ from gateway._dataplane import (
     Event,
     Explanation,
     QueueCounters,
+    ShadowCounters,
+    ShadowPair,
     StreamCounters,
     check_backend_tls,
     check_tls,
@@ -30,6 +34,8 @@ from router.traffic.table import Delta, Snapshot
 
 __all__ = [
     "BUCKET_BOUNDS_US",
+    "SHADOW_RESULTS",
+    "UNCOMPARED",
     "VERSION",
     "ArmCounters",
     "BackendCounters",
@@ -39,6 +45,8 @@ __all__ = [
     "Explanation",
     "QueueCounters",
     "Settings",
+    "ShadowCounters",
+    "ShadowPair",
     "StreamCounters",
     "check_backend_tls",
     "check_tls",
@@ -77,6 +85,11 @@ class Settings:
         tls_cert: certificate chain in PEM, b"" for plaintext.
         tls_key: its private key in PEM.
         tls_client_ca: certificates in PEM that those of clients must lead to, b"" where they need none.
+        shadow_queue: copies for shadows that wait in one thread.
+        shadow_concurrency: copies for shadows that one thread has under way.
+        shadow_bytes: bytes of requests and answers that the copies of one thread hold.
+        shadow_deadline_ms: time that a copy may take, waiting included.
+        shadow_lag_ms: how late a thread may be before it gives its copies up.
     """
 
     host: str = "127.0.0.1"
@@ -104,6 +117,11 @@ class Settings:
     tls_cert: bytes = b""
     tls_key: bytes = field(default=b"", repr=False)
     tls_client_ca: bytes = b""
+    shadow_queue: int = 256
+    shadow_concurrency: int = 16
+    shadow_bytes: int = 16 << 20
+    shadow_deadline_ms: int = 10_000
+    shadow_lag_ms: int = 50
 
 
 class DataPlane:
@@ -191,17 +209,18 @@ class DataPlane:
             events = self._core.drain_events()
             if events:
                 return tuple(_event(event) for event in events)
-            await self._readable()
+            await _readable(self._core.event_fd())
 
-    async def _readable(self) -> None:
-        loop = asyncio.get_running_loop()
-        readable = asyncio.Event()
-        descriptor = self._core.event_fd()
-        loop.add_reader(descriptor, readable.set)
-        try:
-            await readable.wait()
-        finally:
-            loop.remove_reader(descriptor)
+    async def shadow_pairs(self, most: int) -> Sequence[ShadowPair]:
+        """Wait for answers of shadows, and return at most so many. One caller at a time; may be cancelled.
+
+        What nobody fetches is bounded, and what does not fit is counted and given up.
+        """
+        while True:
+            pairs = self._core.drain_shadows(most)
+            if pairs:
+                return pairs
+            await _readable(self._core.shadow_fd())
 
     def usage(self) -> Sequence[VersionUse]:
         """Use of every version that had a request: begun, in flight and waiting, over all arms."""
@@ -250,6 +269,16 @@ class DataPlane:
     def stop(self) -> None:
         """Close everything and wait for the threads to end. Idempotent."""
         self._core.stop()
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(descriptor)
 
 
 def _event(event: Event) -> DataPlaneEvent:

@@ -93,6 +93,15 @@ class BucketRunSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowSpec:
+    """One target of copies; `sample` is the share that is copied, in hundredths of a percent."""
+
+    name: str
+    version: str
+    sample: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One logical model.
 
@@ -111,6 +120,7 @@ class ModelSpec:
             arm in one piece.
         rules: they come before the buckets; the first that fits wins.
         arm_header: whether the request header `stagegate-arm` names the arm.
+        shadows: who gets copies of what the split answers; no name of an arm is among theirs.
     """
 
     name: str
@@ -125,6 +135,7 @@ class ModelSpec:
     buckets: tuple[BucketRunSpec, ...] = ()
     rules: tuple[MatchRuleSpec, ...] = ()
     arm_header: bool = False
+    shadows: tuple[ShadowSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

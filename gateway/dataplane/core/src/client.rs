@@ -15,6 +15,7 @@ use crate::deadline::Deadline;
 use crate::download::Rest;
 use crate::joined::Joined;
 use crate::message::Message;
+use crate::shadow::Capture;
 use crate::status::{answer_head, Status};
 use crate::upload::Upload;
 use crate::worker::Worker;
@@ -113,6 +114,8 @@ pub(crate) struct Client {
     pub(crate) rest: Option<Rest>,
     /// How long the client may leave an answer untaken.
     pub(crate) patience: Duration,
+    /// What is kept for shadows, where they get a copy of this call.
+    pub(crate) capture: Option<Box<Capture>>,
 }
 
 impl Client {
@@ -135,6 +138,7 @@ impl Client {
             upload: None,
             rest: None,
             patience: worker.limits().answer_timeout,
+            capture: None,
         }
     }
 

@@ -14,6 +14,7 @@ use crate::events::Events;
 use crate::limits::Limits;
 use crate::listen::{self, Acceptor};
 use crate::settings::Settings;
+use crate::shadow::Pairs;
 use crate::shared::{MostConnections, Shared};
 use crate::tls::{BackendTls, ServerTls, TlsState};
 use crate::worker::{self, Command, WorkerHandle};
@@ -48,6 +49,7 @@ impl Dataplane {
             settings,
             published,
             events: Arc::new(Events::new()?),
+            pairs: Pairs::new()?,
             ready: watch::Sender::new(false),
             draining: false.into(),
             connections: 0.into(),
@@ -78,6 +80,12 @@ impl Dataplane {
     #[must_use]
     pub fn events(&self) -> &Arc<Events> {
         &self.shared.events
+    }
+
+    /// Answers of shadows beside those that clients got, for the control plane to compare.
+    #[must_use]
+    pub fn pairs(&self) -> &Pairs {
+        &self.shared.pairs
     }
 
     /// What `ServerReady` and the health service say.

@@ -17,6 +17,7 @@ use crate::framer::{Caps, Framer};
 use crate::headers;
 use crate::joined::Joined;
 use crate::routed::Routed;
+use crate::shadow::Capture;
 use crate::status::{message_value, parse_code, Code, Status, GRPC, GRPC_MESSAGE, GRPC_STATUS};
 use crate::worker::Worker;
 
@@ -70,6 +71,9 @@ pub(crate) fn begin(
     let caps = Caps::of(&worker.limits());
     let framer = Framer::new(rename.tail.clone(), head.headers(), caps);
     mark(head.headers_mut(), worker, routed);
+    if let Some(capture) = &mut client.capture {
+        capture.answer_begins(head.headers());
+    }
     client.head(head, false)?;
     client.rest = Some(Rest::new(body, framer, client.patience));
     Ok(None)
@@ -104,7 +108,7 @@ pub(crate) async fn finish(
     names: Option<(&str, &str)>,
 ) -> Result<u8, Failure> {
     let trailers = client.wait(|client, cx| match &mut client.rest {
-        Some(rest) => rest.poll(&mut client.answer, backend, cx),
+        Some(rest) => rest.poll(&mut client.answer, &mut client.capture, backend, cx),
         None => Poll::Ready(Err(Failure::Gone)),
     });
     let trailers = trailers.await??;
@@ -156,6 +160,7 @@ impl Rest {
     fn poll(
         &mut self,
         answer: &mut Answer,
+        capture: &mut Option<Box<Capture>>,
         backend: &str,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<HeaderMap>, Failure>> {
@@ -177,7 +182,12 @@ impl Rest {
             }
             self.release();
             match ready!(self.body.poll_data(cx)) {
-                Some(Ok(data)) => (self.taken, self.data) = (data.len(), data),
+                Some(Ok(data)) => {
+                    if let Some(capture) = capture {
+                        capture.answer_goes_on(&data);
+                    }
+                    (self.taken, self.data) = (data.len(), data);
+                }
                 Some(Err(error)) => {
                     return Poll::Ready(Err(Status::of_upstream_error(&error, backend).into()))
                 }

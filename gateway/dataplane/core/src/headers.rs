@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{
-    HeaderName, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, TRANSFER_ENCODING, UPGRADE,
+    HeaderName, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue};
 use stagegate_wire::timeout::{format_grpc_timeout, parse_grpc_timeout};
@@ -14,6 +15,7 @@ pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeou
 pub(crate) const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 pub(crate) const VERSION: HeaderName = HeaderName::from_static("stagegate-version");
 pub(crate) const ARM: HeaderName = HeaderName::from_static("stagegate-arm");
+pub(crate) const SHADOW: HeaderName = HeaderName::from_static("stagegate-shadow");
 pub(crate) const REQUEST: HeaderName = HeaderName::from_static("stagegate-request");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 /// Time after which a deadline that was just set is no longer the usual one.
@@ -88,6 +90,13 @@ pub(crate) fn for_backend(headers: &mut HeaderMap) {
     // The gRPC specification demands it of clients, so a backend may insist on it.
     if headers.get(TE).is_none_or(|te| te != TRAILERS) {
         headers.insert(TE, TRAILERS);
+    }
+}
+
+/// Take what says who the client is, and proves it, out of the headers of a copy.
+pub(crate) fn without_credentials(headers: &mut HeaderMap) {
+    for name in [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE] {
+        headers.remove(name);
     }
 }
 
@@ -193,6 +202,21 @@ mod tests {
         for_backend(&mut headers);
 
         assert_eq!(map(&[("x-mine", "kept"), ("te", "trailers")]), headers);
+    }
+
+    #[test]
+    fn a_copy_has_no_credentials() {
+        let mut headers = map(&[
+            ("authorization", "Bearer a"),
+            ("authorization", "Basic b"),
+            ("proxy-authorization", "c"),
+            ("cookie", "d=e"),
+            ("x-mine", "kept"),
+        ]);
+
+        without_credentials(&mut headers);
+
+        assert_eq!(map(&[("x-mine", "kept")]), headers);
     }
 
     #[test]

@@ -17,7 +17,6 @@ use crate::status::{Code, Status};
 
 /// Messages beyond this are sent on as soon as their names are known.
 const WHOLE: usize = 64 << 10;
-/// Messages up to this are kept, so that they can be sent a second time.
 /// Messages up to this fit the client's window: their bytes are given back when they were sent on.
 const FITS_WINDOW: usize = 1 << 20;
 
@@ -183,6 +182,15 @@ impl Message {
     /// All of it in one piece, where it is small and complete.
     pub(crate) fn small(&self, limit: usize) -> Option<&Bytes> {
         (self.more.is_empty() && self.have == self.len && self.len <= limit).then_some(&self.first)
+    }
+
+    /// All of it in one piece, where it was kept and read to its end.
+    pub(crate) fn complete(&mut self) -> Option<Bytes> {
+        if !self.is_kept() || self.have < self.len {
+            return None;
+        }
+        self.join();
+        Some(self.first.clone())
     }
 
     /// The piece of that number; they are to be asked for in order. `None` after the last.

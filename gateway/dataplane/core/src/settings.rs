@@ -53,6 +53,16 @@ pub struct Settings {
     pub tls_key: Secret,
     /// Certificates in PEM that those of clients must lead to; empty where clients need none.
     pub tls_client_ca: Vec<u8>,
+    /// Copies for shadows that wait in one thread.
+    pub shadow_queue: usize,
+    /// Copies for shadows that one thread has under way.
+    pub shadow_concurrency: usize,
+    /// Bytes of requests and answers that the copies of one thread hold.
+    pub shadow_bytes: usize,
+    /// Time that a copy may take, waiting included, in milliseconds.
+    pub shadow_deadline_ms: u64,
+    /// How late a thread may be before it gives its copies up, in milliseconds.
+    pub shadow_lag_ms: u64,
 }
 
 /// Bytes that are not shown.
@@ -93,6 +103,11 @@ impl Default for Settings {
             tls_cert: Vec::new(),
             tls_key: Secret::default(),
             tls_client_ca: Vec::new(),
+            shadow_queue: 256,
+            shadow_concurrency: 16,
+            shadow_bytes: 16 << 20,
+            shadow_deadline_ms: 10_000,
+            shadow_lag_ms: 50,
         }
     }
 }

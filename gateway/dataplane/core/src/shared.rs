@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::allow::Allow;
 use crate::events::Events;
 use crate::settings::Settings;
+use crate::shadow::Pairs;
 use crate::tls::TlsState;
 
 /// Shared by the handle, the acceptor and the workers.
@@ -21,6 +22,8 @@ pub(crate) struct Shared {
     pub(crate) allow: Allow,
     pub(crate) published: Arc<Published>,
     pub(crate) events: Arc<Events>,
+    /// Answers of shadows beside those that clients got, to be compared.
+    pub(crate) pairs: Pairs,
     /// Whether health answers say "serving"; watchers wake when it changes.
     pub(crate) ready: watch::Sender<bool>,
     pub(crate) draining: AtomicBool,

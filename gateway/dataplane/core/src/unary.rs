@@ -9,6 +9,7 @@ use crate::exchange::{exchange, Ask};
 use crate::headers;
 use crate::message;
 use crate::routed::{Count, Routed};
+use crate::shadow;
 use crate::status::Status;
 use crate::worker::Worker;
 
@@ -20,6 +21,9 @@ pub(crate) async fn infer(worker: &Worker, client: &mut Client) -> Result<(), Fa
     }
     let (mut routed, mut count) = route(worker, client)?;
     let outcome = answer(worker, client, &mut routed).await;
+    if let Some(capture) = client.capture.take() {
+        shadow::offer(worker, client, *capture, &routed, &outcome);
+    }
     let now = client.answered.unwrap_or_else(Instant::now);
     match &outcome {
         Ok(code) => count.end(*code, now),
@@ -80,6 +84,9 @@ pub(crate) fn usual_deadline(worker: &Worker, started: Instant) -> Option<Instan
 
 async fn answer(worker: &Worker, client: &mut Client, routed: &mut Routed) -> Result<u8, Failure> {
     cold::ready_for(worker, client, routed).await?;
+    if !routed.model.shadows.is_empty() {
+        client.capture = shadow::sample(worker, client, routed);
+    }
     let version = &routed.version;
     let ask = Ask {
         tail: &version.request_tail,

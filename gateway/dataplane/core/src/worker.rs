@@ -20,6 +20,7 @@ use crate::headers::Timeouts;
 use crate::limits::Limits;
 use crate::pool::Pool;
 use crate::runners::Runners;
+use crate::shadow::{self, Shadows};
 use crate::shared::{Admitted, Load, Shared};
 use crate::token::{Draws, Tokens};
 
@@ -57,6 +58,7 @@ pub(crate) struct Worker {
     pub(crate) timeouts: Timeouts,
     pub(crate) teller: Teller,
     pub(crate) totals: Arc<ThreadTotals>,
+    pub(crate) shadows: Shadows,
     reader: RefCell<Reader>,
     counters: RefCell<ThreadCounters>,
     connections: RefCell<Vec<Weak<Control>>>,
@@ -80,6 +82,7 @@ impl Worker {
             teller,
             totals,
             runners: Runners::default(),
+            shadows: Shadows::new(&shared.settings),
             deadlines: Rc::new(Deadlines::new()),
             draws: Draws::new(),
             tokens: Tokens::new(),
@@ -177,6 +180,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     let deadlines = Rc::clone(&worker.deadlines);
     tokio::task::spawn_local(async move { deadlines.drive().await });
     tokio::task::spawn_local(keep_house(Rc::clone(&worker)));
+    tokio::task::spawn_local(shadow::drive(Rc::clone(&worker)));
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Accept(tcp, admitted) => {

@@ -12,7 +12,7 @@ use stagegate_wire::names::Names;
 use stagegate_wire::params::{put, Value};
 
 use crate::mirror::read;
-use crate::values::{tuple, Counters, Event, Explanation};
+use crate::values::{tuple, Counters, Event, Explanation, ShadowPair};
 
 /// A running data plane. Its threads live until `stop`, or until it is collected.
 #[pyclass(frozen, module = "gateway._dataplane")]
@@ -107,6 +107,21 @@ impl Core {
             .drain()
             .into_iter()
             .map(event)
+            .collect())
+    }
+
+    /// A descriptor that is readable while there are answers of shadows to compare.
+    fn shadow_fd(&self) -> PyResult<i32> {
+        Ok(self.plane()?.pairs().fd())
+    }
+
+    /// Take at most so many answers of shadows, each with the client's.
+    fn drain_shadows(&self, py: Python<'_>, most: usize) -> PyResult<Vec<ShadowPair>> {
+        let plane = self.plane()?;
+        let pairs = py.detach(|| plane.pairs().take(most));
+        Ok(pairs
+            .into_iter()
+            .map(|pair| ShadowPair::new(py, pair))
             .collect())
     }
 

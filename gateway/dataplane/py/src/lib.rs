@@ -38,20 +38,25 @@ mod extension {
     use super::struct_fields;
     #[pymodule_export]
     use super::values::{
-        ArmCounters, BackendCounters, Counters, Event, Explanation, QueueCounters, StreamCounters,
+        ArmCounters, BackendCounters, Counters, Event, Explanation, QueueCounters, ShadowCounters,
+        ShadowPair, StreamCounters,
     };
     #[pymodule_export]
     const VERSION: &str = env!("CARGO_PKG_VERSION");
 
     use pyo3::prelude::*;
     use pyo3::types::PyTuple;
-    use stagegate_table::counters::BOUNDS_MICROS;
+    use stagegate_table::counters::{ShadowResult, Uncompared, BOUNDS_MICROS};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add(
             "BUCKET_BOUNDS_US",
             PyTuple::new(module.py(), BOUNDS_MICROS)?,
-        )
+        )?;
+        let results = ShadowResult::ALL.map(ShadowResult::word);
+        module.add("SHADOW_RESULTS", PyTuple::new(module.py(), results)?)?;
+        let uncompared = Uncompared::ALL.map(Uncompared::word);
+        module.add("UNCOMPARED", PyTuple::new(module.py(), uncompared)?)
     }
 }

@@ -9,7 +9,7 @@ use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyString, PyTuple};
 use stagegate_core::{Secret, Settings};
 use stagegate_table::spec::{
     ArmSpec, BackendSpec, BucketRunSpec, ConditionSpec, Delta, MatchRuleSpec, ModelSpec,
-    PointerSpec, Snapshot, VersionSpec,
+    PointerSpec, ShadowSpec, Snapshot, VersionSpec,
 };
 
 /// What is wrong with a value, and where in the struct it stands.
@@ -117,12 +117,13 @@ mirrors! {
     VersionSpec { version, state, backends, backend_model, backend_version, reason, metadata }
     PointerSpec { kind, name, version }
     ArmSpec { name, version, weight }
+    ShadowSpec { name, version, sample }
     ConditionSpec { kind, name, value }
     MatchRuleSpec { conditions, arm }
     BucketRunSpec { arm, length }
     ModelSpec {
         name, versions, pointers, arms, split_reference, deadline_ms, unroutable, sticky, salt,
-        buckets, rules, arm_header,
+        buckets, rules, arm_header, shadows,
     }
     Snapshot { revision, backends, models }
     Delta {
@@ -134,6 +135,7 @@ mirrors! {
         handshake_timeout_ms, idle_timeout_ms, inflate_ratio, allow, server_name, server_version,
         replay, answer_timeout_ms, resets_per_second, connections_per_address, max_connection_age_ms,
         tls_cert, tls_key, tls_client_ca,
+        shadow_queue, shadow_concurrency, shadow_bytes, shadow_deadline_ms, shadow_lag_ms,
     }
 }
 
@@ -241,6 +243,7 @@ lists!(
     ConditionSpec,
     MatchRuleSpec,
     BucketRunSpec,
+    ShadowSpec,
     ModelSpec
 );
 

@@ -4,7 +4,7 @@
 #![allow(clippy::too_many_arguments)]
 
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyBytes, PyTuple};
 use stagegate_table::counters::{self, Buckets};
 
 macro_rules! values {
@@ -81,6 +81,28 @@ values! {
         inter_sum_us: u64,
     }
 
+    /// Copies of one model, version and shadow. `results` has a number for each of `SHADOW_RESULTS`,
+    /// `uncompared` one for each of `UNCOMPARED`.
+    ShadowCounters {
+        model: String,
+        version: String,
+        shadow: String,
+        results: Py<PyTuple>,
+        uncompared: Py<PyTuple>,
+    }
+
+    /// Two answers to one request: the client's, and the shadow's. Each is a serialised
+    /// `ModelInferResponse` as its backend gave it.
+    ShadowPair {
+        model: String,
+        version: String,
+        shadow: String,
+        shadow_version: String,
+        request: String,
+        primary: Py<PyBytes>,
+        copy: Py<PyBytes>,
+    }
+
     /// All counters at one moment.
     Counters {
         revision: u64,
@@ -92,6 +114,7 @@ values! {
         events_dropped: u64,
         messages_received: u64,
         messages_sent: u64,
+        shadows: Py<PyTuple>,
     }
 
     /// How a request would be answered. `code` is 0 where it resolves, else a gRPC status code.
@@ -150,6 +173,7 @@ impl Counters {
             events_dropped: read.events_dropped,
             messages_received: read.messages_received,
             messages_sent: read.messages_sent,
+            shadows: tuple_of(py, read.shadows, |shadow| shadow_counters(py, shadow))?,
         })
     }
 }
@@ -199,4 +223,28 @@ fn stream_counters(py: Python<'_>, stream: counters::StreamCounters) -> PyResult
         inter_buckets: buckets(py, &stream.inter)?,
         inter_sum_us: stream.inter.sum_micros,
     })
+}
+
+fn shadow_counters(py: Python<'_>, shadow: counters::ShadowCounters) -> PyResult<ShadowCounters> {
+    Ok(ShadowCounters {
+        model: shadow.model,
+        version: shadow.version,
+        shadow: shadow.shadow,
+        results: tuple(py, shadow.totals.results)?,
+        uncompared: tuple(py, shadow.totals.uncompared)?,
+    })
+}
+
+impl ShadowPair {
+    pub(crate) fn new(py: Python<'_>, pair: stagegate_core::Pair) -> Self {
+        Self {
+            model: pair.model,
+            version: pair.version,
+            shadow: pair.shadow,
+            shadow_version: pair.shadow_version,
+            request: pair.request,
+            primary: PyBytes::new(py, &pair.primary).unbind(),
+            copy: PyBytes::new(py, &pair.copy).unbind(),
+        }
+    }
 }

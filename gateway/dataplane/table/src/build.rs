@@ -13,9 +13,9 @@ use crate::assign::{Assignment, Given};
 use crate::backends::ByName;
 use crate::cell::{ArmCell, ModelCell, VersionCell};
 use crate::grammar::{is_model_name, is_reference, Reference};
-use crate::model::{Arm, Model, Pointer, State, Version, LINEAR};
+use crate::model::{Arm, Model, Pointer, Shadow, State, Version, LINEAR};
 use crate::pick::RefKind;
-use crate::spec::{ArmSpec, ModelSpec, PointerSpec, VersionSpec};
+use crate::spec::{ArmSpec, ModelSpec, PointerSpec, ShadowSpec, VersionSpec};
 use crate::{TableError, PINNED, WHOLE};
 
 /// Most bytes of a reason that is kept for clients.
@@ -42,6 +42,7 @@ pub(crate) fn model(
         arms: Box::new([]),
         deadline: (spec.deadline_ms > 0).then(|| Duration::from_millis(spec.deadline_ms)),
         unroutable: cut(&spec.unroutable, MAX_REASON).into(),
+        shadows: Box::new([]),
         cell: old.map_or_else(
             || Arc::new(ModelCell::default()),
             |old| Arc::clone(&old.cell),
@@ -62,6 +63,7 @@ pub(crate) fn model(
         arm_header: spec.arm_header,
     };
     model.assignment = Assignment::build(&model.name, given, &model.arms).map_err(fail)?;
+    model.shadows = shadows(&model, spec.shadows, old).map_err(fail)?;
     if !spec.split_reference.is_empty() {
         let reference = Reference::parse(&spec.split_reference).ok_or_else(|| {
             fail(format!(
@@ -297,4 +299,50 @@ fn arm_header(name: &str) -> Result<HeaderValue, String> {
     value.put_slice(name.as_bytes());
     HeaderValue::from_maybe_shared(value.freeze())
         .map_err(|_| format!("arm name {name:?} cannot be a header value"))
+}
+
+fn shadows(
+    model: &Model,
+    specs: Vec<ShadowSpec>,
+    old: Option<&Arc<Model>>,
+) -> Result<Box<[Shadow]>, String> {
+    let mut shadows: Vec<Shadow> = Vec::with_capacity(specs.len());
+    for spec in specs {
+        let name = spec.name;
+        if model.arm(&name).is_some() || shadows.iter().any(|shadow| *shadow.name == *name) {
+            return Err(format!(
+                "shadow {name:?} has the name of an arm or of another shadow"
+            ));
+        }
+        if name == PINNED {
+            return Err(format!("a shadow cannot be called {PINNED:?}"));
+        }
+        if spec.sample > WHOLE {
+            return Err(format!(
+                "shadow {name:?} samples {} of {WHOLE}",
+                spec.sample
+            ));
+        }
+        let header = arm_header(&name)?;
+        let version = model.version_at(&spec.version).ok_or_else(|| {
+            format!(
+                "shadow {name:?} names version {:?}, which is not there",
+                spec.version
+            )
+        })?;
+        let cell = old.and_then(|old| shadow_cell(old, &name, &spec.version));
+        shadows.push(Shadow {
+            name: name.into(),
+            version,
+            sample: spec.sample,
+            header,
+            cell: cell.unwrap_or_else(|| Arc::new(ArmCell::default())),
+        });
+    }
+    Ok(shadows.into())
+}
+
+fn shadow_cell(old: &Model, name: &str, version: &str) -> Option<Arc<ArmCell>> {
+    let shadow = old.shadow(name)?;
+    (*old.shadow_version(shadow).id == *version).then(|| Arc::clone(&shadow.cell))
 }

@@ -32,7 +32,7 @@ mod siphash;
 pub use assign::{Caller, Decision};
 pub use cell::{ArmCell, ModelCell, VersionCell, Waiting};
 pub use counters::{Counters, Histogram, Series, ThreadCounters};
-pub use model::{Arm, Model, State, Version};
+pub use model::{Arm, Model, Shadow, State, Version};
 pub use pick::{pick, pick_for, Pick, PickError, PickErrorKind, RefKind};
 pub use publish::{Published, Reader};
 pub use table::{Backend, Table};

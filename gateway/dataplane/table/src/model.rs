@@ -93,6 +93,21 @@ pub struct Arm {
     pub cell: Arc<ArmCell>,
 }
 
+/// One target of copies.
+#[derive(Debug)]
+pub struct Shadow {
+    /// The operator's word, which no arm has.
+    pub name: Box<str>,
+    /// Its place in [`Model::versions`].
+    pub version: u32,
+    /// Draws below this are copied; at most [`crate::WHOLE`].
+    pub sample: u32,
+    /// Its name in the metadata of copies.
+    pub header: HeaderValue,
+    /// What lives on when the model is published again.
+    pub cell: Arc<ArmCell>,
+}
+
 /// A movable name of a version, sorted by kind and name.
 #[derive(Debug)]
 pub(crate) struct Pointer {
@@ -122,6 +137,8 @@ pub struct Model {
     pub deadline: Option<Duration>,
     /// Why there are no arms, for the client.
     pub unroutable: Box<str>,
+    /// Who gets copies of what the split answers.
+    pub shadows: Box<[Shadow]>,
     /// What lives on when the model is published again.
     pub cell: Arc<ModelCell>,
     pub(crate) pointers: Box<[Pointer]>,
@@ -149,6 +166,18 @@ impl Model {
     #[must_use]
     pub fn arm_version(&self, arm: &Arm) -> &Arc<Version> {
         &self.versions[arm.version as usize]
+    }
+
+    /// The shadow of that name.
+    #[must_use]
+    pub fn shadow(&self, name: &str) -> Option<&Shadow> {
+        self.shadows.iter().find(|shadow| *shadow.name == *name)
+    }
+
+    /// The version that a shadow of this model names.
+    #[must_use]
+    pub fn shadow_version(&self, shadow: &Shadow) -> &Arc<Version> {
+        &self.versions[shadow.version as usize]
     }
 
     /// Aliases and stages: kind, name (aliases without `@`) and version id.

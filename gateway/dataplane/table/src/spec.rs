@@ -82,6 +82,17 @@ pub struct BucketRunSpec {
     pub length: u32,
 }
 
+/// One target of copies: it gets some of the requests that the split answers, and answers nobody.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ShadowSpec {
+    /// The operator's word; no arm of the model has the same.
+    pub name: String,
+    /// A version of the same model.
+    pub version: String,
+    /// Share of the requests that are copied, in hundredths of a percent.
+    pub sample: u32,
+}
+
 /// One logical model.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModelSpec {
@@ -109,6 +120,8 @@ pub struct ModelSpec {
     pub rules: Vec<MatchRuleSpec>,
     /// Whether the request header `stagegate-arm` names the arm.
     pub arm_header: bool,
+    /// Who gets copies of what the split answers.
+    pub shadows: Vec<ShadowSpec>,
 }
 
 /// The whole table.

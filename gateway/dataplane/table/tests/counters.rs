@@ -9,7 +9,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use common::{arm, delta, model, snapshot};
+use common::{arm, delta, model, shadow, snapshot};
+use stagegate_table::counters::{ShadowResult, Uncompared};
 use stagegate_table::spec::ModelSpec;
 use stagegate_table::{pick, Counters, Published, Table, ThreadCounters};
 
@@ -400,4 +401,61 @@ fn every_one_of_very_many_series_is_read() {
 
     assert_eq!(1_300, read.arms.len());
     assert!(read.arms.iter().all(|arm| arm.codes[0] == 1));
+}
+
+fn with_shadow(version: &str) -> ModelSpec {
+    ModelSpec {
+        shadows: vec![shadow("next", version, 2_500)],
+        ..model("m")
+    }
+}
+
+fn copy(counters: &mut ThreadCounters, table: &Table) {
+    let model = table.model(b"m").unwrap();
+    let series = counters.shadow(model, &model.shadows[0]);
+    series.start();
+    series.finish(0, 700);
+    series.shadow().result(ShadowResult::Ok);
+    series.shadow().result(ShadowResult::QueueFull);
+    series.shadow().uncompared(Uncompared::Busy);
+}
+
+#[test]
+fn copies_count_under_the_name_of_their_shadow_and_by_result() {
+    let published = published(vec![with_shadow("2")]);
+    let mut counters = [published.thread_counters(), published.thread_counters()];
+    for counters in &mut counters {
+        copy(counters, &published.load());
+    }
+
+    let read = published.counters();
+
+    assert_eq!(vec![("2", "next", 2)], totals(&read));
+    let [shadow] = &read.shadows[..] else {
+        panic!("{:?}", read.shadows)
+    };
+    assert_eq!(
+        ("m", "2", "next"),
+        (&*shadow.model, &*shadow.version, &*shadow.shadow)
+    );
+    assert_eq!(2, shadow.totals.results[ShadowResult::Ok as usize]);
+    assert_eq!(2, shadow.totals.results[ShadowResult::QueueFull as usize]);
+    assert_eq!(4, shadow.totals.results.iter().sum::<u64>());
+    assert_eq!(2, shadow.totals.uncompared[Uncompared::Busy as usize]);
+}
+
+#[test]
+fn numbers_of_a_shadow_that_is_gone_are_kept() {
+    let published = published(vec![with_shadow("2")]);
+    let mut counters = published.thread_counters();
+    copy(&mut counters, &published.load());
+
+    put(&published, model("m"));
+
+    let before = published.counters().shadows;
+    assert_eq!(1, before[0].totals.results[ShadowResult::Ok as usize]);
+    put(&published, with_shadow("2"));
+    copy(&mut counters, &published.load());
+    let after = published.counters().shadows;
+    assert_eq!(2, after[0].totals.results[ShadowResult::Ok as usize]);
 }

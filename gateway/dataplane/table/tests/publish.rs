@@ -7,7 +7,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{arm, backend, delta, model, pointer, snapshot, version};
+use common::{arm, backend, delta, model, pointer, shadow, snapshot, version};
 use stagegate_table::spec::{Delta, ModelSpec, Snapshot};
 use stagegate_table::{pick, Published, State};
 
@@ -182,6 +182,50 @@ fn a_table_that_contradicts_itself_is_refused_with_the_name_of_the_thing() {
 }
 
 #[test]
+fn shadows_that_contradict_their_model_are_refused() {
+    let published = published(vec![model("old")]);
+    for (expected, shadows) in [
+        (
+            "\"canary\" has the name of an arm",
+            vec![shadow("canary", "2", 1)],
+        ),
+        (
+            "\"next\" has the name of an arm or of another",
+            vec![shadow("next", "2", 1), shadow("next", "3", 1)],
+        ),
+        (
+            "a shadow cannot be called \"pinned\"",
+            vec![shadow("pinned", "2", 1)],
+        ),
+        (
+            "arm name \"a b\" is not allowed",
+            vec![shadow("a b", "2", 1)],
+        ),
+        ("\"next\" names version \"9\"", vec![shadow("next", "9", 1)]),
+        (
+            "\"next\" samples 10001 of 10000",
+            vec![shadow("next", "2", 10_001)],
+        ),
+    ] {
+        let bad = ModelSpec {
+            shadows,
+            ..model("a")
+        };
+
+        let error = published
+            .publish(snapshot(2, vec![bad]))
+            .unwrap_err()
+            .to_string();
+
+        assert!(
+            error.contains(expected),
+            "{error:?} does not say {expected:?}"
+        );
+        assert_eq!(1, published.load().revision);
+    }
+}
+
+#[test]
 fn a_delta_that_does_not_fit_is_refused_and_changes_nothing() {
     let cases: &[(&str, SpoilDelta)] = &[
         ("on revision 0, but the table is at revision 1", |d| {
@@ -297,11 +341,14 @@ fn the_id_of_a_dropped_backend_is_never_given_again() {
 
 #[test]
 fn cells_live_on_where_model_version_and_arm_go_on() {
-    let published = published(vec![model("a")]);
+    let mut first = model("a");
+    first.shadows = vec![shadow("moved", "2", 1), shadow("same", "1", 1)];
+    let published = published(vec![first]);
     let before = published.load();
     let mut changed = model("a");
     changed.versions[0].state = "failed".to_owned();
     changed.arms = vec![arm("canary", "3", 1_000), arm("stable", "3", 9_000)];
+    changed.shadows = vec![shadow("same", "1", 9), shadow("moved", "3", 9)];
     let mut change = delta(1);
     change.put_models = vec![changed];
 
@@ -321,6 +368,16 @@ fn cells_live_on_where_model_version_and_arm_go_on() {
         !Arc::ptr_eq(old_canary, new_canary),
         "canary names another version now"
     );
+    let cells = |name| {
+        (
+            &old.shadow(name).unwrap().cell,
+            &new.shadow(name).unwrap().cell,
+        )
+    };
+    let (old_same, new_same) = cells("same");
+    let (old_moved, new_moved) = cells("moved");
+    assert!(Arc::ptr_eq(old_same, new_same));
+    assert!(!Arc::ptr_eq(old_moved, new_moved));
 }
 
 #[test]

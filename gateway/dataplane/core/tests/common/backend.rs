@@ -140,9 +140,10 @@ async fn serve(tcp: TcpStream, state: Arc<State>) {
 }
 
 async fn answer(state: Arc<State>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    let is_copy = request.headers().contains_key("stagegate-shadow");
     let what = request
         .headers()
-        .get("x-do")
+        .get(if is_copy { "x-do-copy" } else { "x-do" })
         .map_or("", |value| value.to_str().unwrap())
         .to_owned();
     if what == "refuse-once" && !state.refused.swap(true, SeqCst) {

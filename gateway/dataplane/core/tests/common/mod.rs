@@ -1,5 +1,5 @@
-//! A backend that does what a request's `x-do` header asks for, a client that sees everything, and the
-//! data plane between the two.
+//! A backend that does what a request's `x-do` header asks for (a copy's `x-do-copy`), a client that sees
+//! everything, and the data plane between the two.
 #![allow(dead_code)] // Each test file uses a part of it.
 
 pub mod backend;

@@ -12,12 +12,16 @@ mod histogram;
 mod read;
 mod registry;
 mod series;
+mod shadow;
 mod thread;
 
 pub use histogram::{Buckets, Histogram, BOUNDS_MICROS, BUCKETS};
-pub use read::{ArmCounters, BackendCounters, Counters, QueueCounters, StreamCounters};
+pub use read::{
+    ArmCounters, BackendCounters, Counters, QueueCounters, ShadowCounters, StreamCounters,
+};
 pub(crate) use registry::Registry;
 pub use series::{Series, Streams, VersionSeries, CODES};
+pub use shadow::{ShadowResult, ShadowTotals, Shadowing, Uncompared, SHADOW_RESULTS, UNCOMPARED};
 pub use thread::{ThreadCounters, ThreadTotals};
 
 /// Label of requests that name no model we have.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::histogram::Buckets;
 use super::registry::{Entry, Labels};
 use super::series::{Series, VersionSeries, CODES};
+use super::shadow::ShadowTotals;
 use super::thread::ThreadTotals;
 
 /// Requests of one (model, version, arm).
@@ -67,6 +68,19 @@ pub struct StreamCounters {
     pub inter: Buckets,
 }
 
+/// Copies of one (model, version, shadow).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShadowCounters {
+    /// Labels.
+    pub model: String,
+    /// Concrete version id of the shadow.
+    pub version: String,
+    /// The shadow's name.
+    pub shadow: String,
+    /// What became of sampled requests.
+    pub totals: ShadowTotals,
+}
+
 /// All counters at one moment, each list by its labels.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counters {
@@ -88,6 +102,8 @@ pub struct Counters {
     pub messages_received: u64,
     /// Stream messages to clients.
     pub messages_sent: u64,
+    /// Copies to shadows. Those that were sent stand in `arms` too, under the shadow's name.
+    pub shadows: Vec<ShadowCounters>,
 }
 
 /// Sums of [`Series`].
@@ -97,6 +113,7 @@ pub(crate) struct SeriesTotals {
     time: Buckets,
     inflight: i64,
     streams: Option<Box<(Buckets, Buckets)>>,
+    shadow: Option<Box<ShadowTotals>>,
 }
 
 impl SeriesTotals {
@@ -115,12 +132,19 @@ impl SeriesTotals {
         if let Some(streams) = series.streams.get() {
             self.add_streams(&streams.first.read(), &streams.inter.read());
         }
+        if let Some(shadow) = series.shadow.get() {
+            self.add_shadow(&shadow.read());
+        }
     }
 
     fn add_streams(&mut self, first: &Buckets, inter: &Buckets) {
         let sums = self.streams.get_or_insert_with(Box::default);
         sums.0.add(first);
         sums.1.add(inter);
+    }
+
+    fn add_shadow(&mut self, totals: &ShadowTotals) {
+        self.shadow.get_or_insert_with(Box::default).add(totals);
     }
 
     pub(crate) fn add_totals(&mut self, other: &Self) {
@@ -130,6 +154,9 @@ impl SeriesTotals {
         self.time.add(&other.time);
         if let Some(streams) = &other.streams {
             self.add_streams(&streams.0, &streams.1);
+        }
+        if let Some(shadow) = &other.shadow {
+            self.add_shadow(shadow);
         }
     }
 }
@@ -224,6 +251,14 @@ fn push_series(counters: &mut Counters, labels: &Labels, totals: &SeriesTotals) 
             arm: arm.clone(),
             first: streams.0,
             inter: streams.1,
+        });
+    }
+    if let Some(shadow) = &totals.shadow {
+        counters.shadows.push(ShadowCounters {
+            model: model.clone(),
+            version: version.clone(),
+            shadow: arm.clone(),
+            totals: **shadow,
         });
     }
     counters.arms.push(ArmCounters {

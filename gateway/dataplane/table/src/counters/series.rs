@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::histogram::{add, Histogram};
+use super::shadow::Shadowing;
 
 /// gRPC status codes, 0 to 16.
 pub const CODES: usize = 17;
@@ -17,6 +18,7 @@ pub struct Series {
     pub(crate) time: Histogram,
     pub(crate) started: AtomicU64,
     pub(crate) streams: OnceLock<Box<Streams>>,
+    pub(crate) shadow: OnceLock<Box<Shadowing>>,
 }
 
 /// Times between the answers of streams.
@@ -48,6 +50,11 @@ impl Series {
     /// Histograms for streams, made at first use.
     pub fn streams(&self) -> &Streams {
         self.streams.get_or_init(Box::default)
+    }
+
+    /// What became of copies, where this is the series of a shadow; made at first use.
+    pub fn shadow(&self) -> &Shadowing {
+        self.shadow.get_or_init(Box::default)
     }
 
     pub(crate) fn inflight(&self) -> i64 {

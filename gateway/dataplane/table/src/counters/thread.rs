@@ -8,7 +8,7 @@ use super::registry::{Labels, Owner, Registry};
 use super::series::{Series, VersionSeries};
 use super::UNKNOWN_MODEL;
 use crate::cell::{SeriesCell, Waiting};
-use crate::model::{Model, Version};
+use crate::model::{Model, Shadow, Version};
 use crate::pick::{Pick, PickError};
 use crate::table::Backend;
 use crate::PINNED;
@@ -133,6 +133,15 @@ impl ThreadCounters {
                 || Labels::new(&model.name, &version.id, PINNED),
             ),
         }
+    }
+
+    /// The series of a shadow; its name stands in the place of an arm's.
+    pub fn shadow(&mut self, model: &Model, shadow: &Shadow) -> &Arc<Series> {
+        self.find(
+            &shadow.cell.series,
+            || Owner::Arm(Arc::downgrade(&shadow.cell)),
+            || Labels::new(&model.name, &model.shadow_version(shadow).id, &shadow.name),
+        )
     }
 
     /// The series of a refused request: of its model without version and arm, or of `_unknown`.

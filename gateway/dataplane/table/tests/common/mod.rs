@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 use stagegate_table::spec::{
-    ArmSpec, BackendSpec, Delta, ModelSpec, PointerSpec, Snapshot, VersionSpec,
+    ArmSpec, BackendSpec, Delta, ModelSpec, PointerSpec, ShadowSpec, Snapshot, VersionSpec,
 };
 
 pub fn backend(name: &str) -> BackendSpec {
@@ -47,6 +47,14 @@ pub fn arm(name: &str, version: &str, weight: u32) -> ArmSpec {
         name: name.to_owned(),
         version: version.to_owned(),
         weight,
+    }
+}
+
+pub fn shadow(name: &str, version: &str, sample: u32) -> ShadowSpec {
+    ShadowSpec {
+        name: name.to_owned(),
+        version: version.to_owned(),
+        sample,
     }
 }
 
