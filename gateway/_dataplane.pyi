@@ -8,6 +8,7 @@ from router.traffic.table import Delta, Snapshot
 
 __all__ = [
     "BUCKET_BOUNDS_US",
+    "REJECTION_REASONS",
     "SHADOW_RESULTS",
     "UNCOMPARED",
     "VERSION",
@@ -28,6 +29,7 @@ __all__ = [
 
 VERSION: Final[str]
 BUCKET_BOUNDS_US: Final[tuple[int, ...]]
+REJECTION_REASONS: Final[tuple[str, ...]]
 SHADOW_RESULTS: Final[tuple[str, ...]]
 UNCOMPARED: Final[tuple[str, ...]]
 
@@ -123,7 +125,15 @@ class BackendCounters:
 @final
 class QueueCounters:
     def __new__(
-        cls, model: str, version: str, buckets: tuple[int, ...], sum_us: int, waiting: int
+        cls,
+        model: str,
+        version: str,
+        buckets: tuple[int, ...],
+        sum_us: int,
+        waiting: int,
+        queued: int,
+        rejected: tuple[int, ...],
+        limit: int,
     ) -> QueueCounters: ...
     def __eq__(self, other: object, /) -> bool: ...
     @property
@@ -136,6 +146,12 @@ class QueueCounters:
     def sum_us(self) -> int: ...
     @property
     def waiting(self) -> int: ...
+    @property
+    def queued(self) -> int: ...
+    @property
+    def rejected(self) -> tuple[int, ...]: ...
+    @property
+    def limit(self) -> int: ...
 
 @final
 class StreamCounters:

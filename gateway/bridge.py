@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from gateway._dataplane import (
     BUCKET_BOUNDS_US,
+    REJECTION_REASONS,
     SHADOW_RESULTS,
     UNCOMPARED,
     VERSION,
@@ -34,6 +35,7 @@ from router.traffic.table import Delta, Snapshot
 
 __all__ = [
     "BUCKET_BOUNDS_US",
+    "REJECTION_REASONS",
     "SHADOW_RESULTS",
     "UNCOMPARED",
     "VERSION",

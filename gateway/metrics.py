@@ -53,6 +53,9 @@ CODES = (
 )
 """gRPC status names by number."""
 
+REJECTIONS = ("queue_full", "deadline", "displaced")
+"""Why a request is not admitted, in the order in which the data plane counts."""
+
 _PERCENT = WHOLE / 100
 _MICROSECONDS = 1_000_000
 
@@ -101,6 +104,12 @@ class _Queue(Protocol):
     def sum_us(self) -> int: ...
     @property
     def waiting(self) -> int: ...
+    @property
+    def queued(self) -> int: ...
+    @property
+    def rejected(self) -> Sequence[int]: ...
+    @property
+    def limit(self) -> int: ...
 
 
 class _Stream(Protocol):
@@ -310,19 +319,35 @@ def _backend_family(backends: Sequence[_Backend]) -> Metric:
 
 
 def _queue_families(queues: Sequence[_Queue]) -> Iterator[Metric]:
+    labels = ("model", "version")
     duration = HistogramMetricFamily(
         "stagegate_queue_duration_seconds",
-        "Time that requests waited for a version to be loaded.",
-        labels=("model", "version"),
+        "Time that requests waited for a version to be loaded, or for a place at its backends.",
+        labels=labels,
+    )
+    rejected = CounterMetricFamily(
+        "stagegate_admission_rejected",
+        "Requests that were refused because their version is busy.",
+        labels=(*labels, "reason"),
     )
     for queue in queues:
         _add_histogram(duration, (queue.model, queue.version), queue.buckets, queue.sum_us)
+        for reason, count in zip(REJECTIONS, queue.rejected, strict=True):
+            if count:
+                rejected.add_metric((queue.model, queue.version, reason), count)
     yield duration
+    yield rejected
     yield _gauge(
         "stagegate_queued_requests",
-        "Requests that wait for a version to be loaded.",
-        ("model", "version"),
-        (((queue.model, queue.version), queue.waiting) for queue in queues),
+        "Requests that wait for a version to be loaded, or for a place at its backends.",
+        labels,
+        (((queue.model, queue.version), queue.waiting + queue.queued) for queue in queues),
+    )
+    yield _gauge(
+        "stagegate_admission_limit",
+        "Most requests that the backends of a version are given at once, now; not there without a bound.",
+        labels,
+        (((queue.model, queue.version), queue.limit) for queue in queues if queue.limit),
     )
 
 

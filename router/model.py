@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NewType
 
@@ -233,6 +233,32 @@ class Backend:
     control: Control = Control.NONE
     repository: Path | None = None
     memory: int | None = None
+
+
+UNBOUNDED = 2**32 - 1
+"""The `at_once` of a copy that is never to be held back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a copy of a version works on at once.
+
+    Attributes:
+        at_once: requests; 0 where that is not known, `UNBOUNDED` where nothing bounds it.
+        priority_levels: Triton's priority levels of the model; 0 for none.
+        default_priority: the level of requests that name none; 0 where there are no levels.
+    """
+
+    at_once: int = 0
+    priority_levels: int = 0
+    default_priority: int = 0
+
+
+def together(capacities: Sequence[Capacity]) -> Capacity:
+    """What several copies work on at once; not known where it is not known of each."""
+    each = [capacity.at_once for capacity in capacities]
+    total = min(sum(each), UNBOUNDED) if all(each) else 0
+    return replace(capacities[0], at_once=total) if capacities else Capacity()
 
 
 class LoadState(enum.StrEnum):

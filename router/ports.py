@@ -12,6 +12,7 @@ from typing import Protocol
 
 from router.model import (
     Backend,
+    Capacity,
     IndexEntry,
     ModelName,
     RegistryView,
@@ -153,6 +154,14 @@ class ModelServer(Protocol):
 
     async def metadata(self, name: TritonName, version: str = "") -> bytes:
         """A serialised `inference.ModelMetadataResponse`. Raises BackendUnavailable, LoadFailed."""
+        ...
+
+    async def capacity(self, name: TritonName, version: str = "") -> Capacity:
+        """What its copy of a ready model works on at once; unknown where it does not tell.
+
+        Raises:
+            BackendUnavailable: it does not answer.
+        """
         ...
 
     async def close(self) -> None:

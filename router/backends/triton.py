@@ -12,8 +12,9 @@ from typing import TypeVar
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from router.backends.capacity import capacity_of
 from router.errors import BackendUnavailable, LoadFailed
-from router.model import Backend, IndexEntry, TritonName
+from router.model import Backend, Capacity, IndexEntry, TritonName
 from router.ports import ServerInfo
 
 _Answer = TypeVar("_Answer")
@@ -138,6 +139,21 @@ class TritonServer:
                 raise self._away(problem) from None
             raise LoadFailed(f"{self._named(name)} cannot be described: {_details(problem)}") from None
         return bytes(answer.SerializeToString())
+
+    async def capacity(self, name: TritonName, version: str = "") -> Capacity:
+        """What its copy of a ready model works on at once; unknown where it does not tell.
+
+        Raises:
+            BackendUnavailable: it does not answer.
+        """
+        request = service_pb2.ModelConfigRequest(name=name, version=version)
+        try:
+            answer = await self._stub().ModelConfig(request, timeout=self._timeout)
+        except grpc.aio.AioRpcError as problem:
+            if await self._is_away(problem):
+                raise self._away(problem) from None
+            return Capacity()
+        return capacity_of(answer.config)
 
     async def close(self) -> None:
         """Close its channel. A later call opens a new one."""

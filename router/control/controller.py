@@ -70,6 +70,9 @@ READ_AGAIN_SECONDS = 10.0
 MISSES_ALLOWED = 2
 """Failed looks in a row before a backend counts as down; one, where the data plane lost it as well."""
 
+ASKED_AT_ONCE = 200
+"""Copies whose capacity is asked for between two looks at a backend."""
+
 SUSPECT_SECONDS = 2.0
 """How long a backend that the data plane lost may take to answer a look."""
 
@@ -405,7 +408,8 @@ class Controller:
         seat = self.seat(version)
         holders = self.residents.holders(seat)
         if holders:
-            return VersionPlacement("ready", tuple(map(str, holders)), seat.name, seat.version, "")
+            capacity = self.residents.capacity(seat, holders)
+            return VersionPlacement("ready", tuple(map(str, holders)), seat.name, seat.version, "", capacity)
         reason = self._why_not(key, version)
         state = "failed" if reason else "cold"
         return VersionPlacement(state, (), seat.name, seat.version, reason)
@@ -483,8 +487,23 @@ class Controller:
     async def _follow_backend(self, state: BackendState, *, suspect: bool = False) -> None:
         await self.probe(state, suspect=suspect)
         while True:
+            await self.ask_capacities(state)
             await asyncio.sleep(PROBE_SECONDS)
             await self.probe(state)
+
+    async def ask_capacities(self, state: BackendState) -> None:
+        """Ask what the copies work on at once: of all that is new, and once more of one that is known."""
+        changed = []
+        for seat in state.to_ask(ASKED_AT_ONCE):
+            try:
+                capacity = await state.server.capacity(seat.name, seat.version)
+            except BackendUnavailable:
+                break  # the next look tells
+            if state.note_capacity(seat, capacity):
+                changed.append(seat)
+        if changed:
+            self._mark_dirty(state, changed)
+            self._wake.set()
 
     async def probe(self, state: BackendState, *, suspect: bool = False) -> None:
         """Ask a backend for its index and note what changed; `suspect` counts a miss as down at once."""
@@ -516,6 +535,7 @@ class Controller:
         self._remember_lost(state, state.ready)
         self._mark_dirty(state, state.ready)
         state.ready, state.index = frozenset(), ()
+        state.capacities.clear()
         self._wake.set()
 
     def _note_index(self, state: BackendState, index: tuple[IndexEntry, ...], started: float) -> None:
@@ -530,6 +550,8 @@ class Controller:
             self._remember_lost(state, state.ready - ready)
         changed = ready ^ state.ready
         state.up, state.reason, state.ready, state.index = True, "", ready, index
+        for seat in changed:
+            state.capacities.pop(seat, None)
         self._mark_dirty(state, changed)
         self._wake.set()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Protocol
 
 from router.control.catalog import Seat
 from router.control.residents import BackendState, Key, Residents
-from router.errors import LoadFailed, StagegateError
+from router.errors import BackendUnavailable, LoadFailed, StagegateError
 from router.model import Version
 from router.ports import Clock
 
@@ -113,7 +114,11 @@ class Loader:
             raise LoadFailed(f"backend {state.name!r} has no repository folder to load from")
         await state.folders.put(version, seat.name)
         await state.server.load(seat.name, timeout=self.load_timeout)
-        state.note_ready(seat, self._clock.now())
+        # Asked before anybody is sent there, so that nobody is held back too much or too little.
+        capacity = None
+        with contextlib.suppress(BackendUnavailable):
+            capacity = await state.server.capacity(seat.name, seat.version)
+        state.note_ready(seat, self._clock.now(), capacity)
 
     def _note_failure(self, key: Key, state: BackendState, reason: str) -> None:
         failure = self._residents.fail(key, reason, self._clock.now())

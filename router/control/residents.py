@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from router.control.catalog import Seat
-from router.model import Backend, BackendId, Control, IndexEntry, ModelName, TritonName, VersionId
+from router.model import (
+    Backend,
+    BackendId,
+    Capacity,
+    Control,
+    IndexEntry,
+    ModelName,
+    TritonName,
+    VersionId,
+    together,
+)
 from router.placement.backoff import Failure, after_failure
 from router.ports import ModelFolders, ModelServer
 
@@ -28,6 +38,7 @@ class BackendState:
         touched: monotonic seconds of our own last load or unload there; an index that was asked for
             before that is stale.
         misses: failed looks in a row.
+        capacities: what the copies work on at once, of those that were asked; asked longest ago first.
     """
 
     backend: Backend
@@ -41,6 +52,7 @@ class BackendState:
     misses: int = 0
     server_name: str = ""
     server_version: str = ""
+    capacities: dict[Seat, Capacity] = field(default_factory=dict)
 
     @property
     def name(self) -> BackendId:
@@ -53,14 +65,37 @@ class BackendState:
             return seat in self.ready
         return any(held.name == seat.name for held in self.ready)
 
-    def note_ready(self, seat: Seat, now: float) -> None:
+    def capacity(self, seat: Seat) -> Capacity:
+        """What its copy of a version works on at once; for a seat without a version, that of any."""
+        if seat.version or seat in self.capacities:
+            return self.capacities.get(seat, Capacity())
+        found = (known for held, known in self.capacities.items() if held.name == seat.name)
+        return next(found, Capacity())
+
+    def to_ask(self, most: int) -> tuple[Seat, ...]:
+        """Copies whose capacity is to be asked for: those that never were, else the one asked longest ago."""
+        new = [seat for seat in self.ready if seat not in self.capacities]
+        return tuple(new[:most] or list(self.capacities)[:1])
+
+    def note_capacity(self, seat: Seat, capacity: Capacity) -> bool:
+        """Remember what a copy works on at once; whether that is news."""
+        before = self.capacities.pop(seat, None)
+        if seat in self.ready:
+            self.capacities[seat] = capacity
+        return seat in self.ready and before != capacity
+
+    def note_ready(self, seat: Seat, now: float, capacity: Capacity | None = None) -> None:
         """A load of ours ended well."""
         self.ready |= {seat}
+        self.capacities.pop(seat, None)
+        if capacity is not None:
+            self.capacities[seat] = capacity
         self.touched = now
 
     def note_gone(self, seat: Seat, now: float) -> None:
         """An unload of ours ended."""
         self.ready -= {seat}
+        self.capacities.pop(seat, None)
         self.touched = now
 
     @property
@@ -88,6 +123,10 @@ class Residents:
             for state in self.backends.values()
             if state.up and state.has(seat) and (seat.name, state.name) not in self.unloading
         )
+
+    def capacity(self, seat: Seat, holders: Sequence[BackendId]) -> Capacity:
+        """What the copies of a version on these backends work on at once, all together."""
+        return together([self.backends[name].capacity(seat) for name in holders])
 
     def ours(self) -> Iterator[tuple[Key, Seat, BackendId]]:
         """Every copy of a registry version that is ready on a backend whose loads are ours."""

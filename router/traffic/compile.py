@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from router.model import RegisteredModel, Version, VersionId
+from router.model import Capacity, RegisteredModel, Version, VersionId
 from router.traffic.serving import Serving
 from router.traffic.table import ArmSpec, ModelSpec, PointerSpec, VersionSpec
 
@@ -25,6 +25,7 @@ class VersionPlacement:
         backend_model: Triton's model name for it.
         backend_version: Triton's version number in text, "" for Triton's own choice.
         reason: why it failed; "" unless `failed`.
+        capacity: what its copies work on at once, all together.
     """
 
     state: str
@@ -32,6 +33,7 @@ class VersionPlacement:
     backend_model: str = ""
     backend_version: str = ""
     reason: str = ""
+    capacity: Capacity = field(default_factory=Capacity)
 
     def __post_init__(self) -> None:
         if self.state not in _STATES:
@@ -93,4 +95,7 @@ def _compile_version(
         backend_version=placement.backend_version,
         reason=placement.reason,
         metadata=b"" if placement.state == READY else metadata(version),
+        capacity=placement.capacity.at_once,
+        priority_levels=placement.capacity.priority_levels,
+        default_priority=placement.capacity.default_priority,
     )

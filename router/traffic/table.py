@@ -38,6 +38,9 @@ class VersionSpec:
         reason: why it failed, for the client; "" unless `failed`.
         metadata: a serialised `inference.ModelMetadataResponse` under the logical name, made from
             the contract, so that a cold version can be described; b"" where it must be loaded for that.
+        capacity: requests that all its copies work on at once; 0 where not known, 2**32 - 1 for no bound.
+        priority_levels: Triton's priority levels of the model; 0 for none.
+        default_priority: the level of requests that name none; 0 where there are no levels.
     """
 
     version: str
@@ -47,6 +50,9 @@ class VersionSpec:
     backend_version: str
     reason: str
     metadata: bytes
+    capacity: int = 0
+    priority_levels: int = 0
+    default_priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

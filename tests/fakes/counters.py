@@ -41,6 +41,9 @@ class QueueCounters:
     buckets: tuple[int, ...] = BUCKETS
     sum_us: int = 250_000
     waiting: int = 5
+    queued: int = 4
+    rejected: tuple[int, ...] = (3, 0, 1)
+    limit: int = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tritonclient.grpc import service_pb2
 
 from router.errors import BackendUnavailable, LoadFailed
-from router.model import Backend, BackendId, IndexEntry, TritonName
+from router.model import Backend, BackendId, Capacity, IndexEntry, TritonName
 from router.ports import ServerInfo
 
 
@@ -80,6 +80,10 @@ class FakeModelServer:
             outputs=[tensor(name="y", datatype="FP32", shape=[-1])],
         )
         return bytes(answer.SerializeToString())
+
+    async def capacity(self, name: TritonName, version: str = "") -> Capacity:
+        self._answers()
+        return Capacity(1) if self._states.get(name, ("", ""))[0] == "READY" else Capacity()
 
     async def close(self) -> None:
         pass

@@ -15,6 +15,7 @@ from router.errors import BackendUnavailable, LoadFailed
 from router.model import (
     Backend,
     BackendId,
+    Capacity,
     Control,
     IndexEntry,
     ModelName,
@@ -101,6 +102,7 @@ class Triton:
         self.loads: list[str] = []
         self.unloads: list[str] = []
         self.hold: asyncio.Event | None = None
+        self.capacity_of: dict[str, Capacity] = {}
 
     async def ready(self) -> bool:
         return not self.away
@@ -133,6 +135,9 @@ class Triton:
 
     async def metadata(self, name: TritonName, version: str = "") -> bytes:
         return b""
+
+    async def capacity(self, name: TritonName, version: str = "") -> Capacity:
+        return self.capacity_of.get(name, Capacity())
 
     async def close(self) -> None:
         pass

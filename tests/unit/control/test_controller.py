@@ -9,7 +9,17 @@ import pytest
 
 from router.control.catalog import Seat
 from router.errors import RegistryUnavailable, Unavailable
-from router.model import Arm, BackendId, BackendModel, Control, ModelName, Route, TritonName, VersionId
+from router.model import (
+    Arm,
+    BackendId,
+    BackendModel,
+    Capacity,
+    Control,
+    ModelName,
+    Route,
+    TritonName,
+    VersionId,
+)
 from router.ports import BackendDown, ColdWanted, VersionUse
 from tests.unit.control.conftest import World
 
@@ -413,3 +423,44 @@ async def test_an_older_reading_of_the_store_does_not_win(world: World) -> None:
     await world.controller.load_routes()
 
     assert (world.controller.store_revision, world.controller.routes) == (1, newest)
+
+
+def capacity(world: World, model: str, version: str) -> int:
+    """What the table says that the copies of a version work on at once."""
+    found = next(v for v in world.plane.models[model].versions if v.version == version)
+    return found.capacity
+
+
+async def test_a_version_is_never_ready_without_what_it_works_on(world: World) -> None:
+    """Its backend is asked before the table says that it is loaded."""
+    triton = world.add_triton()
+    triton.capacity_of["m.1"] = Capacity(3)
+    world.shelf.put("m", "1")
+    await world.settle()
+    await loaded(world)
+
+    assert capacity(world, "m", "1") == 3
+    tables = [table["m"].versions[0] for table in world.plane.history if "m" in table]
+    assert {spec.capacity for spec in tables if spec.state == "ready"} == {3}
+
+
+async def test_what_a_triton_brings_is_asked_about_and_asked_again(world: World) -> None:
+    """Copies on two Tritons count together, and a configuration that changes is seen."""
+    for name in ("t0", "t1"):
+        triton = world.add_triton(name, Control.NONE)
+        triton.loaded.add(("theirs", "3"))
+        triton.capacity_of["theirs"] = Capacity(2, priority_levels=4, default_priority=3)
+    await world.settle()
+    states = list(world.controller.residents.backends.values())
+    for state in states:
+        await world.controller.ask_capacities(state)
+    await world.settle()
+    spec = world.plane.models["theirs"].versions[0]
+    assert (spec.capacity, spec.priority_levels, spec.default_priority) == (4, 4, 3)
+
+    triton.capacity_of["theirs"] = Capacity(5)
+    for state in states:
+        await world.controller.ask_capacities(state)
+    await world.settle()
+
+    assert capacity(world, "theirs", "3") == 7

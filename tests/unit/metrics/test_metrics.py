@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.metrics import BOUNDS_MS, CODES, LoadRecorder, render
+from gateway.metrics import BOUNDS_MS, CODES, REJECTIONS, LoadRecorder, render
 from gateway.operations import Gauges
 from tests.fakes.counters import ArmCounters, FakeCounters
 from tests.fakes.operations import GAUGES
@@ -82,7 +82,15 @@ def test_histograms_are_cumulative_and_in_seconds() -> None:
     [
         ("stagegate_backend_duration_seconds_sum", {labels(model="digits", version="1", backend="t0"): 0.5}),
         ("stagegate_queue_duration_seconds_sum", {labels(model="digits", version="1"): 0.25}),
-        ("stagegate_queued_requests", {labels(model="digits", version="1"): 5}),
+        ("stagegate_queued_requests", {labels(model="digits", version="1"): 9}),
+        ("stagegate_admission_limit", {labels(model="digits", version="1"): 2}),
+        (
+            "stagegate_admission_rejected_total",
+            {
+                labels(model="digits", version="1", reason="queue_full"): 3,
+                labels(model="digits", version="1", reason="displaced"): 1,
+            },
+        ),
         ("stagegate_stream_first_response_seconds_sum", {labels(**STABLE): 0.001}),
         ("stagegate_stream_inter_response_seconds_sum", {labels(**STABLE): 0.002}),
         ("stagegate_client_connections", {labels(): 3}),
@@ -165,6 +173,13 @@ def test_the_bounds_are_those_of_the_data_plane() -> None:
     bridge = pytest.importorskip("gateway.bridge", reason="the extension is not built")
 
     assert [round(bound * 1_000) for bound in BOUNDS_MS] == list(bridge.BUCKET_BOUNDS_US)
+
+
+def test_the_reasons_are_those_of_the_data_plane() -> None:
+    """The data plane counts by number."""
+    bridge = pytest.importorskip("gateway.bridge")
+
+    assert bridge.REJECTION_REASONS == REJECTIONS
 
 
 def test_openmetrics_is_spoken_to_who_asks_for_it() -> None:

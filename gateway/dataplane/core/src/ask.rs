@@ -126,6 +126,7 @@ async fn whole(worker: &Worker, response: Response<RecvStream>, backend: &str) -
             Err(Status {
                 code,
                 message: text.unwrap_or_default().into_owned().into(),
+                push_back: None,
             })
         }
         None => Err(no_answer()),

@@ -76,7 +76,7 @@ fn enter(worker: &Worker, routed: &Routed) -> Result<Waiting, Status> {
 }
 
 /// Follow the version into today's table.
-fn look_again(worker: &Worker, routed: &mut Routed) -> Result<(), Status> {
+pub(crate) fn look_again(worker: &Worker, routed: &mut Routed) -> Result<(), Status> {
     let found = worker.with_table(|table| {
         let (model, version) = table.version(routed.model.name.as_bytes(), &routed.version.id)?;
         Some((Arc::clone(model), Arc::clone(version)))
@@ -90,7 +90,7 @@ fn look_again(worker: &Worker, routed: &mut Routed) -> Result<(), Status> {
         None => Err(Status::new(
             Code::NotFound,
             format!(
-                "Request for unknown model: '{}' version {} is not found; it was removed while it was loaded",
+                "Request for unknown model: '{}' version {} is not found; it was removed while the request waited",
                 routed.model.name, routed.version.id
             ),
         )),

@@ -179,9 +179,14 @@ impl Via {
         self.lease.upstream().name()
     }
 
+    /// Time since the request was sent, in microseconds.
+    pub(crate) fn took(&self, now: Instant) -> u64 {
+        micros(self.sent, now)
+    }
+
     /// Count the time that the backend took for a version.
     pub(crate) fn count(&self, worker: &Worker, routed: &Routed, now: Instant) {
-        let micros = micros(self.sent, now);
+        let micros = self.took(now);
         worker.with_counters(|table, counters| {
             if let Some(backend) = table.backend(self.backend) {
                 let backend: &Backend = backend;

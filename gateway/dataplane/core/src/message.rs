@@ -89,7 +89,8 @@ async fn read_names(client: &mut Client) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn gather(client: &mut Client) -> Result<(), Failure> {
+/// Read the rest of the message.
+pub(crate) async fn gather(client: &mut Client) -> Result<(), Failure> {
     while client.message.have < client.message.len {
         Box::pin(more(client)).await?;
     }
@@ -172,6 +173,11 @@ impl Message {
     /// Length of the message, without prefix.
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether all of it is here.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.have == self.len
     }
 
     /// Whether it can be sent again from its start.

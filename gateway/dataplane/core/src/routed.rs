@@ -171,5 +171,6 @@ fn refusal(error: PickError) -> Status {
     Status {
         code: error.code(),
         message: error.message.into(),
+        push_back: None,
     }
 }

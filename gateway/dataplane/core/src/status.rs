@@ -11,6 +11,8 @@ use stagegate_wire::text;
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 pub(crate) const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+pub(crate) const GRPC_RETRY_PUSHBACK: HeaderName =
+    HeaderName::from_static("grpc-retry-pushback-ms");
 pub(crate) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 /// What may come compressed, as Triton writes it.
 const OPENED: HeaderValue = HeaderValue::from_static("identity, deflate, gzip");
@@ -55,6 +57,8 @@ pub(crate) fn parse_code(value: &HeaderValue) -> u8 {
 pub(crate) struct Status {
     pub(crate) code: u8,
     pub(crate) message: Cow<'static, str>,
+    /// Milliseconds after which a client may try again.
+    pub(crate) push_back: Option<u32>,
 }
 
 impl Status {
@@ -62,6 +66,15 @@ impl Status {
         Self {
             code: code as u8,
             message: message.into(),
+            push_back: None,
+        }
+    }
+
+    /// The same, with the time in milliseconds after which a client may try again.
+    pub(crate) fn push_back(self, millis: u32) -> Self {
+        Self {
+            push_back: Some(millis),
+            ..self
         }
     }
 
@@ -113,6 +126,9 @@ impl Status {
                 GRPC_MESSAGE,
                 message_value(text::encode_message(&self.message)),
             );
+        }
+        if let Some(millis) = self.push_back {
+            headers.insert(GRPC_RETRY_PUSHBACK, millis.into());
         }
     }
 
@@ -190,6 +206,17 @@ mod tests {
         let trailers = Status::internal("50% of \u{e9}\n").trailers();
 
         assert_eq!("50%25 of %C3%A9%0A", trailers[GRPC_MESSAGE]);
+    }
+
+    #[test]
+    fn a_time_to_try_again_is_told_in_milliseconds() {
+        let status = Status::new(Code::ResourceExhausted, "busy").push_back(120);
+
+        assert_eq!("120", status.trailers()["grpc-retry-pushback-ms"]);
+        assert_eq!(
+            "120",
+            status.trailers_only().headers()["grpc-retry-pushback-ms"]
+        );
     }
 
     #[test]

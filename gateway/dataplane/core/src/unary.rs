@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::admission;
 use crate::client::{Client, Failure};
 use crate::cold;
 use crate::download::{self, Rename};
@@ -84,6 +85,7 @@ pub(crate) fn usual_deadline(worker: &Worker, started: Instant) -> Option<Instan
 
 async fn answer(worker: &Worker, client: &mut Client, routed: &mut Routed) -> Result<u8, Failure> {
     cold::ready_for(worker, client, routed).await?;
+    let mut permit = admission::admit(worker, client, routed).await?;
     if !routed.model.shadows.is_empty() {
         client.capture = shadow::sample(worker, client, routed);
     }
@@ -99,11 +101,15 @@ async fn answer(worker: &Worker, client: &mut Client, routed: &mut Routed) -> Re
         names: Some((&version.backend_model, &routed.model.name)),
     };
     let ended = download::begin(worker, client, response, via.name(), &rename, Some(routed))?;
-    let outcome = match ended {
-        Some(code) => Ok(code),
-        None => download::finish(client, via.name(), rename.names).await,
+    let outcome = if let Some(code) = ended {
+        Ok(code)
+    } else {
+        // The backend is done with it; how long the client takes is its own affair.
+        permit.done(via.took(Instant::now()), true);
+        download::finish(client, via.name(), rename.names).await
     };
     let now = Instant::now();
+    permit.done(via.took(now), matches!(outcome, Ok(0)));
     via.count(worker, routed, now);
     client.answered = Some(now);
     outcome

@@ -47,12 +47,17 @@ mod extension {
     use pyo3::prelude::*;
     use pyo3::types::PyTuple;
     use stagegate_table::counters::{ShadowResult, Uncompared, BOUNDS_MICROS};
+    use stagegate_table::gate::Reason;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add(
             "BUCKET_BOUNDS_US",
             PyTuple::new(module.py(), BOUNDS_MICROS)?,
+        )?;
+        module.add(
+            "REJECTION_REASONS",
+            PyTuple::new(module.py(), Reason::ALL.map(Reason::word))?,
         )?;
         let results = ShadowResult::ALL.map(ShadowResult::word);
         module.add("SHADOW_RESULTS", PyTuple::new(module.py(), results)?)?;

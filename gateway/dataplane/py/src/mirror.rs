@@ -114,7 +114,10 @@ macro_rules! mirrors {
 
 mirrors! {
     BackendSpec { name, address, http }
-    VersionSpec { version, state, backends, backend_model, backend_version, reason, metadata }
+    VersionSpec {
+        version, state, backends, backend_model, backend_version, reason, metadata, capacity,
+        priority_levels, default_priority,
+    }
     PointerSpec { kind, name, version }
     ArmSpec { name, version, weight }
     ShadowSpec { name, version, sample }

@@ -61,13 +61,17 @@ values! {
         sum_us: u64,
     }
 
-    /// Time that requests waited for one version to load, and how many wait now.
+    /// Time that requests waited for one version. `waiting` of them wait for its load now, `queued` for a
+    /// place among the `limit` that its backends are given; `rejected` has one number a reason.
     QueueCounters {
         model: String,
         version: String,
         buckets: Py<PyTuple>,
         sum_us: u64,
         waiting: u64,
+        queued: u64,
+        rejected: Py<PyTuple>,
+        limit: u64,
     }
 
     /// Time to the first answer of streams, and between their answers.
@@ -210,6 +214,9 @@ fn queue_counters(py: Python<'_>, queue: counters::QueueCounters) -> PyResult<Qu
         buckets: buckets(py, &queue.time)?,
         sum_us: queue.time.sum_micros,
         waiting: queue.waiting,
+        queued: queue.queued,
+        rejected: tuple(py, queue.rejected)?,
+        limit: queue.limit,
     })
 }
 

@@ -31,6 +31,7 @@ fn model(number: usize, versions: usize) -> ModelSpec {
         backend_version: String::new(),
         reason: String::new(),
         metadata: Vec::new(),
+        ..VersionSpec::default()
     };
     let pointer = |kind: &str, name: &str| PointerSpec {
         kind: kind.to_owned(),

@@ -135,6 +135,9 @@ fn version(
         answer_tail,
         version_header,
         metadata: spec.metadata.into(),
+        capacity: spec.capacity,
+        priority_levels: spec.priority_levels,
+        default_priority: spec.default_priority,
         cell: cell.unwrap_or_else(|| Arc::new(VersionCell::default())),
         stream_tail: OnceLock::new(),
     })

@@ -9,6 +9,7 @@ use tokio::sync::futures::Notified;
 use tokio::sync::Notify;
 
 use crate::counters::VersionSeries;
+use crate::gate::Gate;
 
 /// Where the counters of one series are kept in every thread; empty until the first request.
 #[derive(Debug, Default)]
@@ -47,6 +48,8 @@ pub struct VersionCell {
     waiting: AtomicU32,
     wanted: AtomicBool,
     notify: Notify,
+    /// How many of its requests are with its backends, and who waits to be next.
+    pub gate: Gate,
     pub(crate) pinned: SeriesCell,
     pub(crate) usage: SeriesCell,
 }

@@ -7,6 +7,7 @@
 //! - [`pick()`]: names of a request in, one version out, or the error for the client.
 //! - [`assign`]: which arm of a split a request gets.
 //! - [`cell`]: what lives on when a model is published again: who waits for a load, and the counters.
+//! - [`gate`]: how many requests of a version are with its backends at once, and who waits.
 //! - [`counters`]: numbers kept per thread without locks, merged when read.
 
 #![cfg_attr(
@@ -17,6 +18,7 @@
 pub mod assign;
 pub mod cell;
 pub mod counters;
+pub mod gate;
 pub mod grammar;
 pub mod model;
 pub mod pick;

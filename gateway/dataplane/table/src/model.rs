@@ -16,6 +16,9 @@ use crate::pick::RefKind;
 /// Versions up to which a list is searched from end to end; longer ones have a sorted index.
 pub(crate) const LINEAR: usize = 8;
 
+/// Last rank in the queue of a model that has no priority levels in Triton.
+pub const LOWEST: u32 = 16;
+
 /// What can be done with a version now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
@@ -60,12 +63,34 @@ pub struct Version {
     pub version_header: HeaderValue,
     /// A `ModelMetadataResponse` made from the contract, or empty.
     pub metadata: Bytes,
+    /// Requests that all its copies work on at once; 0 where not known.
+    pub capacity: u32,
+    /// Priority levels of the model in Triton; 0 for none.
+    pub priority_levels: u32,
+    /// Level of requests that name none.
+    pub default_priority: u32,
     /// What lives on when the model is published again.
     pub cell: Arc<VersionCell>,
     pub(crate) stream_tail: OnceLock<Bytes>,
 }
 
 impl Version {
+    /// The rank of a request's `priority` in the queue; lower ones go first.
+    ///
+    /// As in Triton: 1 is the highest level, and 0 or a level that the model does not have means its
+    /// default. A model without levels has the default just behind level 1 here, and all levels from
+    /// [`LOWEST`] on are one.
+    #[must_use]
+    pub fn rank(&self, priority: u64) -> u32 {
+        let known = u32::try_from(priority).unwrap_or(u32::MAX);
+        match (known, self.priority_levels) {
+            (0, 0) => 2,
+            (_, 0) => known.min(LOWEST),
+            (1.., levels) if known <= levels => known,
+            _ => self.default_priority,
+        }
+    }
+
     /// Appended to a `ModelStreamInferResponse` that has an `infer_response`; made at first use.
     pub fn stream_tail(&self) -> &Bytes {
         self.stream_tail.get_or_init(|| {

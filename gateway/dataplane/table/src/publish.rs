@@ -220,6 +220,10 @@ impl Touched {
             if version.state != State::Cold {
                 version.cell.settle();
             }
+            // Of one that is nowhere ready nothing is known; it may come back as it was.
+            if version.state == State::Ready {
+                version.cell.gate.set_capacity(version.capacity);
+            }
         }
         for version in self
             .put

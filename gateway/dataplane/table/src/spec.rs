@@ -29,6 +29,12 @@ pub struct VersionSpec {
     pub reason: String,
     /// A serialised `ModelMetadataResponse` under the logical name, or empty.
     pub metadata: Vec<u8>,
+    /// Requests that all its copies work on at once; 0 where not known, 2**32 - 1 for no bound.
+    pub capacity: u32,
+    /// Priority levels of the model in Triton; 0 for none.
+    pub priority_levels: u32,
+    /// Level of requests that name none; 0 where there are no levels.
+    pub default_priority: u32,
 }
 
 /// A movable name of a version.

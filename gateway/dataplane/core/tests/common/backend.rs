@@ -33,6 +33,8 @@ struct State {
     models: Mutex<Vec<String>>,
     cancelled: AtomicUsize,
     connections: AtomicUsize,
+    at_once: AtomicUsize,
+    most_at_once: AtomicUsize,
     refused: AtomicBool,
     goaway: Notify,
     stop: Notify,
@@ -81,6 +83,11 @@ impl Backend {
     /// Requests that were reset by the gateway.
     pub fn cancelled(&self) -> usize {
         self.state.cancelled.load(SeqCst)
+    }
+
+    /// Most unary requests that it ever answered at the same time.
+    pub fn most_at_once(&self) -> usize {
+        self.state.most_at_once.load(SeqCst)
     }
 
     pub fn connections(&self) -> usize {
@@ -182,7 +189,10 @@ async fn answer(state: Arc<State>, request: Request<RecvStream>, mut respond: Se
         }
         return reply(&mut respond, &statistics, &what).await;
     }
+    let others = state.at_once.fetch_add(1, SeqCst);
+    state.most_at_once.fetch_max(others + 1, SeqCst);
     act(&state, respond, &body, &what).await;
+    state.at_once.fetch_sub(1, SeqCst);
 }
 
 /// `ModelStatistics` of a model that answered three requests.

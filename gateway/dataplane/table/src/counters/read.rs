@@ -9,6 +9,7 @@ use super::registry::{Entry, Labels};
 use super::series::{Series, VersionSeries, CODES};
 use super::shadow::ShadowTotals;
 use super::thread::ThreadTotals;
+use crate::gate::{Reason, UNBOUNDED};
 
 /// Requests of one (model, version, arm).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +41,7 @@ pub struct BackendCounters {
     pub time: Buckets,
 }
 
-/// Time that requests waited for one version to load.
+/// Requests that waited for one version: to be loaded, or for a place at its backends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueCounters {
     /// Labels.
@@ -49,8 +50,14 @@ pub struct QueueCounters {
     pub version: String,
     /// Time waited, by requests that wait no more.
     pub time: Buckets,
-    /// Requests that wait now.
+    /// Requests that wait for it to load.
     pub waiting: u64,
+    /// Requests that wait for a place.
+    pub queued: u64,
+    /// Requests that were not admitted, in the order of [`Reason::ALL`].
+    pub rejected: [u64; Reason::ALL.len()],
+    /// Places there are now; 0 for no bound.
+    pub limit: u64,
 }
 
 /// Times of streams of one (model, version, arm).
@@ -166,12 +173,22 @@ impl SeriesTotals {
 pub(crate) struct VersionTotals {
     queue: Buckets,
     waiting: u64,
+    queued: u64,
+    rejected: [u64; Reason::ALL.len()],
+    limit: u64,
     backends: BTreeMap<Box<str>, Buckets>,
 }
 
 impl VersionTotals {
     pub(crate) fn add(&mut self, entry: &Entry<VersionSeries>) {
-        self.waiting += entry.owner.waiting();
+        if let Some(cell) = entry.owner.version() {
+            self.waiting += u64::from(cell.waiting());
+            self.queued += u64::from(cell.gate.waiting());
+            self.limit = match cell.gate.limit() {
+                UNBOUNDED => 0,
+                limit => u64::from(limit),
+            };
+        }
         for series in &entry.threads {
             self.add_series(series);
         }
@@ -179,6 +196,9 @@ impl VersionTotals {
 
     fn add_series(&mut self, series: &VersionSeries) {
         self.queue.add(&series.queue.read());
+        for (to, from) in self.rejected.iter_mut().zip(&series.rejected) {
+            *to = to.wrapping_add(from.load(Relaxed));
+        }
         series.each_backend(|name, time| {
             self.backends
                 .entry(name.into())
@@ -189,6 +209,9 @@ impl VersionTotals {
 
     pub(crate) fn add_totals(&mut self, other: &Self) {
         self.queue.add(&other.queue);
+        for (to, from) in self.rejected.iter_mut().zip(other.rejected) {
+            *to = to.wrapping_add(from);
+        }
         for (name, time) in &other.backends {
             self.backends.entry(name.clone()).or_default().add(time);
         }
@@ -280,12 +303,17 @@ fn push_version(counters: &mut Counters, labels: &Labels, totals: &VersionTotals
             time: *time,
         });
     }
-    if totals.queue.count() > 0 || totals.waiting > 0 {
+    let waits = totals.waiting + totals.queued;
+    let rejected: u64 = totals.rejected.iter().sum();
+    if totals.queue.count() + waits + rejected > 0 {
         counters.queues.push(QueueCounters {
             model: labels.model.to_string(),
             version: labels.version.to_string(),
             time: totals.queue,
             waiting: totals.waiting,
+            queued: totals.queued,
+            rejected: totals.rejected,
+            limit: totals.limit,
         });
     }
 }

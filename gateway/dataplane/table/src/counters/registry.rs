@@ -47,11 +47,11 @@ impl Owner {
         }
     }
 
-    /// Requests that wait for the version that owns the series.
-    pub(crate) fn waiting(&self) -> u64 {
+    /// The version that owns the series, while it is in a table.
+    pub(crate) fn version(&self) -> Option<Arc<VersionCell>> {
         match self {
-            Self::Version(cell) => cell.upgrade().map_or(0, |cell| u64::from(cell.waiting())),
-            _ => 0,
+            Self::Version(cell) => cell.upgrade(),
+            _ => None,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::histogram::{add, Histogram};
 use super::shadow::Shadowing;
+use crate::gate::Reason;
 
 /// gRPC status codes, 0 to 16.
 pub const CODES: usize = 17;
@@ -66,12 +67,24 @@ impl Series {
 /// Times of one version that do not depend on the arm. Only the thread that made it may count.
 #[derive(Debug, Default)]
 pub struct VersionSeries {
-    /// Time waited for a cold load.
+    /// Time waited for a cold load, or for a place at a backend.
     pub(crate) queue: Histogram,
+    /// Requests that were not admitted, by [`Reason`].
+    pub(crate) rejected: [AtomicU64; Reason::ALL.len()],
     backends: Mutex<Vec<(Box<str>, Arc<Histogram>)>>,
 }
 
 impl VersionSeries {
+    /// A request waits no more, after `micros`.
+    pub fn waited(&self, micros: u64) {
+        self.queue.record(micros);
+    }
+
+    /// A request was not admitted.
+    pub fn rejected(&self, reason: Reason) {
+        add(&self.rejected[reason as usize], 1);
+    }
+
     /// The histogram of a backend's time. Takes a lock: the thread keeps what it gives.
     pub(crate) fn backend(&self, name: &str) -> Arc<Histogram> {
         let mut backends = self.backends.lock().unwrap_or_else(PoisonError::into_inner);

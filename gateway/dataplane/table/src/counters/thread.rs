@@ -192,6 +192,11 @@ impl ThreadCounters {
         Waiting::enter(&pick.model.cell, &pick.version.cell, series, limit)
     }
 
+    /// What is counted by version, whatever the arm. To be written on this thread only.
+    pub fn of_version(&mut self, model: &Model, version: &Version) -> &VersionSeries {
+        &self.version(model, version).series
+    }
+
     fn find(
         &mut self,
         cell: &SeriesCell,

@@ -31,6 +31,7 @@ pub fn version(model: &str, id: &str, state: &str) -> VersionSpec {
             String::new()
         },
         metadata: Vec::new(),
+        ..VersionSpec::default()
     }
 }
 

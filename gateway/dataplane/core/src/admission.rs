@@ -1,0 +1,182 @@
+//! A request's right to be with the backends of its version: at once where there is room, else after a
+//! wait in the queue of that version, which ends early where waiting has no point.
+//!
+//! What is let through, and in which order, is in [`stagegate_table::gate`]. Messages of streams are not
+//! held back: how many answers one has, and so when it ends, is known to the model alone, and a message
+//! that waits would hold up those behind it which the model may need to go on.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use stagegate_table::gate::{Ask, Permit, Place, Reason, Refusal, UNBOUNDED};
+use stagegate_table::{Model, State, Version};
+use stagegate_wire::params::Params;
+
+use crate::client::{Client, Failure};
+use crate::cold;
+use crate::message;
+use crate::routed::{micros, Routed};
+use crate::status::{Code, Status};
+use crate::worker::Worker;
+
+/// A permit for a call of gRPC, waited for as long as its client waits.
+pub(crate) async fn admit(
+    worker: &Worker,
+    client: &mut Client,
+    routed: &mut Routed,
+) -> Result<Permit, Failure> {
+    if client.message.is_whole() {
+        if let Some(permit) = Permit::try_new(&routed.version.cell) {
+            return Ok(permit);
+        }
+    }
+    // Boxed because it is rare: it would make the future of every call larger.
+    Box::pin(wait_for(worker, client, routed)).await
+}
+
+async fn wait_for(
+    worker: &Worker,
+    client: &mut Client,
+    routed: &mut Routed,
+) -> Result<Permit, Failure> {
+    if client.message.is_kept() && routed.version.cell.gate.limit() != UNBOUNDED {
+        // A slow sender is to hold no place that others wait for.
+        message::gather(client).await?;
+        // Nor is its connection to be held up for the sake of other models.
+        client.message.release(client.message.len());
+    }
+    let priority = priority(client);
+    let deadline = client.deadline.at();
+    let outcome = {
+        let mut waiting = pin!(permit(worker, routed, priority, deadline));
+        client.wait(|_, cx| waiting.as_mut().poll(cx)).await
+    };
+    match outcome {
+        Ok(outcome) => Ok(outcome?),
+        Err(Failure::Status(status)) if status.code == Code::DeadlineExceeded as u8 => {
+            Err(too_late(routed).into())
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The `priority` parameter; 0 where there is none yet in what was read of the message.
+fn priority(client: &Client) -> u64 {
+    let names = client.message.names();
+    names.map_or(0, |names| Params::scan(names.parameters).priority)
+}
+
+/// A permit for a request of any kind.
+///
+/// It follows the version into today's table if it had to wait. `priority` is the request's parameter, 0
+/// for none; a request that cannot be answered before `deadline` is refused before that.
+pub(crate) async fn permit(
+    worker: &Worker,
+    routed: &mut Routed,
+    priority: u64,
+    deadline: Option<Instant>,
+) -> Result<Permit, Status> {
+    loop {
+        if let Some(permit) = Permit::try_new(&routed.version.cell) {
+            return Ok(permit);
+        }
+        let permit = queue(worker, routed, priority, deadline).await?;
+        cold::look_again(worker, routed)?;
+        if routed.version.state == State::Ready {
+            return Ok(permit);
+        }
+        drop(permit);
+        cold::ready(worker, routed).await?;
+    }
+}
+
+async fn queue(
+    worker: &Worker,
+    routed: &Routed,
+    priority: u64,
+    deadline: Option<Instant>,
+) -> Result<Permit, Status> {
+    let most = worker.shared.settings.queue_per_model;
+    let ask = Ask {
+        rank: routed.version.rank(priority),
+        deadline,
+        most: u32::try_from(most).unwrap_or(u32::MAX),
+    };
+    let outcome = match Place::take(&routed.version.cell, ask) {
+        Ok(place) => {
+            let _counted = Counted::start(worker, routed);
+            place.await
+        }
+        Err(refusal) => Err(refusal),
+    };
+    outcome.map_err(|refusal| refused(worker, routed, refusal))
+}
+
+/// Count a refusal and put it in words.
+fn refused(worker: &Worker, routed: &Routed, refusal: Refusal) -> Status {
+    worker.with_counters(|_, counters| {
+        let series = counters.of_version(&routed.model, &routed.version);
+        series.rejected(refusal.reason);
+    });
+    let what = routed.what();
+    let text = match refusal.reason {
+        Reason::Full => {
+            let most = worker.shared.settings.queue_per_model;
+            format!(
+                "{what} is busy and {most} requests wait for it already (limits.queue_per_model)"
+            )
+        }
+        Reason::Late => {
+            format!("{what} is busy and would not answer before the deadline of this request")
+        }
+        Reason::Displaced => {
+            format!("{what} is busy and requests of higher priority took all places in its queue")
+        }
+    };
+    // Not all at the same time again.
+    let room_in = u64::try_from(refusal.room_in.as_millis()).unwrap_or(u64::MAX);
+    let millis = u32::try_from(room_in.saturating_add(1)).unwrap_or(u32::MAX / 2);
+    let spread = worker.draws.below(millis.div_ceil(2));
+    Status::new(Code::ResourceExhausted, text).push_back(millis.saturating_add(spread))
+}
+
+fn too_late(routed: &Routed) -> Status {
+    let text = format!("Deadline Exceeded in the queue of {}", routed.what());
+    Status::new(Code::DeadlineExceeded, text)
+}
+
+/// A request in the queue; its time there is counted when it leaves.
+struct Counted<'w> {
+    worker: &'w Worker,
+    model: Arc<Model>,
+    version: Arc<Version>,
+    since: Instant,
+}
+
+impl<'w> Counted<'w> {
+    fn start(worker: &'w Worker, routed: &Routed) -> Self {
+        // Those who wait show in the numbers of a version from its first number on.
+        worker.with_counters(|_, counters| {
+            counters.of_version(&routed.model, &routed.version);
+        });
+        Self {
+            worker,
+            model: Arc::clone(&routed.model),
+            version: Arc::clone(&routed.version),
+            since: Instant::now(),
+        }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let waited = micros(self.since, Instant::now());
+        self.worker.with_counters(|_, counters| {
+            counters
+                .of_version(&self.model, &self.version)
+                .waited(waited);
+        });
+    }
+}
