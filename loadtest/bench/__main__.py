@@ -90,14 +90,15 @@ def _all_rounds(
 ) -> tuple[list[Sample], list[Pair]]:
     samples: list[Sample] = []
     for shape in options.shapes:
+        fitting = [one for one in rig.running if one.peer.tls == shape.tls]
         samples += measure_cpu(
-            rig.rig, rig.running, shape, rounds=options.rounds, seed=options.seed, progress=progress
+            rig.rig, fitting, shape, rounds=options.rounds, seed=options.seed, progress=progress
         )
     if options.latency is None:
         return samples, []
     pairs = measure_latency(
         rig.rig,
-        rig.running,
+        [one for one in rig.running if not one.peer.tls],
         rig.direct,
         options.latency,
         rounds=options.rounds,

@@ -46,11 +46,12 @@ class Client:
         port: int,
         answers_as: str,
         folder: Path,
+        trusts: Path | None = None,
         cpus: Sequence[int] = (),
         limit_seconds: int = 60,
     ) -> None:
         command = [str(binaries / "check-client"), "--target", f"{LOOPBACK}:{port}"]
-        options = {
+        options: dict[str, object] = {
             "connections": shape.connections,
             "streams": shape.streams,
             "request-bytes": shape.request_bytes,
@@ -63,6 +64,8 @@ class Client:
             "answer-bytes": ANSWER_BYTES,
             "limit-seconds": limit_seconds,
         }
+        if trusts:
+            options["tls-ca"] = str(trusts)
         command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
         self._process = Process(f"client-{name}", command, folder=folder, cpus=cpus, talks=True)
         try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
+from loadtest.bench.certificates import certificates
 from loadtest.bench.client import Client, Run
 from loadtest.bench.cpu import cpu_seconds
 from loadtest.bench.errors import BadAnswers
@@ -49,6 +50,7 @@ class Rig:
             port=target.port,
             answers_as=target.peer.answers_as,
             folder=self.folder,
+            trusts=certificates(self.folder).authority if shape.tls else None,
             cpus=self.client_cpus,
         )
 

@@ -18,7 +18,7 @@ from loadtest.bench.measure import Pair, Running, Sample
 from loadtest.bench.stats import Summary, paired_ratio
 
 T = TypeVar("T", Sample, Pair)
-YARDSTICKS = ("haproxy", "nginx", "tcp")
+YARDSTICKS = ("haproxy", "nginx", "tcp", "haproxy-tls", "nginx-tls")
 
 
 @dataclass(frozen=True, slots=True)

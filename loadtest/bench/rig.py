@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loadtest.bench.backend import Backend
@@ -88,7 +88,7 @@ def _wait_for_answers(rig: Rig, target: Running) -> None:
     deadline = time.monotonic() + _ANSWER_SECONDS
     while True:
         try:
-            rig.client(target, _FIRST).stop()
+            rig.client(target, replace(_FIRST, tls=target.peer.tls)).stop()
         except BenchError:
             if time.monotonic() > deadline:
                 raise

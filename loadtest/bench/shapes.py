@@ -19,6 +19,7 @@ class Shape:
         request_bytes: size of a ModelInferRequest.
         early: the backend answers before it has read the body.
         requests: how many requests one measurement counts.
+        tls: the client speaks TLS.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Shape:
     request_bytes: int
     early: bool
     requests: int
+    tls: bool = False
 
     @property
     def warmup(self) -> int:
@@ -43,5 +45,8 @@ CPU_SHAPES = (
     Shape("8x8", connections=8, streams=8, request_bytes=SMALL, early=False, requests=20_000),
     Shape("8x1-1MiB", connections=8, streams=1, request_bytes=LARGE, early=False, requests=600),
     Shape("8x1-1MiB-early", connections=8, streams=1, request_bytes=LARGE, early=True, requests=600),
+    Shape("32x1-tls", connections=32, streams=1, request_bytes=SMALL, early=False, requests=20_000, tls=True),
+    Shape("8x8-tls", connections=8, streams=8, request_bytes=SMALL, early=False, requests=20_000, tls=True),
+    Shape("8x1-1MiB-tls", connections=8, streams=1, request_bytes=LARGE, early=False, requests=600, tls=True),
 )
 LATENCY_SHAPE = Shape("1x1", connections=1, streams=1, request_bytes=SMALL, early=False, requests=2_000)

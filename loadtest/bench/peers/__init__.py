@@ -15,5 +15,11 @@ __all__ = ["DIRECT", "Launch", "Peer", "all_peers"]
 
 
 def all_peers() -> tuple[Peer, ...]:
-    """One of each."""
-    return (Dataplane(), Gateway(), HaproxyTcp(), HaproxyHttp(), Nginx(), Envoy(), GrpcAio())
+    """One of each, and some once more with TLS towards their clients."""
+    plain = (Dataplane(), Gateway(), HaproxyTcp(), HaproxyHttp(), Nginx(), Envoy(), GrpcAio())
+    return (
+        *plain,
+        Dataplane("stagegate-tls", "the same, TLS towards clients", tls=True),
+        HaproxyHttp("haproxy-tls", "the same, TLS towards clients", tls=True),
+        Nginx("nginx-tls", "the same, TLS towards clients", tls=True),
+    )

@@ -46,6 +46,11 @@ class Peer(Protocol):
         """The model name that its clients must see in an answer, "" for the backend's own."""
         ...
 
+    @property
+    def tls(self) -> bool:
+        """Whether its clients speak TLS: it is measured in the shapes that do, and in no other."""
+        ...
+
     def launch(self, *, port: int, backend_port: int, folder: Path) -> Launch:
         """Writes its configuration into `folder` and says how to start it on 127.0.0.1:`port`.
 
@@ -63,6 +68,7 @@ class Direct:
     describes: str = "no proxy"
     share: float = 1.0
     answers_as: str = ""
+    tls: bool = False
 
     def launch(self, *, port: int, backend_port: int, folder: Path) -> Launch:
         """There is nothing to start."""

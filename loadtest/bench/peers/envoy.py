@@ -23,6 +23,7 @@ class Envoy:
     describes: str = "weighted clusters 90/10, retry, outlier detection"
     share: float = 1.0
     answers_as: str = ""
+    tls: bool = False
 
     def launch(self, *, port: int, backend_port: int, folder: Path) -> Launch:
         """See `Peer.launch`."""

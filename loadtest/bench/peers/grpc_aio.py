@@ -20,6 +20,7 @@ class GrpcAio:
     describes: str = "Python pass-through, messages not parsed"
     share: float = 0.1
     answers_as: str = ""
+    tls: bool = False
 
     def launch(self, *, port: int, backend_port: int, folder: Path) -> Launch:
         """See `Peer.launch`."""

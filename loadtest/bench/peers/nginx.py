@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest.bench import tools
+from loadtest.bench.certificates import certificates
 from loadtest.bench.peers.base import Launch
 
 _CONFIG = """\
 daemon off;
 master_process off;
-pid {folder}/nginx.pid;
+pid {folder}/{name}.pid;
 error_log stderr warn;
 events {{ worker_connections 4096; }}
 http {{
@@ -27,7 +28,7 @@ http {{
         keepalive_requests 1000000000;
     }}
     server {{
-        listen 127.0.0.1:{port} http2;
+        listen 127.0.0.1:{port} {speaks};
         http2_max_concurrent_streams 256;
         keepalive_requests 1000000000;
         client_max_body_size 0;
@@ -46,11 +47,19 @@ class Nginx:
     describes: str = "grpc_pass, upstream connections kept"
     share: float = 1.0
     answers_as: str = ""
+    tls: bool = False
 
     def launch(self, *, port: int, backend_port: int, folder: Path) -> Launch:
         """See `Peer.launch`."""
         binary = tools.program("nginx")
-        config = folder / "nginx.conf"
-        config.write_text(_CONFIG.format(port=port, backend_port=backend_port, folder=folder))
+        config = folder / f"{self.name}.conf"
+        files = {"folder": folder, "name": self.name, "speaks": self._speaks(folder)}
+        config.write_text(_CONFIG.format(port=port, backend_port=backend_port, **files))
         command = (binary, "-p", str(folder), "-c", str(config))
         return Launch(command, version=tools.first_line(binary, "-v"))
+
+    def _speaks(self, folder: Path) -> str:
+        if not self.tls:
+            return "http2"
+        made = certificates(folder)
+        return f"http2 ssl; ssl_certificate {made.chain}; ssl_certificate_key {made.key}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest.bench import tools
+from loadtest.bench.certificates import certificates
 from loadtest.bench.client import ASKED_MODEL, BACKEND_MODEL, BACKEND_VERSION
 from loadtest.bench.peers.base import Launch
 from loadtest.bench.process import free_port
@@ -21,11 +22,15 @@ class Dataplane:
     describes: str = "names read and rewritten, split 90/10, counters, deadline"
     share: float = 1.0
     answers_as: str = ASKED_MODEL
+    tls: bool = False
 
     def launch(self, *, port: int, backend_port: int, folder: Path) -> Launch:
         """See `Peer.launch`."""
-        command = (str(tools.built() / "serve"), "--port", str(port), *serve_options(backend_port))
-        return Launch(command, version=_commit())
+        command = [str(tools.built() / "serve"), "--port", str(port), *serve_options(backend_port)]
+        if self.tls:
+            made = certificates(folder)
+            command += ["--tls-cert", str(made.chain), "--tls-key", str(made.key)]
+        return Launch(tuple(command), version=_commit())
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,7 @@ class Gateway:
     describes: str = "the gateway process, its control plane included"
     share: float = 1.0
     answers_as: str = ASKED_MODEL
+    tls: bool = False
 
     def launch(self, *, port: int, backend_port: int, folder: Path) -> Launch:
         """See `Peer.launch`."""

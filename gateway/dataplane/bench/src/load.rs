@@ -11,17 +11,21 @@ use bytes::{Bytes, BytesMut};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::SendStream;
 use http::{HeaderMap, Request};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::{spawn_local, JoinSet};
 use tokio::time::timeout;
 
 use crate::message::{Expected, EARLY_HEADER, MODEL_INFER};
+use crate::trust::Trust;
 use crate::tuning;
 
 /// What to send, where, and what must come back.
 pub struct Plan {
     /// The proxy, or the backend itself.
     pub target: SocketAddr,
+    /// Speak TLS, and trust what this says. `None` for plaintext.
+    pub tls: Option<Trust>,
     /// Connections.
     pub connections: usize,
     /// Requests in flight on each of them.
@@ -103,7 +107,7 @@ impl Load {
     pub async fn connect(plan: Plan) -> Result<Self, String> {
         let mut senders = Vec::with_capacity(plan.connections);
         for _ in 0..plan.connections {
-            let sender = connect(plan.target).await;
+            let sender = connect(&plan).await;
             senders.push(
                 sender.map_err(|error| format!("cannot connect to {}: {error}", plan.target))?,
             );
@@ -146,9 +150,19 @@ impl Load {
     }
 }
 
-async fn connect(target: SocketAddr) -> Result<SendRequest<Bytes>, Box<dyn std::error::Error>> {
-    let socket = TcpStream::connect(target).await?;
+async fn connect(plan: &Plan) -> Result<SendRequest<Bytes>, Box<dyn std::error::Error>> {
+    let socket = TcpStream::connect(plan.target).await?;
     socket.set_nodelay(true)?;
+    match &plan.tls {
+        None => speak(socket).await,
+        Some(trust) => speak(trust.connect(socket).await?).await,
+    }
+}
+
+async fn speak<S>(socket: S) -> Result<SendRequest<Bytes>, Box<dyn std::error::Error>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let (sender, connection) = tuning::client().handshake(socket).await?;
     spawn_local(async move {
         // Its requests report what a broken connection means for them.

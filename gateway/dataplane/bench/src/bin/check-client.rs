@@ -16,6 +16,7 @@ use stagegate_bench::args::Args;
 use stagegate_bench::lines;
 use stagegate_bench::load::{Load, Plan};
 use stagegate_bench::message::{request, Expected};
+use stagegate_bench::trust::Trust;
 
 fn main() -> ExitCode {
     match start() {
@@ -36,6 +37,10 @@ fn start() -> Result<(), Box<dyn Error>> {
     let backend_version: String = args.take("backend-version", "1".to_owned())?;
     let plan = Plan {
         target: args.require("target")?,
+        tls: match args.take("tls-ca", String::new())?.as_str() {
+            "" => None,
+            path => Some(Trust::from_file(path)?),
+        },
         connections: args.take("connections", 1)?,
         streams: args.take("streams", 1)?,
         body: request(&model, args.take("request-bytes", 150)?),

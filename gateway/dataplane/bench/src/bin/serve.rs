@@ -2,7 +2,7 @@
 //! everything that it does for a request (names, split, counters, deadline) as in a gateway.
 //!
 //! `serve --backend HOST:PORT [--port 0] [--model digits] [--backend-model m] [--backend-version 1]
-//! [--threads 1]` prints `{"port": P}` when it accepts connections and ends when stdin does.
+//! [--threads 1] [--tls-cert FILE --tls-key FILE]` prints `{"port": P}` when it accepts connections and ends when stdin does.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +11,7 @@ use std::io::Read as _;
 use std::process::ExitCode;
 
 use stagegate_bench::{args::Args, lines};
-use stagegate_core::{Dataplane, Settings};
+use stagegate_core::{Dataplane, Secret, Settings};
 use stagegate_table::spec::{ArmSpec, BackendSpec, ModelSpec, PointerSpec, Snapshot, VersionSpec};
 use stagegate_table::Published;
 
@@ -31,11 +31,22 @@ fn main() -> ExitCode {
     }
 }
 
+/// The content of a file; nothing where none is named.
+fn pem(path: &str) -> std::io::Result<Vec<u8>> {
+    if path.is_empty() {
+        Ok(Vec::new())
+    } else {
+        std::fs::read(path)
+    }
+}
+
 fn start() -> Result<(), Box<dyn Error>> {
     let mut args = Args::from_env()?;
     let settings = Settings {
         port: args.take("port", 0)?,
         threads: args.take("threads", 1)?,
+        tls_cert: pem(&args.take("tls-cert", String::new())?)?,
+        tls_key: Secret(pem(&args.take("tls-key", String::new())?)?),
         ..Settings::default()
     };
     let address = args.require("backend")?;
