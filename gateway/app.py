@@ -13,14 +13,16 @@ import errno
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from gateway import __version__
 from gateway.admin import serve_admin
 from gateway.bridge import DataPlane, Settings
+from gateway.certificates import Certificates, FrontTls, read_material
 from gateway.clock import SystemClock
 from gateway.config import Address, GatewayConfig
 from gateway.http import serve_http
@@ -37,7 +39,7 @@ from router.backends.triton import TritonServer
 from router.control.controller import Controller, ControllerSettings
 from router.control.residents import BackendState
 from router.errors import StagegateError, Unavailable
-from router.model import Backend, Control
+from router.model import Backend, BackendTls, Control
 from router.ports import StateStore
 from router.registries import open_registry
 from router.stores import open_store
@@ -128,8 +130,11 @@ async def _start(
     clock = SystemClock()
     store = await open_store(config.state.kind, config.state.path)
     stack.push_async_callback(store.close)
-    data_plane = _start_data_plane(config)
+    material = read_material(config)
+    data_plane = _start_data_plane(config, material.front)
     stack.callback(data_plane.stop)
+    certificates = Certificates(config, material, data_plane)
+    make_backends = partial(make_backend_states, tls=certificates.backend)
     recorder = LoadRecorder()
     controller = _controller(config, store, data_plane, clock, recorder)
     reloader = Reloader(
@@ -137,6 +142,8 @@ async def _start(
         controller,
         settings=controller_settings,
         make_backends=make_backends,
+        certificates=certificates,
+        set_limits=lambda fresh: data_plane.set_limits(data_plane_settings(fresh)),
     )
     gateway = RunningGateway(
         controller=controller,
@@ -146,6 +153,7 @@ async def _start(
         addresses=_addresses(config, data_plane),
         registry_types=reloader.registry_types,
         reload=reloader.reload,
+        certificates=certificates,
     )
     with _named_port("listen.metrics", config.listen.metrics):
         bound = await stack.enter_async_context(
@@ -164,7 +172,9 @@ async def _start(
             controller.add_backend(state)
     loop = asyncio.create_task(controller.run(), name="control loop")
     stack.push_async_callback(_cancel, loop)
-    await _begin(controller, config)
+    watch = asyncio.create_task(certificates.watch(), name="certificates")
+    stack.push_async_callback(_cancel, watch)
+    await _begin(controller, config, make_backends)
     await _synced(controller, stop)
     gateway.synced = True
     data_plane.set_ready(True)
@@ -176,9 +186,18 @@ async def _start(
     return _Parts(gateway, data_plane)
 
 
-def _start_data_plane(config: GatewayConfig) -> DataPlane:
+def _start_data_plane(config: GatewayConfig, front: FrontTls | None) -> DataPlane:
+    settings = data_plane_settings(config)
+    if front is not None:
+        settings = replace(settings, tls_cert=front.cert, tls_key=front.key, tls_client_ca=front.client_ca)
+    with _named_port("listen.inference", config.listen.inference):
+        return DataPlane(settings)
+
+
+def data_plane_settings(config: GatewayConfig) -> Settings:
+    """What the data plane is told of a configuration, without certificates."""
     limits, address = config.limits, config.listen.inference
-    settings = Settings(
+    return Settings(
         host=address.host,
         port=address.port,
         threads=config.threads,
@@ -196,9 +215,12 @@ def _start_data_plane(config: GatewayConfig) -> DataPlane:
         allow=config.protocol.methods,
         server_name="triton",
         server_version=SERVER_VERSION,
+        replay=limits.replay,
+        answer_timeout_ms=round(limits.answer_timeout * 1000),
+        resets_per_second=limits.resets_per_second,
+        connections_per_address=limits.connections_per_address or 0,
+        max_connection_age_ms=round((limits.max_connection_age or 0) * 1000),
     )
-    with _named_port("listen.inference", address):
-        return DataPlane(settings)
 
 
 def _controller(
@@ -229,7 +251,11 @@ def controller_settings(config: GatewayConfig) -> ControllerSettings:
     )
 
 
-async def _begin(controller: Controller, config: GatewayConfig) -> None:
+async def _begin(
+    controller: Controller,
+    config: GatewayConfig,
+    make_backends: Callable[[Sequence[Backend]], list[BackendState]],
+) -> None:
     """Routes first: a model must not be seen a moment without its own."""
     await controller.load_routes()
     check_names(config.backends, controller.residents.backends)
@@ -241,9 +267,17 @@ async def _begin(controller: Controller, config: GatewayConfig) -> None:
         )
 
 
-def make_backends(backends: Sequence[Backend]) -> list[BackendState]:
-    """Adapters for backends; nothing is sent to them yet. Raises ArtifactError for an unusable repository."""
-    return [BackendState(backend, TritonServer(backend), _folders(backend)) for backend in backends]
+def make_backend_states(
+    backends: Sequence[Backend], tls: Callable[[str], BackendTls | None] = lambda _: None
+) -> list[BackendState]:
+    """Adapters for backends; nothing is sent to them yet. `tls` gives how one is to be spoken to.
+
+    Raises ArtifactError for an unusable repository.
+    """
+    return [
+        BackendState(backend, TritonServer(backend, tls=partial(tls, backend.name)), _folders(backend))
+        for backend in backends
+    ]
 
 
 def _folders(backend: Backend) -> TritonRepository | None:
@@ -345,10 +379,10 @@ def _addresses(config: GatewayConfig, data_plane: DataPlane) -> Addresses:
 def _warn(config: GatewayConfig) -> None:
     for key in config.not_served:
         LOG.warning("%s: not served by this version, so the key has no effect", key)
-    if not config.listen.inference.loopback:
+    if config.tls is None and not config.listen.inference.loopback:
         LOG.warning(
-            "listen.inference %s takes plaintext from other machines; TLS is not served by this version, "
-            "so keep it inside a network that you trust",
+            "listen.inference %s takes plaintext from other machines; give it a certificate (key `tls`), or "
+            "keep it inside a network that you trust",
             config.listen.inference,
         )
 

@@ -414,6 +414,17 @@ def _gauge_families(gauges: Gauges) -> Iterator[Metric]:
         ("registry",),
         (((r.name,), r.problems) for r in gauges.registries),
     )
+    yield _gauge(
+        "stagegate_tls_certificate_expiry_seconds",
+        "Unix time until which a certificate of the gateway is valid.",
+        ("certificate",),
+        (((name,), until) for name, until in gauges.certificates.items()),
+    )
+    yield CounterMetricFamily(
+        "stagegate_tls_certificates_refused",
+        "Changed certificate files that could not be used; the old certificates stayed.",
+        value=gauges.certificates_refused,
+    )
 
 
 def _build_family() -> Metric:

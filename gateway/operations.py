@@ -349,12 +349,16 @@ class Gauges:
 
     Attributes:
         backends: name to whether it is up.
+        certificates: unix seconds until which our own are valid, by `listen` or `backend NAME`.
+        certificates_refused: changed files that could not be used.
     """
 
     revision: int
     weights: tuple[RouteWeight, ...] = ()
     backends: Mapping[str, bool] = field(default_factory=dict)
     registries: tuple[RegistryGauge, ...] = ()
+    certificates: Mapping[str, int] = field(default_factory=dict)
+    certificates_refused: int = 0
 
 
 class Catalogue(Protocol):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.certificates import Certificates, Material
 from gateway.config import (
     BUILT_IN,
     BackendConfig,
@@ -27,8 +28,15 @@ from router.registries import open_registry
 
 LOG = logging.getLogger("stagegate")
 
-_LIVE = ("registries", "default_registry", "backends", "residency.", "log.level")
+_LIVE = ("registries", "default_registry", "backends", "residency.", "log.level", "limits.", "tls.")
 """Keys, or beginnings of keys, that take effect at once; all others wait for the next start."""
+
+_WAITS = ("limits.upstream_connections",)
+"""Keys that begin so and wait for the next start all the same."""
+
+
+def _is_live(key: str) -> bool:
+    return key.startswith(_LIVE) and key not in _WAITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,7 @@ class _Difference:
     add_registries: tuple[Registry, ...]
     drop_backends: tuple[BackendId, ...]
     add_backends: tuple[BackendState, ...]
+    material: Material | None
 
 
 def check_names(backends: Iterable[BackendConfig], taken: Container[str]) -> None:
@@ -61,12 +70,16 @@ class Reloader:
         *,
         settings: Callable[[GatewayConfig], ControllerSettings],
         make_backends: Callable[[Sequence[Backend]], list[BackendState]],
+        certificates: Certificates | None = None,
+        set_limits: Callable[[GatewayConfig], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._started_with = config
         self._controller = controller
         self._settings = settings
         self._make_backends = make_backends
+        self._certificates = certificates
+        self._set_limits = set_limits
         self._busy = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self.registry_types = {name: section.type for name, section in config.registries.items()}
@@ -111,11 +124,11 @@ class Reloader:
                 )
             fresh = await asyncio.to_thread(load_config, Path(self._config.source), os.environ)
             difference = self._difference(fresh)
-            changed = tuple(key for key in changed_keys(self._config, fresh) if key.startswith(_LIVE))
+            changed = tuple(key for key in changed_keys(self._config, fresh) if _is_live(key))
             self._config = fresh
             await self._apply(fresh, difference)
             # Told again and again until the restart: they are not in force.
-            waits = (key for key in changed_keys(self._started_with, fresh) if not key.startswith(_LIVE))
+            waits = (key for key in changed_keys(self._started_with, fresh) if not _is_live(key))
             return ReloadReport(config=fresh.source, changed=changed, needs_restart=tuple(waits))
 
     def _difference(self, fresh: GatewayConfig) -> _Difference:
@@ -135,10 +148,12 @@ class Reloader:
             add_backends=tuple(
                 self._make_backends([one.to_backend() for one in fresh.backends if one.name not in kept])
             ),
+            material=None if self._certificates is None else self._certificates.read(fresh),
         )
 
     async def _apply(self, fresh: GatewayConfig, difference: _Difference) -> None:
         self._controller.set_settings(self._settings(fresh))
+        self._set_limits(fresh)
         logging.getLogger("stagegate").setLevel(fresh.log.level.upper())
         for name in difference.drop_registries:
             self._controller.drop_registry(name)
@@ -148,6 +163,8 @@ class Reloader:
         self.registry_types.update({name: section.type for name, section in fresh.registries.items()})
         for backend in difference.drop_backends:
             await self._controller.drop_backend(backend)
+        if self._certificates is not None and difference.material is not None:
+            self._certificates.take(fresh, difference.material)
         for state in difference.add_backends:
             self._controller.add_backend(state)
         await self._controller.turned()

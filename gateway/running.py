@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from gateway import __version__
 from gateway.bridge import DataPlane
+from gateway.certificates import Certificates
 from gateway.config import Address
 from gateway.operations import (
     ArmView,
@@ -79,6 +80,7 @@ class RunningGateway:
         addresses: Addresses,
         registry_types: Mapping[str, str],
         reload: Callable[[], Coroutine[None, None, ReloadReport]],
+        certificates: Certificates | None = None,
     ) -> None:
         self._controller = controller
         self._store = store
@@ -87,6 +89,7 @@ class RunningGateway:
         self.addresses = addresses
         self._registry_types = registry_types
         self._reload = reload
+        self._certificates = certificates
         self._changes: set[asyncio.Task[Any]] = set()
         self._started = clock.unix()
         self._started_at = clock.now()
@@ -487,6 +490,8 @@ class RunningGateway:
                 RegistryGauge(status.name, status.age, len(status.problems))
                 for status in self._registries(now)
             ),
+            certificates=self._certificates.expiry if self._certificates else {},
+            certificates_refused=self._certificates.refused if self._certificates else 0,
         )
 
     async def reload(self) -> ReloadReport:

@@ -217,6 +217,23 @@ class Control(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class BackendTls:
+    """How a Triton is spoken to in TLS, all in PEM.
+
+    Attributes:
+        ca: certificates that the Triton's must lead to.
+        cert: our own certificate chain for it, b"" where it asks for none.
+        key: the private key of `cert`.
+        server_name: what the Triton's certificate must be for; "" for the host of its address.
+    """
+
+    ca: bytes
+    cert: bytes = b""
+    key: bytes = field(default=b"", repr=False)
+    server_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Backend:
     """One Triton, known by address.
 

@@ -9,6 +9,7 @@ from gateway.config.schema import (
     BUILT_IN,
     METHOD_GROUPS,
     BackendConfig,
+    BackendTlsConfig,
     FolderRegistryConfig,
     GatewayConfig,
     LimitsConfig,
@@ -18,6 +19,7 @@ from gateway.config.schema import (
     RegistryConfig,
     ResidencyConfig,
     StateConfig,
+    TlsConfig,
     TritonConfig,
 )
 from gateway.config.secret import Secret, parse_secret
@@ -28,6 +30,7 @@ __all__ = [
     "METHOD_GROUPS",
     "Address",
     "BackendConfig",
+    "BackendTlsConfig",
     "Document",
     "FolderRegistryConfig",
     "GatewayConfig",
@@ -39,6 +42,7 @@ __all__ = [
     "ResidencyConfig",
     "Secret",
     "StateConfig",
+    "TlsConfig",
     "TritonConfig",
     "built_in_config",
     "changed_keys",

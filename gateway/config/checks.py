@@ -14,17 +14,7 @@ from gateway.config.units import parse_listen_address
 Finding = tuple[Path, str]
 """Where, and what is wrong."""
 
-_LATER: tuple[tuple[tuple[str, ...], str], ...] = (
-    (
-        ("tls",),
-        "TLS is not served by this version; remove it, and put a TLS proxy in front where one is needed",
-    ),
-    (("limits", "resets_per_second"), ""),
-    (("limits", "cancels_per_second"), ""),
-    (("limits", "connections_per_address"), ""),
-    (("limits", "answer_timeout"), ""),
-    (("limits", "replay"), ""),
-)
+_LATER: tuple[tuple[tuple[str, ...], str], ...] = ((("limits", "cancels_per_second"), ""),)
 
 _LATER_REGISTRY_TYPES = ("mlflow", "s3", "huggingface", "dvc", "sagemaker")
 
@@ -70,6 +60,16 @@ def cross_check(root: dict[str, Value], registries: frozenset[str]) -> Iterator[
     yield from _given_twice(root, "repository", "repository")
     yield from _repositories(root)
     yield from _ports(root)
+    yield from _pairs(root)
+
+
+def _pairs(root: dict[str, Value]) -> Iterator[Finding]:
+    """A certificate for a backend without its key, or the key without it."""
+    for index, backend in enumerate(as_list(root.get("backends"))):
+        tls = as_mapping(as_mapping(backend).get("tls"))
+        for key, other in (("cert", "key"), ("key", "cert")):
+            if key in tls and other not in tls:
+                yield ("backends", index, "tls", key), f"needs {other} beside it"
 
 
 def _default_registry(root: dict[str, Value], registries: frozenset[str]) -> Iterator[Finding]:

@@ -72,14 +72,17 @@ class Duration(_Field):
 
 @dataclass(frozen=True, slots=True)
 class Whole(_Field):
-    """A whole number, both bounds included."""
+    """A whole number, both bounds included; with `off`, that word is None."""
 
     low: int
     high: int
+    off: bool = False
 
-    def parse(self, value: object) -> int:
+    def parse(self, value: object) -> int | None:
         """The number of `256`."""
         text = scalar(value)
+        if self.off and text == "off":
+            return None
         # isdecimal() takes other scripts' digits too, and int() underscores: both would surprise.
         number = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(self.high)) else None
         if number is None or not self.low <= number <= self.high:

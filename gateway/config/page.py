@@ -11,7 +11,13 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from gateway.config.schema import BackendConfig, FolderRegistryConfig, GatewayConfig
+from gateway.config.schema import (
+    BackendConfig,
+    BackendTlsConfig,
+    FolderRegistryConfig,
+    GatewayConfig,
+    TlsConfig,
+)
 from gateway.config.units import Address, format_size
 
 _HEAD = """\
@@ -23,9 +29,10 @@ file. A key is overridden from the environment as `STAGEGATE_` and its path with
 `STAGEGATE_LISTEN__INFERENCE=0.0.0.0:8001`, `STAGEGATE_BACKENDS__0__GRPC=10.0.0.7:8001`. Sizes are written as
 `64MiB`, durations as `30s`, `5m`, `500ms`. A value that begins with `@` must be quoted.
 
-`stagegate reload` or SIGHUP takes changed registries, backends, `default_registry`, `residency` and
-`log.level` at once; other keys wait for the next start, and the answer names them. A file with a mistake is
-refused whole.
+`stagegate reload` or SIGHUP takes changed registries, backends, `default_registry`, `residency`, `limits`
+(but `upstream_connections`), the files of `tls` and `log.level` at once; other keys wait for the next
+start, and the answer names them. A file with a mistake is refused whole. Certificates are also taken when
+their files change; a pair that does not match or has run out is refused, and the old one stays.
 
 This page is made from the schema by `make generate`.
 
@@ -33,11 +40,13 @@ This page is made from the schema by `make generate`.
 |---|---|---|
 """
 
-_SIZES = {"limits.max_message", "limits.max_header_list", "limits.max_frame"}
+_SIZES = {"limits.max_message", "limits.max_header_list", "limits.max_frame", "limits.replay"}
+_WORDS = {"limits.connections_per_address": "off", "limits.max_connection_age": "never"}
 _DURATIONS = {
     "limits.default_deadline",
     "limits.handshake_timeout",
     "limits.idle_timeout",
+    "limits.answer_timeout",
     "residency.idle_unload",
     "residency.load_timeout",
 }
@@ -66,7 +75,7 @@ def _rows(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str
 
 def _section_of(field: FieldInfo) -> type[BaseModel] | None:
     """The section that a field holds, once or many times; None for a plain value."""
-    for candidate in (FolderRegistryConfig, BackendConfig):
+    for candidate in (FolderRegistryConfig, BackendConfig, BackendTlsConfig, TlsConfig):
         if candidate in _parts(field.annotation):
             return candidate
     annotation = field.annotation
@@ -93,7 +102,7 @@ def _default(key: str, field: FieldInfo) -> str:
     if default is PydanticUndefined:
         return "required"
     if default is None or default in ("", ()):
-        return ""
+        return f"`{_WORDS[key]}`" if key in _WORDS else ""
     if key in _SIZES:
         return f"`{format_size(default)}`"
     if key in _DURATIONS:

@@ -134,6 +134,30 @@ RegistryConfig = FolderRegistryConfig
 """Any registry; a union of types as soon as there is a second one."""
 
 
+class TlsConfig(Section):
+    """TLS towards clients."""
+
+    cert: FilePath = Field(
+        description="certificate chain of the gateway in PEM; with it, TLS and nothing else"
+    )
+    key: FilePath = Field(description="its private key in PEM, not encrypted")
+    client_ca: FilePath | None = Field(
+        default=None, description="certificates in PEM that those of clients must lead to; with it, mTLS"
+    )
+
+
+class BackendTlsConfig(Section):
+    """TLS towards one Triton."""
+
+    ca: FilePath = Field(description="certificates in PEM that the Triton's must lead to; with it, TLS")
+    cert: FilePath | None = Field(default=None, description="certificate chain that the Triton is shown")
+    key: FilePath | None = Field(default=None, description="its private key in PEM, not encrypted")
+    server_name: Annotated[str, Text(str)] = Field(
+        default="",
+        description="what the Triton's certificate must be for; by default the host of its address",
+    )
+
+
 class BackendConfig(Section):
     """One Triton, known by address."""
 
@@ -150,6 +174,7 @@ class BackendConfig(Section):
     memory: Annotated[int, Size(1 << 20, 1 << 50)] | None = Field(
         default=None, description="bytes for models; checked, but not yet a bound in this version"
     )
+    tls: BackendTlsConfig | None = Field(default=None, description="TLS towards it; without it plaintext")
 
     def to_backend(self) -> Backend:
         """As the rest of Stagegate knows it."""
@@ -231,6 +256,22 @@ class LimitsConfig(Section):
     inflate_ratio: Annotated[int, Whole(1, 10_000)] = Field(
         default=100, description="how many times its size a compressed message may become"
     )
+    replay: Annotated[int, Size(0, 64 * _MIB)] = Field(
+        default=_MIB, description="largest message that is kept to be sent again; larger ones are sent once"
+    )
+    answer_timeout: Annotated[float, Duration(1, _HOUR)] = Field(
+        default=30.0, description="how long a client may leave an answer untaken"
+    )
+    resets_per_second: Annotated[int, Whole(1, 1_000_000)] = Field(
+        default=200, description="streams that a client connection may reset within a second"
+    )
+    connections_per_address: Annotated[int | None, Whole(1, 1_000_000, off=True)] = Field(
+        default=None, description="client connections from one address, or off; of IPv6 the /64 counts"
+    )
+    max_connection_age: Annotated[float | None, Duration(1, 30 * _DAY, never=True)] = Field(
+        default=None,
+        description="after which a client is told to connect anew, give or take a tenth; or never",
+    )
 
 
 class ResidencyConfig(Section):
@@ -285,6 +326,7 @@ class GatewayConfig(Section):
     auth: AuthConfig = Field(default_factory=AuthConfig)
     log: LogConfig = Field(default_factory=LogConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    tls: TlsConfig | None = Field(default=None, description="TLS towards clients; without it plaintext")
     residency: ResidencyConfig = Field(default_factory=ResidencyConfig)
     triton: TritonConfig = Field(default_factory=TritonConfig)
     _source: str = PrivateAttr(BUILT_IN)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import grpc
@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from router.backends.capacity import capacity_of
 from router.errors import BackendUnavailable, LoadFailed
-from router.model import Backend, Capacity, IndexEntry, TritonName
+from router.model import Backend, BackendTls, Capacity, IndexEntry, TritonName
 from router.ports import ServerInfo
 
 _Answer = TypeVar("_Answer")
@@ -34,21 +34,34 @@ _CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
+_FINISH = 600.0
+"""How long calls may go on over a channel that was replaced."""
+
 _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 class TritonServer:
     """Implements `router.ports.ModelServer` on one Triton, connected at the first call."""
 
-    def __init__(self, backend: Backend, *, call_timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        call_timeout: float = 10.0,
+        tls: Callable[[], BackendTls | None] = lambda: None,
+    ) -> None:
         """Nothing is sent yet.
 
         Args:
             backend: which one.
             call_timeout: seconds for each call that is not a load or an unload.
+            tls: gives how it is to be spoken to; None for plaintext. Asked before each call.
         """
         self._backend = backend
         self._timeout = call_timeout
+        self._tls = tls
+        self._made_with: BackendTls | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._channel: grpc.aio.Channel | None = None
         self._late: dict[TritonName, asyncio.Task[None]] = {}
         self._service: service_pb2_grpc.GRPCInferenceServiceStub | None = None
@@ -157,7 +170,7 @@ class TritonServer:
 
     async def close(self) -> None:
         """Close its channel. A later call opens a new one."""
-        late = list(self._late.values())
+        late = [*self._late.values(), *self._closing]
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
@@ -166,10 +179,21 @@ class TritonServer:
             await channel.close(None)
 
     def _stub(self) -> service_pb2_grpc.GRPCInferenceServiceStub:
+        tls = self._tls()
+        if self._channel is not None and tls != self._made_with:
+            self._let_finish(self._channel)
+            self._channel = None
         if self._channel is None or self._service is None:
-            self._channel = grpc.aio.insecure_channel(self._backend.grpc, options=_CHANNEL_OPTIONS)
+            self._channel = _open_channel(self._backend.grpc, tls)
+            self._made_with = tls
             self._service = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         return self._service
+
+    def _let_finish(self, channel: grpc.aio.Channel) -> None:
+        """Close a channel once its calls have ended."""
+        task = asyncio.get_running_loop().create_task(channel.close(_FINISH))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def _ask(self, call: Awaitable[_Answer]) -> _Answer:
         try:
@@ -231,6 +255,14 @@ class TritonServer:
 
     def _named(self, name: TritonName) -> str:
         return f"{name} on Triton {self._backend.name}"
+
+
+def _open_channel(address: str, tls: BackendTls | None) -> grpc.aio.Channel:
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(tls.ca, tls.key or None, tls.cert or None)
+    name = (("grpc.ssl_target_name_override", tls.server_name),) if tls.server_name else ()
+    return grpc.aio.secure_channel(address, credentials, options=(*_CHANNEL_OPTIONS, *name))
 
 
 def _present(entry: IndexEntry) -> bool:

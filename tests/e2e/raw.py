@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -118,9 +119,13 @@ def _texts(headers: Iterable[tuple[bytes | str, bytes | str]]) -> list[tuple[str
 class Client:
     """One HTTP/2 connection to a port of the loopback."""
 
-    def __init__(self, port: int, *, window: int = 1 << 24, taking: bool = True) -> None:
+    def __init__(
+        self, port: int, *, window: int = 1 << 24, taking: bool = True, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
         self.h2 = H2Connection(
             H2Configuration(
                 client_side=True,

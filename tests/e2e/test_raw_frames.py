@@ -43,11 +43,16 @@ SMALL = replace(Settings(), max_message=1 << 20, handshake_timeout_ms=700)
 
 def table(backend: Backend) -> Snapshot:
     """One model with one version on one backend."""
+    return table_at(backend.address)
+
+
+def table_at(address: str, triton: str = TRITON.decode()) -> Snapshot:
+    """The same on a backend at an address, which calls the model so."""
     version = VersionSpec(
         version="3",
         state="ready",
         backends=("t0",),
-        backend_model=TRITON.decode(),
+        backend_model=triton,
         backend_version="",
         reason="",
         metadata=b"",
@@ -61,7 +66,7 @@ def table(backend: Backend) -> Snapshot:
         deadline_ms=0,
         unroutable="",
     )
-    return Snapshot(revision=1, backends=(BackendSpec("t0", backend.address),), models=(model,))
+    return Snapshot(revision=1, backends=(BackendSpec("t0", address),), models=(model,))
 
 
 @pytest.fixture

@@ -147,7 +147,6 @@ def test_a_key_given_twice_hides_no_other_mistake() -> None:
 @pytest.mark.parametrize(
     ("text", "path"),
     [
-        ("tls: {cert: a, key: b}", "tls"),
         ("auth: {mode: mtls}", "auth.mode"),
         ("auth: {mode: api-key}", "auth.mode"),
         ("auth: {mode: jwt}", "auth.mode"),
@@ -155,8 +154,7 @@ def test_a_key_given_twice_hides_no_other_mistake() -> None:
         ("state: 'rediss://host:6379/0'", "state"),
         ("registries: {p: {type: mlflow, uri: 'http://m', poll: 5s}}", "registries.p.type"),
         ("registries: {p: {type: s3, bucket: b}}", "registries.p.type"),
-        ("limits: {replay: 1MiB}", "limits.replay"),
-        ("limits: {resets_per_second: 200}", "limits.resets_per_second"),
+        ("limits: {cancels_per_second: 2000}", "limits.cancels_per_second"),
     ],
 )
 def test_what_this_version_does_not_serve_is_refused_plainly(text: str, path: str) -> None:
@@ -365,3 +363,43 @@ def test_keys_of_the_next_version_are_checked_and_told() -> None:
 
     assert config.not_served == ("listen.http: the REST protocol", "backends[0].memory: memory budgets")
     assert config.backends[0].to_backend().memory == 8 << 30
+
+
+def test_limits_that_may_be_off_have_a_word_for_it() -> None:
+    """`off` and `never` are the defaults, and a number is one."""
+    limits = parse("limits: {connections_per_address: off, max_connection_age: never}").limits
+    given = parse("limits: {connections_per_address: 10, max_connection_age: 1h}").limits
+
+    assert (limits.connections_per_address, limits.max_connection_age) == (None, None)
+    assert (given.connections_per_address, given.max_connection_age) == (10, 3600.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tls: {cert: a.pem}", "f.yaml:1: tls.key: is missing"),
+        ("tls: {cert: a.pem, key: b.pem, ca: c.pem}", "f.yaml:1: tls.ca: unknown key"),
+        (
+            'backends: [{name: t0, grpc: "h:1", tls: {ca: a.pem, cert: b.pem}}]',
+            "f.yaml:1: backends[0].tls.cert: needs key beside it",
+        ),
+        (
+            'backends: [{name: t0, grpc: "h:1", tls: {server_name: t}}]',
+            "f.yaml:1: backends[0].tls.ca: is missing",
+        ),
+    ],
+)
+def test_half_of_what_tls_needs_is_a_mistake(text: str, expected: str) -> None:
+    """With the key that is missing."""
+    (line,) = problems(text)
+
+    assert line.startswith(expected)
+
+
+def test_certificates_are_files_beside_the_configuration() -> None:
+    """As all paths are."""
+    config = parse("tls: {cert: a.pem, key: b.key}")
+
+    assert config.tls is not None
+    assert config.tls.cert.name == "a.pem"
+    assert config.tls.cert.is_absolute()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app import controller_settings, make_backends
+from gateway.app import controller_settings
+from gateway.app import make_backend_states as make_backends
 from gateway.config import load_config
 from gateway.reload import Reloader, check_names
 from router.control.controller import Controller
@@ -105,13 +106,34 @@ async def test_what_cannot_be_used_changes_nothing(site: Site) -> None:
 
 
 async def test_what_waits_for_a_restart_is_told_until_then(site: Site) -> None:
-    """Limits are fixed for the life of the process; each reload says that they are not in force."""
-    site.file.write_text(BEFORE + "limits: {max_message: 1MiB}\n")
+    """Ports and the like are fixed for the life of a process; each reload says that they wait."""
+    site.file.write_text(BEFORE + "threads: 7\nlimits: {upstream_connections: 2}\n")
     first = await site.reloader.reload()
     second = await site.reloader.reload()
 
-    assert (first.changed, first.needs_restart) == ((), ("limits.max_message",))
+    assert (first.changed, first.needs_restart) == ((), ("threads", "limits.upstream_connections"))
     assert second == first
+
+
+async def test_limits_are_taken_at_once(tmp_path: Path) -> None:
+    """The data plane is told of the whole file; the answer names the keys."""
+    site = Site(tmp_path)
+    told: list[int] = []
+    reloader = Reloader(
+        load_config(site.file, {}),
+        site.controller,
+        settings=controller_settings,
+        make_backends=make_backends,
+        set_limits=lambda config: told.append(config.limits.max_message),
+    )
+    task = asyncio.create_task(site.controller.run())
+    site.file.write_text(BEFORE + "limits: {max_message: 1MiB}\n")
+    report = await reloader.reload()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+    assert told == [1 << 20]
+    assert (report.changed, report.needs_restart) == (("limits.max_message",), ())
 
 
 async def test_a_registry_that_goes_takes_its_models(site: Site) -> None:
@@ -128,14 +150,14 @@ async def test_sighup_tells_the_outcome_in_the_log(
 ) -> None:
     """What changed, what waits for a restart, and every mistake with its place."""
     monkeypatch.setattr(logging.getLogger("stagegate"), "propagate", True)
-    site.file.write_text(BEFORE + "limits: {max_message: 1MiB}\n")
+    site.file.write_text(BEFORE + "threads: 7\n")
     site.reloader.on_signal()
     await site.reloader.idle()
     site.file.write_text(BEFORE + "limits: {max_message: plenty}\n")
     site.reloader.on_signal()
     await site.reloader.idle()
 
-    assert "these changes wait for the next start: limits.max_message" in caplog.text
+    assert "these changes wait for the next start: threads" in caplog.text
     assert f"reload refused: {site.file}:3: limits.max_message" in caplog.text
 
 
