@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ from router.model import (
     VersionId,
     parse_model_name,
 )
+from router.registries.kept_text import pack, unpack
 from router.registries.manifest import (
     Complaint,
     ModelManifest,
@@ -53,9 +55,10 @@ _MAX_FILE = 1 << 20
 _FRESH_NS = 100_000_000
 _TEMPORARY = (".tmp", ".part", ".swp", "~")
 
-Signature = tuple[int, int, int, bool]
-"""A file's ctime (which nobody can set back), size and inode, and whether it changed so recently that a
-further change might leave all of these as they are: a clock tick is coarser than a write."""
+Signature = int
+"""A file's ctime (which nobody can set back), inode and size, and in the lowest bit whether it changed so
+recently that a further change might leave all of these as they are: a clock tick is coarser than a write.
+One number, because there is one for each version of each model."""
 
 ModelSignature = tuple[Signature | None, tuple[tuple[str, Signature | None], ...]]
 """`model.yaml`, and each version folder with its `version.yaml`; None for a file that is not there."""
@@ -145,7 +148,7 @@ class FolderRegistry:
                     hint="create it, or change `path`",
                 ) from error
             self._models = {
-                folder: self._models.get(folder) or _ModelFolder(self._name, self._path / folder)
+                folder: self._models.get(folder) or _ModelFolder(self._name, f"{self._path}/{folder}")
                 for folder in tree
             }
             for folder, signature in tree.items():
@@ -188,14 +191,17 @@ class _Scanner:
             except OSError:
                 continue  # it went away between the two looks
             skip = quick and index % 2 == self._turn and known.get(path) == self._listed[path]
-            self._tree[model] = (
+            last = before.get(model)
+            now: ModelSignature = (
                 _signature(f"{path}/{MODEL_FILE}", horizon),
-                before[model][1]
-                if skip and model in before
+                last[1]
+                if skip and last is not None
                 else tuple(
                     [(name, _signature(f"{path}/{name}/{VERSION_FILE}", horizon)) for name in versions]
                 ),
             )
+            # Of equal ones the first is kept: those who remember it hold no second copy.
+            self._tree[model] = last if last is not None and last == now else now
         return self._tree
 
     def _list(
@@ -203,13 +209,15 @@ class _Scanner:
     ) -> tuple[str, ...]:
         """Names of the folders in a folder, sorted."""
         status = os.stat(path)
-        signature = (status.st_ctime_ns, status.st_size, status.st_ino, status.st_ctime_ns > horizon)
+        signature = _signature_of(status, horizon)
         last = known.get(path)
-        if last is not None and last[0] == signature and not signature[-1]:
+        if last is not None and last[0] == signature and not _is_new(signature):
             names = last[1]
         else:
             with os.scandir(path) as entries:
-                names = tuple(sorted(e.name for e in entries if not is_temporary(e.name) and _is_folder(e)))
+                found = sorted(e.name for e in entries if not is_temporary(e.name) and _is_folder(e))
+                # Version numbers repeat in every model.
+                names = tuple(map(sys.intern, found))
         self._listed[path] = (signature, names)
         return names
 
@@ -232,49 +240,60 @@ def _signature(path: str, horizon: int) -> Signature | None:
         status = os.stat(path)
     except OSError:
         return None
+    return _signature_of(status, horizon)
+
+
+def _signature_of(status: os.stat_result, horizon: int) -> Signature:
     changed = status.st_ctime_ns
-    return changed, status.st_size, status.st_ino, changed > horizon
+    return ((changed << 64 | status.st_ino) << 64 | status.st_size) << 1 | (changed > horizon)
+
+
+def _is_new(signature: Signature) -> bool:
+    return bool(signature & 1)
 
 
 _Manifest = TypeVar("_Manifest", ModelManifest, VersionManifest)
 
 
 class _File(Generic[_Manifest]):
-    """One manifest: its last good reading, and what is wrong with what is on disk now."""
+    """One manifest: its last good reading, and what is wrong with what is on disk now.
 
-    def __init__(self, path: Path, read: Callable[[str], _Manifest]) -> None:
+    There is one for each version of each model, so it keeps little: no path, and the text packed.
+    """
+
+    __slots__ = ("_good_text", "_signature", "broken", "complaints", "good")
+
+    def __init__(self) -> None:
         self.good: _Manifest | None = None
         self.complaints: tuple[Complaint, ...] = ()
         self.broken = False
-        self._path = path
-        self._read: Callable[[str], _Manifest] = read
         self._signature: Signature | None = None
-        self._good_text = ""
+        self._good_text = b""
 
     @property
     def was_there(self) -> bool:
         """Whether there ever was a readable file."""
         return bool(self._good_text)
 
-    def update(self, signature: Signature | None) -> None:
+    def update(self, signature: Signature | None, path: str, read: Callable[[str], _Manifest]) -> None:
         """Read the file again if it differs from the last look."""
-        if signature is not None and signature == self._signature and not signature[-1]:
+        if signature is not None and signature == self._signature and not _is_new(signature):
             return
         self._signature = signature
         try:
             if signature is None:
                 raise Unreadable([Complaint(1, "is not there")])
-            text = _read_text(self._path)
-            _refuse_cut(text, self._good_text)
-            manifest = self._read(text)
+            text = _read_text(path)
+            _refuse_cut(text, unpack(self._good_text))
+            manifest = read(text)
         except Unreadable as error:
             self.broken, self.complaints = True, error.complaints
         else:
             self.broken, self.complaints = False, manifest.complaints
-            self.good, self._good_text = manifest, text
+            self.good, self._good_text = manifest, pack(text)
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: str) -> str:
     try:
         # To open a pipe waits for its other end, unless told not to.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -304,14 +323,20 @@ def _refuse_cut(text: str, before: str) -> None:
 class _ModelFolder:
     """One model: its files, and the model that they make."""
 
-    def __init__(self, registry: str, path: Path) -> None:
+    __slots__ = ("_manifest", "_path", "_registry", "_signature", "_versions", "model", "problems")
+
+    def __init__(self, registry: str, path: str) -> None:
         self.model: RegisteredModel | None = None
         self.problems: tuple[RegistryProblem, ...] = ()
         self._registry = registry
         self._path = path
         self._signature: ModelSignature | None = None
-        self._manifest = _File[ModelManifest](path / MODEL_FILE, read_model)
+        self._manifest: _File[ModelManifest] = _File()
         self._versions: dict[str, _File[VersionManifest]] = {}
+
+    @property
+    def _folder(self) -> str:
+        return self._path.rpartition("/")[2]
 
     def update(self, signature: ModelSignature) -> None:
         """Read again what differs from the last look."""
@@ -319,15 +344,13 @@ class _ModelFolder:
             return
         self._signature = signature
         model_file, version_files = signature
-        self._manifest.update(model_file)
+        self._manifest.update(model_file, f"{self._path}/{MODEL_FILE}", read_model)
         known = self._versions
         self._versions = {}
         for name, version_file in version_files:
-            path = self._path / name
-            file = known.get(name) or _File[VersionManifest](
-                path / VERSION_FILE, partial(_read_version, path)
-            )
-            file.update(version_file)
+            path = f"{self._path}/{name}"
+            file: _File[VersionManifest] = known.get(name) or _File()
+            file.update(version_file, f"{path}/{VERSION_FILE}", partial(_read_version, path))
             self._versions[name] = file
         if model_file is None and not self._manifest.was_there:
             self._manifest.good = ModelManifest()  # the file is optional where there are versions
@@ -336,9 +359,9 @@ class _ModelFolder:
     def _rebuild(self) -> None:
         problems: list[RegistryProblem] = []
         try:
-            name = parse_model_name(self._path.name)
+            name = parse_model_name(self._folder)
         except InvalidName as error:
-            self.problems = (RegistryProblem(_shown(self._path.name), f"cannot be served: {error}"),)
+            self.problems = (RegistryProblem(_shown(self._folder), f"cannot be served: {error}"),)
             return
         versions = self._good_versions(name, problems)
         manifest = self._good_manifest(versions, problems)
@@ -359,7 +382,7 @@ class _ModelFolder:
     def _good_manifest(
         self, versions: Sequence[Version], problems: list[RegistryProblem]
     ) -> ModelManifest | None:
-        file, folder = self._manifest, self._path.name
+        file, folder = self._manifest, self._folder
         if file.was_there or self._has_file():
             problems += _complain(folder, f"{folder}/{MODEL_FILE}", file, "the model is left out")
             return file.good
@@ -389,7 +412,9 @@ class _ModelFolder:
         return found
 
     def _version(self, model: ModelName, version: VersionId, manifest: VersionManifest) -> Version:
-        artifact = manifest.artifact if manifest.is_uri else str(self._path / version / manifest.artifact)
+        artifact = manifest.artifact
+        if not manifest.is_uri:
+            artifact = os.path.normpath(f"{self._path}/{version}/{artifact}")
         return Version(
             registry=self._registry,
             model=model,
@@ -405,11 +430,11 @@ class _ModelFolder:
         )
 
 
-def _read_version(folder: Path, text: str) -> VersionManifest:
+def _read_version(folder: str, text: str) -> VersionManifest:
     """Read `version.yaml` and check that a path stays in its folder, through links too. Raises Unreadable."""
     manifest = read_version(text)
     if not manifest.is_uri:
-        real = Path(os.path.realpath(folder / manifest.artifact))
+        real = Path(os.path.realpath(f"{folder}/{manifest.artifact}"))
         if not real.is_relative_to(os.path.realpath(folder)):
             raise Unreadable([Complaint(1, f"artifact: {manifest.artifact!r} is a link out of the folder")])
     return manifest
@@ -444,4 +469,4 @@ def _dangling(model: RegisteredModel) -> list[RegistryProblem]:
 def _is_fresh(signature: ModelSignature) -> bool:
     model_file, version_files = signature
     files = (model_file, *(file for _, file in version_files))
-    return any(file is not None and file[-1] for file in files)
+    return any(file is not None and _is_new(file) for file in files)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import functools
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from router.alias import parse_reference
 from router.errors import InvalidReference
 from router.model import Contract, TensorSpec, VersionId
+from router.registries.compact import compact
 from router.registries.textyaml import Document, Path, YamlProblem, parse
 
 _MODEL_KEYS = ("description", "stages", "aliases", "tags")
@@ -86,9 +89,9 @@ def read_model(text: str) -> ModelManifest:
     root = reader.root(_MODEL_KEYS)
     manifest = ModelManifest(
         description=reader.text(("description",)) if "description" in root else "",
-        stages=reader.pointers("stages", str.lower),
-        aliases=reader.pointers("aliases", str),
-        tags=reader.text_map("tags"),
+        stages=compact(reader.pointers("stages", str.lower)),
+        aliases=compact(reader.pointers("aliases", str)),
+        tags=compact(reader.text_map("tags")),
         complaints=tuple(reader.complaints),
     )
     reader.finish()
@@ -103,13 +106,13 @@ def read_version(text: str) -> VersionManifest:
         if key not in root:
             reader.error((), f"{key}: is missing")
     manifest = VersionManifest(
-        format=reader.text(("format",)) if "format" in root else "",
-        artifact=_artifact(reader) if "artifact" in root else "",
+        format=sys.intern(reader.text(("format",))) if "format" in root else "",
+        artifact=sys.intern(_artifact(reader)) if "artifact" in root else "",
         digest=_digest(reader) if "digest" in root else "",
         contract=_contract(reader) if "contract" in root else None,
         metrics=_metrics(reader),
-        tags=reader.text_map("tags"),
-        lineage=reader.text_map("lineage"),
+        tags=compact(reader.text_map("tags")),
+        lineage=compact(reader.text_map("lineage")),
         created=_created(reader) if "created" in root else None,
         complaints=tuple(reader.complaints),
     )
@@ -137,14 +140,14 @@ def _digest(reader: _Reader) -> str:
     return text
 
 
-def _metrics(reader: _Reader) -> dict[str, float]:
+def _metrics(reader: _Reader) -> Mapping[str, float]:
     metrics: dict[str, float] = {}
     for name, text in reader.text_map("metrics").items():
         try:
             metrics[name] = float(text)
         except ValueError:
             reader.error(("metrics", name), f"metrics.{name}: {text!r} is not a number")
-    return metrics
+    return compact(metrics)
 
 
 def _created(reader: _Reader) -> float:
@@ -171,10 +174,18 @@ def _contract(reader: _Reader) -> Contract:
     for key in _CONTRACT_KEYS:
         if key not in found:
             reader.error(path, f"contract.{key}: is missing")
-    return Contract(
-        inputs=_tensors(reader, ("contract", "inputs")) if "inputs" in found else (),
-        outputs=_tensors(reader, ("contract", "outputs")) if "outputs" in found else (),
+    return _shared(
+        Contract(
+            inputs=_tensors(reader, ("contract", "inputs")) if "inputs" in found else (),
+            outputs=_tensors(reader, ("contract", "outputs")) if "outputs" in found else (),
+        )
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _shared(contract: Contract) -> Contract:
+    """One value for all that are equal: the versions of a model mostly have the same contract."""
+    return contract
 
 
 def _tensors(reader: _Reader, path: Path) -> tuple[TensorSpec, ...]:
@@ -197,8 +208,8 @@ def _tensor(reader: _Reader, path: Path) -> TensorSpec:
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(DATATYPES)}"
         reader.error((*path, "datatype"), f"{show(path)}.datatype: {datatype!r} is not a datatype; {hint}")
     return TensorSpec(
-        name=reader.text((*path, "name")) if "name" in found else "",
-        datatype=datatype,
+        name=sys.intern(reader.text((*path, "name"))) if "name" in found else "",
+        datatype=sys.intern(datatype),
         shape=_shape(reader, (*path, "shape")) if "shape" in found else (),
     )
 
