@@ -98,7 +98,7 @@ async fn queue(
     priority: u64,
     deadline: Option<Instant>,
 ) -> Result<Permit, Status> {
-    let most = worker.shared.settings.queue_per_model;
+    let most = worker.limits().queue_per_model;
     let ask = Ask {
         rank: routed.version.rank(priority),
         deadline,
@@ -123,7 +123,7 @@ fn refused(worker: &Worker, routed: &Routed, refusal: Refusal) -> Status {
     let what = routed.what();
     let text = match refusal.reason {
         Reason::Full => {
-            let most = worker.shared.settings.queue_per_model;
+            let most = worker.limits().queue_per_model;
             format!(
                 "{what} is busy and {most} requests wait for it already (limits.queue_per_model)"
             )
