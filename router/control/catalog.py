@@ -18,6 +18,7 @@ from router.model import (
     VersionId,
     parse_model_name,
 )
+from router.ports import StoredRoute
 from router.traffic.compile import Unservable
 
 BROUGHT = "(backend)"
@@ -60,26 +61,56 @@ def _version_order(entry: IndexEntry) -> tuple[str, int, str]:
     return entry.name, int(entry.version) if entry.version.isdecimal() else 0, entry.version
 
 
-def choose_models(
-    views: Mapping[str, RegistryView],
-    default_registry: str,
-    routes: Mapping[ModelName, Route],
-    brought: Mapping[ModelName, RegisteredModel],
-) -> dict[ModelName, RegisteredModel]:
-    """The one model behind each logical name.
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where models come from.
+
+    Attributes:
+        views: registries as last read.
+        default_registry: where models without a route resolve.
+        brought: what backends that nobody controls have ready.
+    """
+
+    views: Mapping[str, RegistryView]
+    default_registry: str
+    brought: Mapping[ModelName, RegisteredModel]
+
+
+def choose_model(sources: Sources, name: ModelName, route: Route | None) -> RegisteredModel | None:
+    """The one model behind a logical name; None where there is none.
 
     A route names its registry; without one the default registry decides, and what a backend brings
-    itself comes last: a registry model wins a clash of names.
+    itself comes last: a registry model wins a clash of names. A route may also be all that makes a name
+    known, where its arms say which models of backends they mean.
     """
-    chosen: dict[ModelName, RegisteredModel] = dict(brought)
-    default = views.get(default_registry)
+    view = sources.views.get(route.registry) if route and route.registry else None
+    if view is not None and name in view.models:
+        return view.models[name]
+    elsewhere = route is not None and route.registry not in ("", sources.default_registry)
+    if not elsewhere:
+        default = sources.views.get(sources.default_registry)
+        found = default.models.get(name) if default is not None else None
+        found = found or sources.brought.get(name)
+        if found is not None:
+            return found
+    if route is not None and any(arm.backend_model for arm in route.arms):
+        return RegisteredModel(BROUGHT, name, {})
+    return None
+
+
+def choose_models(
+    sources: Sources, routes: Mapping[ModelName, StoredRoute]
+) -> dict[ModelName, RegisteredModel]:
+    """The model behind each logical name that there is."""
+    chosen: dict[ModelName, RegisteredModel] = dict(sources.brought)
+    default = sources.views.get(sources.default_registry)
     if default is not None:
         chosen.update(default.models)
-    for name, route in routes.items():
-        view = views.get(route.registry) if route.registry else None
-        if view is not None and name in view.models:
-            chosen[name] = view.models[name]
-        elif route.registry and route.registry != default_registry:
+    for name, stored in routes.items():
+        model = choose_model(sources, name, stored.route)
+        if model is not None:
+            chosen[name] = model
+        else:
             chosen.pop(name, None)
     return chosen
 

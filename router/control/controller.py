@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from router.control.catalog import (
-    BROUGHT,
     Seat,
+    Sources,
     brought_models,
     brought_seat,
+    choose_model,
     choose_models,
 )
 from router.control.loader import Loader, LoaderHooks, Recorder
@@ -151,6 +152,7 @@ class Controller:
         self._refused: dict[ModelName, str] = {}
         self._dirty: set[ModelName] = set()
         self._sources_changed = True
+        self._rerouted: set[ModelName] = set()
         self._backends_changed = True
         self._wake = asyncio.Event()
         self._turned = asyncio.Condition()
@@ -202,8 +204,13 @@ class Controller:
         revision, routes = await self._store.routes()
         if revision < self.store_revision:
             return  # a later reading came first
-        self.store_revision, self.routes = revision, routes
-        self._sources_changed = True
+        before, self.routes = self.routes, routes
+        self.store_revision = revision
+        for name, stored in routes.items():
+            known = before.get(name)
+            if stored is not known and stored != known:
+                self._rerouted.add(name)
+        self._rerouted.update(before.keys() - routes.keys())
         self._wake.set()
 
     def registered(self, route: Route) -> RegisteredModel | None:
@@ -296,6 +303,9 @@ class Controller:
         if self._sources_changed:
             self._sources_changed = False
             self._choose()
+        elif self._rerouted:
+            self._choose_rerouted()
+        self._rerouted.clear()
         self._settle_dirty()
         if self._act():
             self._settle_dirty()
@@ -308,12 +318,7 @@ class Controller:
             if state.up and not state.loads_for_us
         }
         self._brought, self._unnamed = brought_models(indexes)
-        views = {name: state.view for name, state in self.registries.items() if state.view is not None}
-        routes = {name: stored.route for name, stored in self.routes.items()}
-        chosen = choose_models(views, self.settings.default_registry, routes, self._brought)
-        for name in routes.keys() - chosen.keys():
-            if any(arm.backend_model for arm in routes[name].arms):
-                chosen[name] = RegisteredModel(BROUGHT, name, {})
+        chosen = choose_models(self._sources(), self.routes)
         for name in self._chosen.keys() | chosen.keys():
             before, after = self._chosen.get(name), chosen.get(name)
             if before is not after and before != after:
@@ -323,6 +328,22 @@ class Controller:
             if (entry.route if entry else None) != self.routes.get(name):
                 self._dirty.add(name)
         self._chosen = chosen
+
+    def _sources(self) -> Sources:
+        views = {name: state.view for name, state in self.registries.items() if state.view is not None}
+        return Sources(views, self.settings.default_registry, self._brought)
+
+    def _choose_rerouted(self) -> None:
+        """Only routes changed: each concerns its own model, so the cost does not grow with all there are."""
+        sources = self._sources()
+        for name in self._rerouted:
+            stored = self.routes.get(name)
+            model = choose_model(sources, name, stored.route if stored else None)
+            if model is None:
+                self._chosen.pop(name, None)
+            else:
+                self._chosen[name] = model
+            self._dirty.add(name)
 
     def _settle_dirty(self) -> None:
         """Settle every marked model and hand the difference to the data plane."""

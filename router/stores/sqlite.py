@@ -54,6 +54,10 @@ _AUDIT_COLUMNS = (
     "revision, at, actor, reason, action, targets, before, after, before_hash, after_hash, previous, hash"
 )
 
+_ROUTE_COLUMNS = "model, document, revision, actor, reason, at"
+
+_RouteRow = tuple[str, str, int, str, str, float]
+
 _Answer = TypeVar("_Answer")
 
 
@@ -67,6 +71,7 @@ class SqliteStore:
         self._closed = False
         self._lock: LockFile | None = None
         self._connection: sqlite3.Connection | None = None
+        self._known: tuple[int, dict[ModelName, StoredRoute]] = (0, {})
 
     @classmethod
     async def open(cls, path: Path, *, clock: Callable[[], float] = time.time) -> SqliteStore:
@@ -188,15 +193,33 @@ class SqliteStore:
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _routes(self) -> tuple[int, dict[ModelName, StoredRoute]]:
+        """All routes; only those that changed since the last call are read."""
+        known_revision, known = self._known
         with _transaction(self._db, "BEGIN"):
             revision = _revision(self._db)
-            rows = self._db.execute(
-                "SELECT model, document, revision, actor, reason, at FROM route"
-            ).fetchall()
-        return revision, {
-            ModelName(model): StoredRoute(decode_route(model, document), written, actor, reason, at)
-            for model, document, written, actor, reason, at in rows
-        }
+            changed = self._changed_since(known_revision) if known_revision else None
+            rows = self._route_rows() if changed is None else map(self._route_row, changed)
+            found = [row for row in rows if row is not None]
+        if changed is not None and not changed:
+            return revision, dict(known)
+        routes = {} if changed is None else {name: one for name, one in known.items() if name not in changed}
+        for model, document, written, actor, reason, at in found:
+            routes[ModelName(model)] = StoredRoute(decode_route(model, document), written, actor, reason, at)
+        self._known = revision, routes
+        return revision, dict(routes)
+
+    def _changed_since(self, revision: int) -> frozenset[str]:
+        """Models of the audit log's entries after a revision."""
+        rows = self._db.execute("SELECT targets FROM audit WHERE revision > ?", (revision,))
+        return frozenset(str(model) for (targets,) in rows for model in json.loads(targets))
+
+    def _route_rows(self) -> list[_RouteRow]:
+        return self._db.execute(f"SELECT {_ROUTE_COLUMNS} FROM route").fetchall()  # noqa: S608 - constant
+
+    def _route_row(self, model: str) -> _RouteRow | None:
+        query = f"SELECT {_ROUTE_COLUMNS} FROM route WHERE model = ?"  # noqa: S608 - constant
+        row: _RouteRow | None = self._db.execute(query, (model,)).fetchone()
+        return row
 
     def _history(self, model: ModelName, limit: int) -> tuple[RouteChangeRecord, ...]:
         where = (
