@@ -127,6 +127,12 @@ class _Stream(Protocol):
     def inter_buckets(self) -> Sequence[int]: ...
     @property
     def inter_sum_us(self) -> int: ...
+    @property
+    def requests(self) -> int: ...
+    @property
+    def responses(self) -> int: ...
+    @property
+    def errors(self) -> int: ...
 
 
 class Counters(Protocol):
@@ -363,12 +369,25 @@ def _stream_families(streams: Sequence[_Stream]) -> Iterator[Metric]:
         "Time between responses on a stream.",
         labels=labels,
     )
+    requests = CounterMetricFamily(
+        "stagegate_stream_requests", "Request messages on streams, as they were routed.", labels=labels
+    )
+    responses = CounterMetricFamily(
+        "stagegate_stream_responses",
+        "Response messages on streams, by result: success, or error for those that carry one.",
+        labels=(*labels, "result"),
+    )
     for stream in streams:
         key = (stream.model, stream.version, stream.arm)
+        requests.add_metric(key, stream.requests)
+        responses.add_metric((*key, "success"), stream.responses)
+        responses.add_metric((*key, "error"), stream.errors)
         _add_histogram(first, key, stream.first_buckets, stream.first_sum_us)
         _add_histogram(inter, key, stream.inter_buckets, stream.inter_sum_us)
     yield first
     yield inter
+    yield requests
+    yield responses
 
 
 def _connection_families(counters: Counters) -> Iterator[Metric]:

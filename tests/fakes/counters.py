@@ -57,6 +57,9 @@ class StreamCounters:
     first_sum_us: int = 1_000
     inter_buckets: tuple[int, ...] = BUCKETS
     inter_sum_us: int = 2_000
+    requests: int = 11
+    responses: int = 12
+    errors: int = 2
 
 
 @dataclass(frozen=True, slots=True)

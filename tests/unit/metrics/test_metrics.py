@@ -93,6 +93,11 @@ def test_histograms_are_cumulative_and_in_seconds() -> None:
         ),
         ("stagegate_stream_first_response_seconds_sum", {labels(**STABLE): 0.001}),
         ("stagegate_stream_inter_response_seconds_sum", {labels(**STABLE): 0.002}),
+        ("stagegate_stream_requests_total", {labels(**STABLE): 11}),
+        (
+            "stagegate_stream_responses_total",
+            {labels(**STABLE, result="success"): 12, labels(**STABLE, result="error"): 2},
+        ),
         ("stagegate_client_connections", {labels(): 3}),
         ("stagegate_config_revision", {labels(): 7}),
         ("stagegate_backend_up", {labels(backend="t0"): 1, labels(backend="t1"): 0}),

@@ -5,7 +5,9 @@
 mod common;
 
 use common::client::next_message;
-use common::{cold, framed, ready, request, snapshot, until, version, Backend, Gateway, STREAM};
+use common::{
+    cold, failed, framed, ready, request, snapshot, until, version, Backend, Gateway, STREAM,
+};
 use stagegate_table::spec::{ArmSpec, ModelSpec, VersionSpec};
 use stagegate_wire::names::scan_message;
 use stagegate_wire::stream::peek;
@@ -215,6 +217,92 @@ async fn a_stream_waits_for_a_cold_model() {
     assert_eq!(
         (0, "digits"),
         (answer.code(), &*told(&answer.messages()[0]).0)
+    );
+}
+
+/// Messages behind one that waits for a load: those of other models go on, those of its own keep their
+/// order, and the client may have ended its side long ago.
+#[tokio::test]
+async fn a_cold_model_holds_up_no_other() {
+    let backend = Backend::start().await;
+    let models = vec![
+        cold("digits"),
+        ready("fraud", &["t0"]),
+        ready("other", &["t0"]),
+    ];
+    let gateway = Gateway::start(snapshot(&[&backend], models));
+    let client = gateway.client().await;
+    let mut call = client.begin(STREAM, &[]).await;
+    let mut held = Vec::new();
+    let all: Vec<u8> = ["digits", "fraud", "digits@1", "other", "fraud"]
+        .iter()
+        .flat_map(|model| framed(&request(model, "", 1)))
+        .collect();
+
+    call.send_all(&all, true).await;
+    let (_, _, mut body) = call.head().await.unwrap();
+    let mut names = Vec::new();
+    for at in 0..5 {
+        if at == 3 {
+            gateway.put(ready("digits", &["t0"]));
+        }
+        names.push(told(&next_message(&mut body, &mut held).await.unwrap()).0);
+    }
+
+    assert_eq!(["fraud", "other", "fraud", "digits", "digits"], names[..]);
+    assert!(next_message(&mut body, &mut held).await.is_none());
+    assert_eq!("0", body.trailers().await.unwrap().unwrap()["grpc-status"]);
+    assert_eq!(1, backend.seen().len());
+    let first = gateway.stream_counters("digits", "stable");
+    assert_eq!((1, 1, 0), (first.requests, first.responses, first.errors));
+}
+
+/// A stream counts once; its messages, and those of them that are errors, count for their models.
+#[tokio::test]
+async fn messages_and_errors_are_counted_by_version() {
+    let (_one, _two, gateway) = two().await;
+    let all: Vec<u8> = ["digits", "digits", "fraud"]
+        .iter()
+        .flat_map(|model| framed(&request(model, "", 1)))
+        .collect();
+    let client = gateway.client().await;
+
+    client.call(STREAM, &[], &[&all]).await;
+    client
+        .call(STREAM, &[("x-do", "stream-error")], &[&all])
+        .await;
+
+    let (digits, fraud) = (
+        gateway.stream_counters("digits", "stable"),
+        gateway.stream_counters("fraud", "stable"),
+    );
+    assert_eq!(
+        (4, 2, 2),
+        (digits.requests, digits.responses, digits.errors)
+    );
+    assert_eq!((2, 1, 1), (fraud.requests, fraud.responses, fraud.errors));
+    assert_eq!((4, 0), (digits.first.count(), digits.inter.count()));
+    until("each stream counts once", || {
+        gateway.counted("digits", "stable", 0) == 2
+    })
+    .await;
+}
+
+/// A message that is refused after it was routed is an error of its model.
+#[tokio::test]
+async fn a_load_that_fails_is_an_error_of_its_model() {
+    let backend = Backend::start().await;
+    let models = vec![failed("digits", "no memory")];
+    let gateway = Gateway::start(snapshot(&[&backend], models));
+    let message = framed(&request("digits", "", 1));
+
+    let answer = gateway.client().await.call(STREAM, &[], &[&message]).await;
+
+    assert!(told(&answer.messages()[0]).2.contains("no memory"));
+    let counted = gateway.stream_counters("digits", "stable");
+    assert_eq!(
+        (1, 0, 1),
+        (counted.requests, counted.responses, counted.errors)
     );
 }
 

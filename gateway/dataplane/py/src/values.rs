@@ -83,6 +83,9 @@ values! {
         first_sum_us: u64,
         inter_buckets: Py<PyTuple>,
         inter_sum_us: u64,
+        requests: u64,
+        responses: u64,
+        errors: u64,
     }
 
     /// Copies of one model, version and shadow. `results` has a number for each of `SHADOW_RESULTS`,
@@ -229,6 +232,9 @@ fn stream_counters(py: Python<'_>, stream: counters::StreamCounters) -> PyResult
         first_sum_us: stream.first.sum_micros,
         inter_buckets: buckets(py, &stream.inter)?,
         inter_sum_us: stream.inter.sum_micros,
+        requests: stream.requests,
+        responses: stream.responses,
+        errors: stream.errors,
     })
 }
 

@@ -243,6 +243,10 @@ fn backend_and_stream_times_have_their_own_histograms() {
     }
     counters.series(&picked).streams().first.record(400);
     counters.series(&picked).streams().inter.record(2_000);
+    let streams = counters.series(&picked).streams();
+    streams.request();
+    (0..2).for_each(|_| streams.response());
+    (0..3).for_each(|_| streams.error());
 
     let read = published.counters();
 
@@ -254,6 +258,11 @@ fn backend_and_stream_times_have_their_own_histograms() {
             read.streams[0].first.counts[0],
             read.streams[0].inter.counts[2]
         )
+    );
+    let messages = &read.streams[0];
+    assert_eq!(
+        (1, 2, 3),
+        (messages.requests, messages.responses, messages.errors)
     );
     assert!(read.queues.is_empty());
 }

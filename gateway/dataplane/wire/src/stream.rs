@@ -14,6 +14,10 @@ pub struct StreamAnswer<'a> {
     pub model: &'a [u8],
     /// `infer_response.id`, the request's own.
     pub id: &'a [u8],
+    /// Whether it is the last answer to its request, where it says so.
+    pub last: Option<bool>,
+    /// Whether there are outputs; an answer may say no more than that it is the last.
+    pub has_outputs: bool,
 }
 
 /// Read a whole `ModelStreamInferResponse`; tensors are skipped by length.
@@ -34,8 +38,11 @@ pub fn peek(msg: &[u8]) -> Result<StreamAnswer<'_>, Malformed> {
             }
             for inner in Fields::new(field.payload) {
                 let inner = inner?;
-                if inner.is(3) {
-                    answer.id = inner.payload;
+                match inner.number {
+                    3 if inner.is(3) => answer.id = inner.payload,
+                    4 if inner.is(4) => answer.last = last(inner.payload)?.or(answer.last),
+                    5 => answer.has_outputs = true,
+                    _ => {}
                 }
             }
         }
@@ -43,18 +50,40 @@ pub fn peek(msg: &[u8]) -> Result<StreamAnswer<'_>, Malformed> {
     Ok(answer)
 }
 
+/// The value of the parameter `triton_final_response`, where an entry of the parameters is that one.
+fn last(entry: &[u8]) -> Result<Option<bool>, Malformed> {
+    const NAME: &[u8] = b"triton_final_response";
+    let (mut named, mut value) = (false, false);
+    for field in Fields::new(entry) {
+        let field = field?;
+        match field.number {
+            1 => named = field.payload == NAME,
+            2 if field.is(2) && named => {
+                for inner in Fields::new(field.payload) {
+                    let inner = inner?;
+                    if inner.number == 1 {
+                        value = inner.varint().unwrap_or(0) != 0;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(named.then_some(value))
+}
+
 /// A `ModelStreamInferResponse` that says only what went wrong with the request of that id.
 ///
-/// The id goes where Triton puts it: into an `infer_response` without tensors.
+/// The id goes where Triton puts it: into an `infer_response` without tensors, which is always there.
 #[must_use]
 pub fn error_answer(error: &str, id: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(error.len() + id.len() + 16);
     crate::encode::put_len(&mut out, 1, error.as_bytes());
+    let mut response = Vec::with_capacity(id.len() + 4);
     if !id.is_empty() {
-        let mut response = Vec::with_capacity(id.len() + 4);
         crate::encode::put_len(&mut response, 3, id);
-        crate::encode::put_len(&mut out, 2, &response);
     }
+    crate::encode::put_len(&mut out, 2, &response);
     out
 }
 
@@ -103,6 +132,7 @@ mod tests {
             has_response: true,
             model: b"m",
             id: b"id-1",
+            ..StreamAnswer::default()
         };
         assert_eq!(expected, seen);
     }
@@ -125,10 +155,39 @@ mod tests {
     }
 
     #[test]
-    fn an_error_answer_without_an_id_has_no_response() {
-        let msg = error_answer("no", b"");
+    fn an_error_answer_without_an_id_has_an_empty_response() {
+        assert_eq!(&b"\x0a\x02no\x12\x00"[..], error_answer("no", b""));
+    }
 
-        assert!(!peek(&msg).unwrap().has_response);
+    #[test]
+    fn the_last_answer_is_told_by_its_parameter() {
+        let entry = |name: &[u8], value: u64| {
+            let (mut entry, mut parameter) = (Vec::new(), Vec::new());
+            crate::encode::put_number(&mut parameter, 1, value);
+            put_len(&mut entry, 1, name);
+            put_len(&mut entry, 2, &parameter);
+            entry
+        };
+        let answer = |entries: &[Vec<u8>]| {
+            let (mut response, mut out) = (Vec::new(), Vec::new());
+            for entry in entries {
+                put_len(&mut response, 4, entry);
+            }
+            put_len(&mut out, 2, &response);
+            out
+        };
+        let name = &b"triton_final_response"[..];
+        for (entries, expected) in [
+            (vec![], None),
+            (vec![entry(b"other", 1)], None),
+            (vec![entry(name, 1), entry(b"other", 0)], Some(true)),
+            (vec![entry(b"other", 1), entry(name, 0)], Some(false)),
+        ] {
+            let msg = answer(&entries);
+            let seen = peek(&msg).unwrap();
+
+            assert_eq!((expected, false), (seen.last, seen.has_outputs));
+        }
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! The client's messages, each to the leg of its backend.
 
-use std::future::poll_fn;
+use std::future::{poll_fn, Future};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::sync::Arc;
+use std::task::{ready, Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
 use h2::RecvStream;
 use http::Request;
+use stagegate_table::{Series, State};
 use stagegate_wire::names::{scan_message, Names};
 use stagegate_wire::stream::{error_answer, request_id};
 
@@ -21,6 +24,7 @@ use crate::routed::{Count, Routed, RoutedMessage};
 use crate::status::Status;
 use crate::upstream::{Lease, Unreachable};
 
+use super::lanes::{Lanes, Preparing, Turn};
 use super::leg::Leg;
 use super::Session;
 
@@ -43,24 +47,60 @@ impl Known {
     }
 }
 
-/// Take messages until the client has sent its last one.
+/// What a message needs to be sent: where to, and as what.
+type Prepared = (Rc<Leg>, RoutedMessage);
+
+/// How far a message is.
+enum Way<'s> {
+    /// It can be sent now.
+    Open(Box<Prepared>),
+    /// Something must be waited for.
+    Wait(Preparing<'s, Result<Prepared, Refusal>>),
+}
+
+/// Why a message is not sent; counted by the series that it was routed to.
+type Refusal = (Status, Arc<Series>);
+
+/// What happens next.
+enum Event {
+    /// A message that waited can be sent, or not.
+    Turn(Turn<Result<Prepared, Refusal>>),
+    Message(Bytes),
+    End,
+}
+
+/// The client's messages until its last one, and those that wait.
+struct Inbound<'s, 'w> {
+    session: &'s Session<'w>,
+    reader: Reader,
+    lanes: Lanes<'s, Result<Prepared, Refusal>>,
+    known: Vec<Known>,
+    started: Instant,
+    ended: bool,
+}
+
+/// Take messages until the client has sent its last one and none waits any more.
 pub(super) async fn take_messages(
     session: &Session<'_>,
     body: RecvStream,
     started: Instant,
 ) -> Result<(), Failure> {
-    let mut reader = Reader::new(body, Caps::of(&session.worker.limits()));
-    let mut known = Vec::new();
+    let mut inbound = Inbound {
+        session,
+        reader: Reader::new(body, Caps::of(&session.worker.limits())),
+        lanes: Lanes::new(),
+        known: Vec::new(),
+        started,
+        ended: false,
+    };
     loop {
-        let message = match poll_fn(|cx| reader.poll_message(&session.headers, cx)).await {
-            Ok(Some(message)) => message,
-            Ok(None) => break,
-            Err(ReadError::Status(status)) => return Err(status.into()),
-            Err(ReadError::Broken(_)) => return Err(Failure::Gone),
-        };
-        session.worker.totals.message_received();
-        if let Err(status) = take(session, &mut known, message.clone(), started).await {
-            refuse(session, status, &message).await?;
+        match poll_fn(|cx| inbound.poll_event(cx)).await? {
+            Event::Message(message) => {
+                session.worker.totals.message_received();
+                inbound.begin(message).await?;
+            }
+            Event::Turn(turn) => inbound.go_on(turn).await?,
+            Event::End => break,
         }
     }
     session
@@ -69,6 +109,81 @@ pub(super) async fn take_messages(
         .iter()
         .for_each(|leg| leg.half_close());
     Ok(())
+}
+
+impl Inbound<'_, '_> {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Failure>> {
+        if let Poll::Ready(turn) = self.lanes.poll(cx) {
+            return Poll::Ready(Ok(Event::Turn(turn)));
+        }
+        if self.ended || !self.lanes.has_room() {
+            return if self.lanes.is_empty() {
+                Poll::Ready(Ok(Event::End))
+            } else {
+                Poll::Pending
+            };
+        }
+        match ready!(self.reader.poll_message(&self.session.headers, cx)) {
+            Ok(Some(message)) => Poll::Ready(Ok(Event::Message(message))),
+            Ok(None) => {
+                self.ended = true;
+                self.poll_event(cx)
+            }
+            Err(ReadError::Status(status)) => Poll::Ready(Err(status.into())),
+            Err(ReadError::Broken(_)) => Poll::Ready(Err(Failure::Gone)),
+        }
+    }
+
+    /// Send a message, or let it wait, behind those of its model that do.
+    async fn begin(&mut self, message: Bytes) -> Result<(), Failure> {
+        match self.lanes.join(message) {
+            Some(message) => self.take(message, self.lanes.end()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Send a message, or let it wait at that place.
+    async fn take(&mut self, message: Bytes, at: usize) -> Result<(), Failure> {
+        match take(self.session, &self.known, &message, self.started) {
+            Ok(Way::Open(prepared)) => self.send(*prepared, message).await,
+            Ok(Way::Wait(preparing)) => {
+                self.lanes.begin(at, message, preparing);
+                Ok(())
+            }
+            Err(status) => refuse(self.session, status, &message).await,
+        }
+    }
+
+    /// Go on with a message that waited.
+    async fn go_on(&mut self, turn: Turn<Result<Prepared, Refusal>>) -> Result<(), Failure> {
+        match turn {
+            Turn::Next(message, at) => self.take(message, at).await,
+            Turn::Prepared(message, Ok(prepared)) => self.send(prepared, message).await,
+            Turn::Prepared(message, Err((status, series))) => {
+                series.streams().error();
+                refuse(self.session, status, &message).await
+            }
+        }
+    }
+
+    async fn send(&mut self, prepared: Prepared, message: Bytes) -> Result<(), Failure> {
+        let (leg, (routed, arm, series)) = prepared;
+        if let Ok(names) = scan_message(&message) {
+            remember(&mut self.known, names, &routed, arm, leg.backend);
+        }
+        let mut piece = Joined::message(message.clone(), routed.version.request_tail.clone());
+        leg.expect(
+            routed,
+            Arc::clone(&series),
+            request_id(&message).unwrap_or_default(),
+        );
+        if poll_fn(|cx| leg.poll_send(&mut piece, cx)).await {
+            return Ok(());
+        }
+        series.streams().error();
+        let text = format!("backend '{}' ended the stream", leg.name());
+        refuse(self.session, Status::unavailable(text), &message).await
+    }
 }
 
 /// What is wrong with one message is told as Triton does, in an answer of its own, and the stream goes
@@ -93,30 +208,35 @@ async fn refuse(session: &Session<'_>, status: Status, message: &[u8]) -> Result
     Ok(())
 }
 
-async fn take(
-    session: &Session<'_>,
-    known: &mut Vec<Known>,
-    message: Bytes,
+/// Route a message, and see whether anything must be waited for before it is sent.
+fn take<'s>(
+    session: &'s Session<'_>,
+    known: &[Known],
+    message: &Bytes,
     started: Instant,
-) -> Result<(), Status> {
-    let names = scan_message(&message).map_err(malformed)?;
+) -> Result<Way<'s>, Status> {
+    let names = scan_message(message).map_err(malformed)?;
     let (mut routed, arm, series) = route(session, known, names, started)?;
-    cold::ready(session.worker, &mut routed).await?;
+    series.streams().request();
     let before = known
         .iter()
         .find(|known| known.is(names))
         .map(|known| known.backend);
-    let leg = leg_for(session, &routed, before).await?;
-    remember(known, names, &routed, arm, leg.backend);
-    let mut piece = Joined::message(message.clone(), routed.version.request_tail.clone());
-    leg.expect(routed, series);
-    if poll_fn(|cx| leg.poll_send(&mut piece, cx)).await {
-        return Ok(());
+    if routed.version.state == State::Ready {
+        if let Some(leg) = open_leg(session, &routed.version.backends, before) {
+            return Ok(Way::Open(Box::new((leg, (routed, arm, series)))));
+        }
     }
-    Err(Status::unavailable(format!(
-        "backend '{}' ended the stream",
-        leg.name()
-    )))
+    Ok(Way::Wait(Box::pin(async move {
+        let leg = async {
+            cold::ready(session.worker, &mut routed).await?;
+            leg_for(session, &routed, before).await
+        };
+        match leg.await {
+            Ok(leg) => Ok((leg, (routed, arm, series))),
+            Err(status) => Err((status, series)),
+        }
+    })))
 }
 
 /// The same arm as before while it has weight; else as for any request. The first message counts the
@@ -176,10 +296,16 @@ async fn leg_for(
     before: Option<u32>,
 ) -> Result<Rc<Leg>, Status> {
     let backends = &routed.version.backends;
-    if let Some(leg) = open_leg(session, backends, before) {
-        return Ok(leg);
-    }
-    let (backend, lease) = open_lease(session, routed).await?;
+    let mut opening = pin!(open_lease(session, routed));
+    // Another message may have the same need at the same time, and then one leg serves both.
+    let opened = poll_fn(|cx| match open_leg(session, backends, before) {
+        Some(leg) => Poll::Ready(Ok(Err(leg))),
+        None => opening.as_mut().poll(cx).map_ok(Ok),
+    });
+    let (backend, lease) = match opened.await? {
+        Ok(opened) => opened,
+        Err(leg) => return Ok(leg),
+    };
     let leg = Rc::new(begin(session, backend, lease)?);
     session.legs.borrow_mut().push(Rc::clone(&leg));
     Ok(leg)

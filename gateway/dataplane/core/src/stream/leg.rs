@@ -22,9 +22,11 @@ use crate::download::accept_head;
 use crate::framer::Caps;
 use crate::joined::Joined;
 use crate::reader::{ReadError, Reader};
-use crate::routed::{micros, Routed};
+use crate::routed::Routed;
 use crate::status::Status;
 use crate::upstream::Lease;
+
+use super::timing::Timing;
 
 /// Models that one leg remembers; beyond it the oldest is forgotten.
 const REMEMBERED: usize = 4096;
@@ -49,9 +51,7 @@ enum Receive {
 struct Served {
     routed: Routed,
     series: Arc<Series>,
-    /// When the request came that has no answer yet.
-    asked: Option<Instant>,
-    answered: Instant,
+    timing: Timing,
 }
 
 /// What comes from a backend.
@@ -85,24 +85,24 @@ impl Leg {
         self.lease.upstream().name()
     }
 
-    /// Note a request, so that its answers are renamed and timed.
-    pub(super) fn expect(&self, routed: Routed, series: Arc<Series>) {
+    /// Note a request of that id, so that its answers are renamed and timed.
+    pub(super) fn expect(&self, routed: Routed, series: Arc<Series>, id: &[u8]) {
         let mut served = self.served.borrow_mut();
         let now = Instant::now();
-        let same = |known: &&mut Served| Arc::ptr_eq(&known.series, &series);
-        if let Some(known) = served.iter_mut().find(same) {
+        let same = |known: &Served| Arc::ptr_eq(&known.series, &series);
+        if let Some(known) = served.iter_mut().find(|known| same(known)) {
             known.routed = routed;
-            known.asked.get_or_insert(now);
-            return;
+            return known.timing.asked(id, now);
         }
         if served.len() >= REMEMBERED {
             served.remove(0);
         }
+        let mut timing = Timing::new(now);
+        timing.asked(id, now);
         served.push(Served {
             routed,
             series,
-            asked: Some(now),
-            answered: now,
+            timing,
         });
     }
 
@@ -205,21 +205,31 @@ impl Leg {
         Joined::message(with_error(&message, cut(&renamed, MAX_TEXT)), tail)
     }
 
-    /// Time an answer; gives what renames it.
+    /// Count and time an answer; gives what renames it.
     fn note_answer(&self, seen: &StreamAnswer<'_>) -> Option<Bytes> {
         let mut served = self.served.borrow_mut();
-        let by_name = |known: &Served| known.routed.version.backend_model.as_bytes() == seen.model;
-        let at = served.iter().position(by_name).unwrap_or(0);
-        let known = served.get_mut(at)?;
+        let known = asked_for(&mut served, seen)?;
         let streams = known.series.streams();
-        let now = Instant::now();
-        match known.asked.take() {
-            Some(asked) => streams.first.record(micros(asked, now)),
-            None => streams.inter.record(micros(known.answered, now)),
+        if seen.error.is_empty() {
+            streams.response();
+        } else {
+            streams.error();
         }
-        known.answered = now;
+        known.timing.answered(seen, streams, Instant::now());
         Some(known.routed.version.stream_tail().clone())
     }
+}
+
+/// The model that an answer belongs to: of that name, with an open request of that id where there is one.
+fn asked_for<'s>(served: &'s mut [Served], seen: &StreamAnswer<'_>) -> Option<&'s mut Served> {
+    let fits = |known: &Served| {
+        // Some errors name no model.
+        seen.model.is_empty() || known.routed.version.backend_model.as_bytes() == seen.model
+    };
+    let waits = |known: &Served| fits(known) && known.timing.waits_for(seen.id);
+    let at = served.iter().position(waits);
+    let at = at.or_else(|| served.iter().position(fits)).unwrap_or(0);
+    served.get_mut(at)
 }
 
 /// The same answer with another `error_message`.

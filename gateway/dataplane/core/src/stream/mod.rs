@@ -1,11 +1,14 @@
 //! `ModelStreamInfer`: every message is routed, and each backend that is needed gets one stream.
 //!
 //! One task serves a client's stream. [`inbound`] takes the client's messages to the legs, [`outbound`]
-//! the answers back; neither waits for the other, and each holds at most one message.
+//! the answers back; neither waits for the other. A message whose model is being loaded waits in
+//! [`lanes`], and holds up no other model's; beside those each direction holds at most one message.
 
 mod inbound;
+mod lanes;
 mod leg;
 mod outbound;
+mod timing;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

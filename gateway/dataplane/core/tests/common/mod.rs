@@ -58,6 +58,19 @@ impl Gateway {
         self.published.publish_delta(delta).unwrap();
     }
 
+    /// What streams of a series counted.
+    pub fn stream_counters(
+        &self,
+        model: &str,
+        arm: &str,
+    ) -> stagegate_table::counters::StreamCounters {
+        let counters = self.published.counters();
+        let mut streams = counters.streams.into_iter();
+        streams
+            .find(|c| *c.model == *model && *c.arm == *arm)
+            .unwrap()
+    }
+
     /// Requests of a series that ended with that code.
     pub fn counted(&self, model: &str, arm: &str, code: usize) -> u64 {
         let counters = self.published.counters();

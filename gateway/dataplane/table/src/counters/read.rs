@@ -60,7 +60,7 @@ pub struct QueueCounters {
     pub limit: u64,
 }
 
-/// Times of streams of one (model, version, arm).
+/// Messages of streams of one (model, version, arm), and their times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamCounters {
     /// Labels.
@@ -73,6 +73,12 @@ pub struct StreamCounters {
     pub first: Buckets,
     /// Between answers.
     pub inter: Buckets,
+    /// Request messages.
+    pub requests: u64,
+    /// Answers that are no errors.
+    pub responses: u64,
+    /// Answers that are errors.
+    pub errors: u64,
 }
 
 /// Copies of one (model, version, shadow).
@@ -113,13 +119,31 @@ pub struct Counters {
     pub shadows: Vec<ShadowCounters>,
 }
 
+/// Sums of what [`Series`] knows of streams.
+#[derive(Debug, Clone, Copy, Default)]
+struct StreamTotals {
+    first: Buckets,
+    inter: Buckets,
+    messages: [u64; 3],
+}
+
+impl StreamTotals {
+    fn add(&mut self, other: &Self) {
+        self.first.add(&other.first);
+        self.inter.add(&other.inter);
+        for (to, from) in self.messages.iter_mut().zip(other.messages) {
+            *to = to.wrapping_add(from);
+        }
+    }
+}
+
 /// Sums of [`Series`].
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SeriesTotals {
     codes: [u64; CODES],
     time: Buckets,
     inflight: i64,
-    streams: Option<Box<(Buckets, Buckets)>>,
+    streams: Option<Box<StreamTotals>>,
     shadow: Option<Box<ShadowTotals>>,
 }
 
@@ -137,17 +161,19 @@ impl SeriesTotals {
         self.time.add(&series.time.read());
         self.inflight += series.inflight();
         if let Some(streams) = series.streams.get() {
-            self.add_streams(&streams.first.read(), &streams.inter.read());
+            self.add_streams(&StreamTotals {
+                first: streams.first.read(),
+                inter: streams.inter.read(),
+                messages: streams.messages(),
+            });
         }
         if let Some(shadow) = series.shadow.get() {
             self.add_shadow(&shadow.read());
         }
     }
 
-    fn add_streams(&mut self, first: &Buckets, inter: &Buckets) {
-        let sums = self.streams.get_or_insert_with(Box::default);
-        sums.0.add(first);
-        sums.1.add(inter);
+    fn add_streams(&mut self, streams: &StreamTotals) {
+        self.streams.get_or_insert_with(Box::default).add(streams);
     }
 
     fn add_shadow(&mut self, totals: &ShadowTotals) {
@@ -160,7 +186,7 @@ impl SeriesTotals {
         }
         self.time.add(&other.time);
         if let Some(streams) = &other.streams {
-            self.add_streams(&streams.0, &streams.1);
+            self.add_streams(streams);
         }
         if let Some(shadow) = &other.shadow {
             self.add_shadow(shadow);
@@ -272,8 +298,11 @@ fn push_series(counters: &mut Counters, labels: &Labels, totals: &SeriesTotals) 
             model: model.clone(),
             version: version.clone(),
             arm: arm.clone(),
-            first: streams.0,
-            inter: streams.1,
+            first: streams.first,
+            inter: streams.inter,
+            requests: streams.messages[0],
+            responses: streams.messages[1],
+            errors: streams.messages[2],
         });
     }
     if let Some(shadow) = &totals.shadow {

@@ -22,13 +22,38 @@ pub struct Series {
     pub(crate) shadow: OnceLock<Box<Shadowing>>,
 }
 
-/// Times between the answers of streams.
+/// Messages on streams, and the times between them.
 #[derive(Debug, Default)]
 pub struct Streams {
     /// From the request to its first answer.
     pub first: Histogram,
     /// From one answer to the next.
     pub inter: Histogram,
+    pub(crate) requests: AtomicU64,
+    pub(crate) responses: AtomicU64,
+    pub(crate) errors: AtomicU64,
+}
+
+impl Streams {
+    /// A request message was routed here.
+    pub fn request(&self) {
+        add(&self.requests, 1);
+    }
+
+    /// A message went back that is no error.
+    pub fn response(&self) {
+        add(&self.responses, 1);
+    }
+
+    /// A message went back that is an error, or a request was refused by the gateway.
+    pub fn error(&self) {
+        add(&self.errors, 1);
+    }
+
+    /// Requests, good answers and errors so far.
+    pub(crate) fn messages(&self) -> [u64; 3] {
+        [&self.requests, &self.responses, &self.errors].map(|count| count.load(Relaxed))
+    }
 }
 
 impl Series {
