@@ -16,10 +16,12 @@ from loadtest.bench.process import free_port
 
 @dataclass(frozen=True, slots=True)
 class Dataplane:
-    """The data plane with one worker: split 90/10, names rewritten, counters, deadline."""
+    """The data plane with one worker, and all that it does for a request."""
 
     name: str = "stagegate"
-    describes: str = "names read and rewritten, split 90/10, counters, deadline"
+    describes: str = (
+        "names rewritten, split 90/10, match rule, sticky by header, admission, ejection, counters, deadline"
+    )
     share: float = 1.0
     answers_as: str = ASKED_MODEL
     tls: bool = False

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::SendStream;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderValue, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::{spawn_local, JoinSet};
 use tokio::time::timeout;
 
-use crate::message::{Expected, EARLY_HEADER, MODEL_INFER};
+use crate::message::{Expected, EARLY_HEADER, MODEL_INFER, USER_HEADER};
 use crate::trust::Trust;
 use crate::tuning;
 
@@ -34,10 +34,36 @@ pub struct Plan {
     pub body: Bytes,
     /// Whether the backend is to answer before it has read the body.
     pub early: bool,
+    /// Who asks: requests name these in turn, for proxies that keep a caller on its arm.
+    pub users: Users,
     /// What a good answer carries.
     pub expected: Expected,
     /// How long one run may take; what is missing then counts as bad.
     pub limit: Duration,
+}
+
+/// Callers with a name, each in a header value that is made once.
+pub struct Users {
+    names: Vec<HeaderValue>,
+    next: Cell<usize>,
+}
+
+impl Users {
+    /// So many callers; with none, requests name nobody.
+    pub fn new(count: usize) -> Self {
+        let name = |number| HeaderValue::from_str(&format!("user-{number}")).ok();
+        Self {
+            names: (0..count).filter_map(name).collect(),
+            next: Cell::new(0),
+        }
+    }
+
+    fn next(&self) -> Option<HeaderValue> {
+        let at = self.next.get();
+        let name = self.names.get(at)?.clone();
+        self.next.set((at + 1) % self.names.len());
+        Some(name)
+    }
 }
 
 /// What one run found.
@@ -225,6 +251,9 @@ fn head(plan: &Plan) -> Result<Request<()>, String> {
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .header("user-agent", "grpc-bench/1");
+    if let Some(user) = plan.users.next() {
+        request = request.header(USER_HEADER, user);
+    }
     if plan.early {
         request = request.header(EARLY_HEADER, "1");
     }

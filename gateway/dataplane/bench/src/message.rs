@@ -3,6 +3,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+/// The header that names the caller, on which arms are sticky.
+pub const USER_HEADER: &str = "x-user-id";
+
 /// gRPC's prefix of a message: one byte of compression, four of length.
 pub const PREFIX: usize = 5;
 /// The path of the call that is measured.

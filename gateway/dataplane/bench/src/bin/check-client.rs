@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 
 use stagegate_bench::args::Args;
 use stagegate_bench::lines;
-use stagegate_bench::load::{Load, Plan};
+use stagegate_bench::load::{Load, Plan, Users};
 use stagegate_bench::message::{request, Expected};
 use stagegate_bench::trust::Trust;
 
@@ -45,6 +45,7 @@ fn start() -> Result<(), Box<dyn Error>> {
         streams: args.take("streams", 1)?,
         body: request(&model, args.take("request-bytes", 150)?),
         early: args.take("early", false)?,
+        users: Users::new(args.take("users", 1_000)?),
         expected: Expected::of(
             &backend_model,
             &backend_version,

@@ -1,5 +1,6 @@
-//! The data plane alone, in front of one backend: one model, two arms 90/10, one worker thread, and
-//! everything that it does for a request (names, split, counters, deadline) as in a gateway.
+//! The data plane alone, in front of one backend: one model, two arms 90/10 sticky by a header and with a
+//! match rule, one worker thread, and everything that it does for a request (names, split, admission,
+//! ejection, counters, deadline) as in a gateway.
 //!
 //! `serve --backend HOST:PORT [--port 0] [--model digits] [--backend-model m] [--backend-version 1]
 //! [--threads 1] [--tls-cert FILE --tls-key FILE]` prints `{"port": P}` when it accepts connections and ends when stdin does.
@@ -10,9 +11,12 @@ use std::error::Error;
 use std::io::Read as _;
 use std::process::ExitCode;
 
-use stagegate_bench::{args::Args, lines};
+use stagegate_bench::{args::Args, lines, message::USER_HEADER};
 use stagegate_core::{Dataplane, Secret, Settings};
-use stagegate_table::spec::{ArmSpec, BackendSpec, ModelSpec, PointerSpec, Snapshot, VersionSpec};
+use stagegate_table::spec::{
+    ArmSpec, BackendSpec, ConditionSpec, MatchRuleSpec, ModelSpec, PointerSpec, Snapshot,
+    VersionSpec,
+};
 use stagegate_table::Published;
 
 /// The allocator that the extension brings along, so that the same is measured.
@@ -101,6 +105,15 @@ fn model_spec(name: String, backend_model: &str, backend_version: &str) -> Model
         ],
         arms: vec![arm("stable", "1", 9_000), arm("canary", "2", 1_000)],
         split_reference: "production".to_owned(),
+        sticky: format!("header:{USER_HEADER}"),
+        rules: vec![MatchRuleSpec {
+            conditions: vec![ConditionSpec {
+                kind: "header".to_owned(),
+                name: "x-team".to_owned(),
+                value: "risk".to_owned(),
+            }],
+            arm: "canary".to_owned(),
+        }],
         ..ModelSpec::default()
     }
 }
