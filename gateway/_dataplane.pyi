@@ -16,9 +16,12 @@ __all__ = [
     "BackendCounters",
     "Core",
     "Counters",
+    "EjectedCounters",
     "Event",
     "Explanation",
+    "FallbackCounters",
     "QueueCounters",
+    "RetryCounters",
     "ShadowCounters",
     "ShadowPair",
     "StreamCounters",
@@ -236,6 +239,69 @@ class ShadowPair:
     def copy(self) -> bytes: ...
 
 @final
+class RetryCounters:
+    def __new__(
+        cls,
+        model: str,
+        version: str,
+        reason: str,
+        count: int,
+    ) -> RetryCounters: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def count(self) -> int: ...
+
+@final
+class FallbackCounters:
+    def __new__(
+        cls,
+        model: str,
+        version: str,
+        arm: str,
+        codes: tuple[int, ...],
+    ) -> FallbackCounters: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def arm(self) -> str: ...
+    @property
+    def codes(self) -> tuple[int, ...]: ...
+
+@final
+class EjectedCounters:
+    def __new__(
+        cls,
+        model: str,
+        version: str,
+        backend: str,
+        reason: str,
+        since_ms: int,
+        retry_ms: int,
+    ) -> EjectedCounters: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def since_ms(self) -> int: ...
+    @property
+    def retry_ms(self) -> int: ...
+
+@final
 class Counters:
     def __new__(
         cls,
@@ -249,6 +315,9 @@ class Counters:
         messages_received: int,
         messages_sent: int,
         shadows: tuple[ShadowCounters, ...],
+        retries: tuple[RetryCounters, ...],
+        fallbacks: tuple[FallbackCounters, ...],
+        ejected: tuple[EjectedCounters, ...],
     ) -> Counters: ...
     def __eq__(self, other: object, /) -> bool: ...
     @property
@@ -271,6 +340,12 @@ class Counters:
     def messages_sent(self) -> int: ...
     @property
     def shadows(self) -> tuple[ShadowCounters, ...]: ...
+    @property
+    def retries(self) -> tuple[RetryCounters, ...]: ...
+    @property
+    def fallbacks(self) -> tuple[FallbackCounters, ...]: ...
+    @property
+    def ejected(self) -> tuple[EjectedCounters, ...]: ...
 
 @final
 class Explanation:

@@ -21,16 +21,27 @@ from gateway._dataplane import (
     BackendCounters,
     Core,
     Counters,
+    EjectedCounters,
     Event,
     Explanation,
+    FallbackCounters,
     QueueCounters,
+    RetryCounters,
     ShadowCounters,
     ShadowPair,
     StreamCounters,
     check_backend_tls,
     check_tls,
 )
-from router.ports import BackendDown, BackendUp, ColdWanted, DataPlaneEvent, VersionUse
+from router.ports import (
+    BackendDown,
+    BackendUp,
+    ColdWanted,
+    CopyEjected,
+    CopyRecovered,
+    DataPlaneEvent,
+    VersionUse,
+)
 from router.traffic.table import Delta, Snapshot
 
 __all__ = [
@@ -43,9 +54,12 @@ __all__ = [
     "BackendCounters",
     "Counters",
     "DataPlane",
+    "EjectedCounters",
     "Event",
     "Explanation",
+    "FallbackCounters",
     "QueueCounters",
+    "RetryCounters",
     "Settings",
     "ShadowCounters",
     "ShadowPair",
@@ -92,6 +106,7 @@ class Settings:
         shadow_bytes: bytes of requests and answers that the copies of one thread hold.
         shadow_deadline_ms: time that a copy may take, waiting included.
         shadow_lag_ms: how late a thread may be before it gives its copies up.
+        cancels_per_second: streams towards one backend that are reset because nobody wants their answer.
     """
 
     host: str = "127.0.0.1"
@@ -124,6 +139,7 @@ class Settings:
     shadow_bytes: int = 16 << 20
     shadow_deadline_ms: int = 10_000
     shadow_lag_ms: int = 50
+    cancels_per_second: int = 2_000
 
 
 class DataPlane:
@@ -291,6 +307,12 @@ def _event(event: Event) -> DataPlaneEvent:
             return BackendDown(backend=event.backend, reason=event.detail)
         case "backend_up":
             return BackendUp(backend=event.backend)
+        case "ejected":
+            return CopyEjected(
+                model=event.model, version=event.version, backend=event.backend, reason=event.detail
+            )
+        case "recovered":
+            return CopyRecovered(model=event.model, version=event.version, backend=event.backend)
         case other:
             raise ValueError(f"the data plane sent an event of unknown kind {other!r}")
 

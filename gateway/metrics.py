@@ -135,6 +135,37 @@ class _Stream(Protocol):
     def errors(self) -> int: ...
 
 
+class _Retry(Protocol):
+    @property
+    def model(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def count(self) -> int: ...
+
+
+class _Fallback(Protocol):
+    @property
+    def model(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def arm(self) -> str: ...
+    @property
+    def codes(self) -> Sequence[int]: ...
+
+
+class _Ejected(Protocol):
+    @property
+    def model(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def backend(self) -> str: ...
+
+
 class Counters(Protocol):
     """All counters of the data plane at one moment. Buckets are not cumulative, sums microseconds."""
 
@@ -166,6 +197,21 @@ class Counters(Protocol):
     @property
     def events_dropped(self) -> int:
         """Events that the control plane did not fetch in time."""
+        ...
+
+    @property
+    def retries(self) -> Sequence[_Retry]:
+        """Requests that were sent to a backend once more, by model, version and reason."""
+        ...
+
+    @property
+    def fallbacks(self) -> Sequence[_Fallback]:
+        """Requests that one arm failed and another answered, by model, version and arm."""
+        ...
+
+    @property
+    def ejected(self) -> Sequence[_Ejected]:
+        """Backends that are passed over now, by model and version."""
         ...
 
 
@@ -275,6 +321,7 @@ class _Scrape(Collector):
         yield _backend_family(self._counters.backends)
         yield from _queue_families(self._counters.queues)
         yield from _stream_families(self._counters.streams)
+        yield from _trouble_families(self._counters)
         yield from _connection_families(self._counters)
         yield from self._loads.families()
         yield from _gauge_families(self._gauges)
@@ -388,6 +435,34 @@ def _stream_families(streams: Sequence[_Stream]) -> Iterator[Metric]:
     yield inter
     yield requests
     yield responses
+
+
+def _trouble_families(counters: Counters) -> Iterator[Metric]:
+    """What went wrong behind the gateway, mostly without a client noticing."""
+    retries = CounterMetricFamily(
+        "stagegate_retries",
+        "Requests sent to a backend once more, by reason: refused, unreachable, gone, unavailable or broken.",
+        labels=("model", "version", "reason"),
+    )
+    for retry in counters.retries:
+        retries.add_metric((retry.model, retry.version, retry.reason), retry.count)
+    fallbacks = CounterMetricFamily(
+        "stagegate_fallback",
+        "Requests that this arm failed with this gRPC status and another arm answered.",
+        labels=("model", "version", "arm", "code"),
+    )
+    for fallback in counters.fallbacks:
+        for code, count in zip(CODES, fallback.codes, strict=True):
+            if count:
+                fallbacks.add_metric((fallback.model, fallback.version, fallback.arm, code), count)
+    yield retries
+    yield fallbacks
+    yield _gauge(
+        "stagegate_ejected",
+        "1 while a backend is passed over for a version, because it failed again and again.",
+        ("model", "version", "backend"),
+        (((one.model, one.version, one.backend), 1) for one in counters.ejected),
+    )
 
 
 def _connection_families(counters: Counters) -> Iterator[Metric]:

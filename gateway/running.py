@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from gateway import __version__
-from gateway.bridge import DataPlane
+from gateway.bridge import DataPlane, EjectedCounters
 from gateway.certificates import Certificates
 from gateway.config import Address
 from gateway.operations import (
@@ -410,7 +410,8 @@ class RunningGateway:
             totals=self._totals(),
             backends=self._backends(),
             registries=self._registries(now),
-            problems=tuple(Problem(item.subject, item.reason) for item in self._controller.unservable),
+            problems=tuple(Problem(item.subject, item.reason) for item in self._controller.unservable)
+            + tuple(_passed_over(one) for one in counters.ejected),
         )
 
     def _totals(self) -> Totals:
@@ -515,6 +516,15 @@ class RunningGateway:
 def _unknown(model: str) -> ModelNotFound:
     return ModelNotFound(
         f"no registry and no backend has a model {model!r}", hint="`stagegate models` lists what there is"
+    )
+
+
+def _passed_over(ejected: EjectedCounters) -> Problem:
+    """A backend that the data plane asks nothing for one version, with what it did and when that ends."""
+    retry = f"tried again in {ejected.retry_ms / 1000:.1f} s" if ejected.retry_ms else "being tried again"
+    return Problem(
+        f"{ejected.model}/{ejected.version} on {ejected.backend}",
+        f"passed over for {ejected.since_ms / 1000:.1f} s, {retry}: {ejected.reason}",
     )
 
 

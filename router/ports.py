@@ -214,7 +214,26 @@ class BackendUp:
     backend: str
 
 
-DataPlaneEvent = ColdWanted | BackendDown | BackendUp
+@dataclass(frozen=True, slots=True)
+class CopyEjected:
+    """The data plane passes a backend over for one version, because it failed again and again."""
+
+    model: str
+    version: str
+    backend: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRecovered:
+    """A backend that was passed over for a version answers again."""
+
+    model: str
+    version: str
+    backend: str
+
+
+DataPlaneEvent = ColdWanted | BackendDown | BackendUp | CopyEjected | CopyRecovered
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,25 +14,11 @@ from gateway.config.units import parse_listen_address
 Finding = tuple[Path, str]
 """Where, and what is wrong."""
 
-_LATER: tuple[tuple[tuple[str, ...], str], ...] = ((("limits", "cancels_per_second"), ""),)
-
 _LATER_REGISTRY_TYPES = ("mlflow", "s3", "huggingface", "dvc", "sagemaker")
 
 
 def take_later(root: dict[str, Value]) -> Iterator[Finding]:
     """Remove what the design names and this version does not serve, and tell about each."""
-    for path, message in _LATER:
-        *parents, key = path
-        here: Value = root
-        for parent in parents:
-            here = as_mapping(here).get(parent)
-        if isinstance(here, dict) and key in here:
-            del here[key]
-            yield path, message or "is not served by this version; remove it"
-    yield from _take_later_registries(root)
-
-
-def _take_later_registries(root: dict[str, Value]) -> Iterator[Finding]:
     registries = root.get("registries")
     if not isinstance(registries, dict):
         return

@@ -272,6 +272,10 @@ class LimitsConfig(Section):
         default=None,
         description="after which a client is told to connect anew, give or take a tenth; or never",
     )
+    cancels_per_second: Annotated[int, Whole(0, 1_000_000)] = Field(
+        default=2_000,
+        description="unwanted answers that one backend is told to stop; those beyond are read and dropped",
+    )
 
 
 class ResidencyConfig(Section):

@@ -50,6 +50,8 @@ from router.ports import (
     BackendUp,
     Clock,
     ColdWanted,
+    CopyEjected,
+    CopyRecovered,
     DataPlane,
     DataPlaneEvent,
     Registry,
@@ -608,6 +610,13 @@ class Controller:
                     suspect = isinstance(event, BackendDown)
                     work = partial(self._follow_backend, state, suspect=suspect)
                     self._watchers.start(f"backend {backend}", work)
+            case CopyEjected(model, version, backend, reason):
+                # The data plane finds out by itself when it is well again; people should know.
+                LOG.warning(
+                    "model %s version %s: backend %s is passed over: %s", model, version, backend, reason
+                )
+            case CopyRecovered(model, version, backend):
+                LOG.info("model %s version %s: backend %s answers again", model, version, backend)
 
     async def _follow_clock(self) -> None:
         while True:

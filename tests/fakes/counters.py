@@ -63,6 +63,38 @@ class StreamCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class RetryCounters:
+    """Requests that were sent once more."""
+
+    model: str = "digits"
+    version: str = "1"
+    reason: str = "broken"
+    count: int = 7
+
+
+@dataclass(frozen=True, slots=True)
+class FallbackCounters:
+    """Requests that another arm answered."""
+
+    model: str = "digits"
+    version: str = "2"
+    arm: str = "canary"
+    codes: tuple[int, ...] = (*(0,) * 14, 6, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class EjectedCounters:
+    """A backend that is passed over."""
+
+    model: str = "digits"
+    version: str = "1"
+    backend: str = "t1"
+    reason: str = "backend 't1' broke"
+    since_ms: int = 4_200
+    retry_ms: int = 1_500
+
+
+@dataclass(frozen=True, slots=True)
 class FakeCounters:
     """All of them; gives itself to whoever asks."""
 
@@ -72,6 +104,9 @@ class FakeCounters:
     streams: tuple[StreamCounters, ...] = (StreamCounters(),)
     connections: int = 3
     events_dropped: int = 0
+    retries: tuple[RetryCounters, ...] = (RetryCounters(),)
+    fallbacks: tuple[FallbackCounters, ...] = (FallbackCounters(),)
+    ejected: tuple[EjectedCounters, ...] = (EjectedCounters(),)
 
     def counters(self) -> FakeCounters:
         """Itself."""

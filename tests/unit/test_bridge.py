@@ -20,7 +20,7 @@ def arm(version: str, name: str, ok: int = 0, failed: int = 0, inflight: int = 0
 
 def counters(*arms: ArmCounters, queues: tuple[QueueCounters, ...] = ()) -> Counters:
     """Counters of these arms and queues only."""
-    return Counters(1, arms, (), queues, (), 0, 0, 0, 0, ())
+    return Counters(1, arms, (), queues, (), 0, 0, 0, 0, (), (), (), ())
 
 
 def test_arms_of_one_version_are_added_up() -> None:

@@ -154,7 +154,6 @@ def test_a_key_given_twice_hides_no_other_mistake() -> None:
         ("state: 'rediss://host:6379/0'", "state"),
         ("registries: {p: {type: mlflow, uri: 'http://m', poll: 5s}}", "registries.p.type"),
         ("registries: {p: {type: s3, bucket: b}}", "registries.p.type"),
-        ("limits: {cancels_per_second: 2000}", "limits.cancels_per_second"),
     ],
 )
 def test_what_this_version_does_not_serve_is_refused_plainly(text: str, path: str) -> None:

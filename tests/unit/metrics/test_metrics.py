@@ -149,6 +149,16 @@ def test_requests_that_reached_no_arm_are_shown() -> None:
     )
 
 
+def test_what_went_wrong_behind_the_gateway_is_counted() -> None:
+    """Retries by reason, failures that another arm answered by code, and who is passed over now."""
+    found = scrape()
+
+    assert found["stagegate_retries_total"] == {labels(model="digits", version="1", reason="broken"): 7}
+    fallback = labels(model="digits", version="2", arm="canary", code="UNAVAILABLE")
+    assert found["stagegate_fallback_total"] == {fallback: 6}
+    assert found["stagegate_ejected"] == {labels(model="digits", version="1", backend="t1"): 1}
+
+
 def test_a_load_is_counted_in_its_bucket() -> None:
     """A load of exactly a bound belongs below it."""
     recorder = LoadRecorder()

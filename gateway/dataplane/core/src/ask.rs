@@ -72,7 +72,8 @@ enum Slot<'a> {
     Done(Answered),
 }
 
-async fn ask(
+/// Send one backend one message, and wait for its answer.
+pub(crate) async fn ask(
     worker: &Worker,
     backend: u32,
     path: PathAndQuery,
@@ -95,6 +96,7 @@ async fn ask(
     // Its window may be smaller; h2 keeps what does not fit. What breaks here is told by the answer.
     let _ = send.send_data(Joined::message(message, Bytes::new()), true);
     let response = response.await.map_err(failed)?;
+    upstream.heard();
     whole(worker, response, upstream.name()).await
 }
 

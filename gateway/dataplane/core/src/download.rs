@@ -156,6 +156,11 @@ impl Rest {
         }
     }
 
+    /// What comes from the backend.
+    pub(crate) fn into_body(self) -> RecvStream {
+        self.body
+    }
+
     /// Ready with the trailers when all messages are forwarded.
     fn poll(
         &mut self,

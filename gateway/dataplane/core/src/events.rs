@@ -20,6 +20,10 @@ pub enum EventKind {
     BackendDown,
     /// A backend that was down is connected again.
     BackendUp,
+    /// A backend is passed over for one version, because it failed again and again.
+    Ejected,
+    /// A backend that was passed over for a version answers again.
+    Recovered,
 }
 
 impl EventKind {
@@ -30,6 +34,8 @@ impl EventKind {
             Self::Cold => "cold",
             Self::BackendDown => "backend_down",
             Self::BackendUp => "backend_up",
+            Self::Ejected => "ejected",
+            Self::Recovered => "recovered",
         }
     }
 }
@@ -39,11 +45,11 @@ impl EventKind {
 pub struct Event {
     /// What happened.
     pub kind: EventKind,
-    /// Logical model, for `Cold`.
+    /// Logical model, for events of a version.
     pub model: String,
-    /// Concrete version, for `Cold`.
+    /// Concrete version, for events of a version.
     pub version: String,
-    /// Backend by name, for the other two.
+    /// Backend by name, for all but `Cold`.
     pub backend: String,
     /// Why, in words.
     pub detail: String,
@@ -157,6 +163,26 @@ impl Teller {
                 detail,
             });
         }
+    }
+
+    /// Tell that a backend is passed over for a version; names are those of model, version and backend.
+    pub(crate) fn ejected(&self, names: (&str, &str, &str), reason: &str) {
+        self.copy(EventKind::Ejected, names, reason);
+    }
+
+    /// Tell that a backend which was passed over answers again.
+    pub(crate) fn recovered(&self, names: (&str, &str, &str)) {
+        self.copy(EventKind::Recovered, names, "");
+    }
+
+    fn copy(&self, kind: EventKind, (model, version, backend): (&str, &str, &str), detail: &str) {
+        self.tell(Event {
+            kind,
+            model: model.to_owned(),
+            version: version.to_owned(),
+            backend: backend.to_owned(),
+            detail: detail.to_owned(),
+        });
     }
 
     /// Forget what was told of a backend that is gone from the table.

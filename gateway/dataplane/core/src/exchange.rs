@@ -1,4 +1,4 @@
-//! One request to one of a version's backends, tried again where nothing was processed.
+//! One request to one of a version's backends, and once more where the policy allows it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,21 +8,31 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream};
-use http::Response;
-use stagegate_table::Backend;
+use http::{Response, StatusCode};
+use stagegate_table::counters::RetryReason;
+use stagegate_table::Fault;
+use stagegate_wire::text::{decode_message, replace_name};
 
+use crate::balance::{Choice, NoChoice};
 use crate::client::{Client, Failure};
+use crate::discard;
+use crate::ejection::{judge, Outcome};
 use crate::headers;
+use crate::retry::{self, Again, WaitFor, PATIENCE};
 use crate::routed::{micros, Routed};
-use crate::status::Status;
+use crate::status::{parse_code, Code, Status, GRPC_MESSAGE, GRPC_STATUS};
 use crate::upload::Upload;
 use crate::upstream::{Lease, Unreachable, Upstream};
 use crate::worker::Worker;
 
 /// Backends or connections that one request is tried on.
-const TRIES: usize = 4;
+const TRIES: u8 = 4;
+/// Times that one request waits for a backend; each wait ends in a change of something.
+const WAITS: u8 = 8;
 /// Time after which a client's own `grpc-timeout` is no longer what is left.
 const FRESH: Duration = Duration::from_millis(1);
+/// A backend that has had less time than this for a request that timed out is not to blame.
+const FAIR: Duration = Duration::from_secs(1);
 
 /// What is asked of a backend, beside the message of the call.
 pub(crate) struct Ask<'a> {
@@ -30,6 +40,10 @@ pub(crate) struct Ask<'a> {
     pub(crate) tail: &'a Bytes,
     /// Ids of the backends that may answer.
     pub(crate) backends: &'a [u32],
+    /// The version that is asked, where it is one.
+    pub(crate) version: Option<&'a Routed>,
+    /// Whether one backend must answer, and no other may.
+    pub(crate) pinned: bool,
     /// What is asked for, for texts.
     pub(crate) what: &'a dyn Fn() -> String,
 }
@@ -41,94 +55,328 @@ pub(crate) struct Via {
     sent: Instant,
 }
 
+/// Send the message of a call to a backend of a version and wait for the head of the answer. With `pin`
+/// only that backend is asked. Afterwards `routed` is what was asked last.
+pub(crate) async fn ask_version(
+    worker: &Worker,
+    client: &mut Client,
+    routed: &mut Routed,
+    pin: Option<u32>,
+) -> Result<(Response<RecvStream>, Via), Failure> {
+    let mut tries = Tries::default();
+    loop {
+        let version = &routed.version;
+        let ask = Ask {
+            tail: &version.request_tail,
+            backends: pin.as_ref().map_or(&version.backends, std::slice::from_ref),
+            version: Some(routed),
+            pinned: pin.is_some(),
+            what: &|| routed.what(),
+        };
+        let failure = match exchange(worker, client, &ask, &mut tries).await {
+            Err(failure) => failure,
+            done @ Ok(_) => return done,
+        };
+        let Some(wait) = tries.wait() else {
+            return Err(failure);
+        };
+        Box::pin(retry::wait(worker, client, routed, wait, failure)).await?;
+    }
+}
+
 /// Send the message of a call and wait for the head of the answer.
 pub(crate) async fn exchange(
     worker: &Worker,
     client: &mut Client,
     ask: &Ask<'_>,
+    tries: &mut Tries,
 ) -> Result<(Response<RecvStream>, Via), Failure> {
     headers::for_backend(&mut client.headers);
-    let mut tries = Tries::default();
-    while let Some((id, upstream)) = tries.next(worker, ask) {
+    loop {
+        let Choice { backend, upstream } = tries.next(worker, ask)?;
         let lease = match upstream.try_open() {
             Some(lease) => lease,
             None => match open(client, &upstream).await? {
                 Ok(lease) => lease,
                 Err(Unreachable(reason)) => {
-                    tries.unreachable(
-                        id,
-                        Status::no_backend(upstream.name(), &(ask.what)(), &reason),
-                    );
+                    tries.unreachable(ask, (backend, &upstream), &reason);
                     continue;
                 }
             },
         };
         let via = Via {
             lease,
-            backend: id,
+            backend,
             sent: Instant::now(),
         };
         let may_retry = tries.count < TRIES && client.message.is_kept();
-        let mut response = send(worker, client, ask, &via, may_retry)?;
-        match client
-            .wait(|_, cx| Pin::new(&mut response).poll(cx))
-            .await?
-        {
-            Ok(response) => return Ok((response, via)),
-            Err(error) => {
-                let status = Status::of_upstream_error(&error, via.name());
-                if !(may_retry && is_unprocessed(&error)) {
-                    return Err(status.into());
+        let missed = match send(worker, client, ask, &via, may_retry) {
+            Ok(mut response) => {
+                let waited = client.wait(|_, cx| Pin::new(&mut response).poll(cx)).await;
+                match waited {
+                    Ok(Ok(response)) => {
+                        upstream.heard();
+                        match missed(ask, &via, response) {
+                            Ok(response) => return Ok((response, via)),
+                            Err(missed) => *missed,
+                        }
+                    }
+                    Ok(Err(error)) => broken(&error, &via),
+                    Err(failure) => {
+                        given_up(worker, client, ask, via, response, &failure);
+                        return Err(failure);
+                    }
                 }
-                client.upload = None;
-                tries.unprocessed(id, ask, status);
             }
+            Err(error) => Missed {
+                // The stream was never opened.
+                again: Again::Free(RetryReason::Refused),
+                ..broken(&error, &via)
+            },
+        };
+        if let Some(done) = tries.missed(worker, ask, &via, missed, may_retry) {
+            return done.map(|response| (response, via));
         }
+        client.upload = None;
     }
-    Err(tries.status(ask).into())
+}
+
+/// A try that did not lead to a good answer, nor to an error that is the client's.
+struct Missed {
+    again: Again,
+    fault: Option<Fault>,
+    status: Status,
+    /// The backend's answer, where it gave one.
+    response: Option<Response<RecvStream>>,
+}
+
+/// Whether an answer is a backend's failure.
+fn missed(
+    ask: &Ask<'_>,
+    via: &Via,
+    response: Response<RecvStream>,
+) -> Result<Response<RecvStream>, Box<Missed>> {
+    let is_whole = response.body().is_end_stream();
+    if response.status() == StatusCode::OK && !is_whole {
+        return Ok(response);
+    }
+    let status = match response.headers().get(GRPC_STATUS) {
+        Some(code) if response.status() == StatusCode::OK => {
+            if parse_code(code) == Code::Ok as u8 {
+                return Ok(response);
+            }
+            status_of(ask, parse_code(code), &response)
+        }
+        _ => Status::of_http(response.status(), via.name()),
+    };
+    let fault = judge(status.code, &status.message);
+    Err(Box::new(Missed {
+        again: Again::after(status.code == Code::Unavailable as u8, fault),
+        fault,
+        status,
+        response: Some(response),
+    }))
+}
+
+/// The status that a backend's answer is, under the names that the client knows.
+fn status_of(ask: &Ask<'_>, code: u8, response: &Response<RecvStream>) -> Status {
+    let text = response.headers().get(GRPC_MESSAGE);
+    let text = text.map_or_else(String::new, |text| {
+        decode_message(text.as_bytes()).into_owned()
+    });
+    let message = match ask.version {
+        Some(routed) => {
+            replace_name(&text, &routed.version.backend_model, &routed.model.name).into_owned()
+        }
+        None => text,
+    };
+    Status {
+        code,
+        message: message.into(),
+        push_back: None,
+    }
+}
+
+/// What the end of a stream without an answer means.
+fn broken(error: &h2::Error, via: &Via) -> Missed {
+    let status = Status::of_upstream_error(error, via.name());
+    let (again, fault) = if is_unprocessed(error) {
+        (Again::Free(RetryReason::Refused), None)
+    } else if error.reason().is_none() || error.is_go_away() {
+        let fault = Some(Fault::Broken);
+        (Again::after(true, fault), fault)
+    } else if error.reason() == Some(Reason::CANCEL) {
+        (Again::Never, None)
+    } else {
+        (Again::Never, Some(Fault::Failed))
+    };
+    Missed {
+        again,
+        fault,
+        status,
+        response: None,
+    }
 }
 
 /// What was tried for one request.
 #[derive(Default)]
-struct Tries {
-    count: usize,
-    /// Backends that are not to be tried again.
+pub(crate) struct Tries {
+    count: u8,
+    waits: u8,
+    /// Whether something that may have been begun was sent once more.
+    retried: bool,
+    /// Backends that are not to be tried again before something has changed.
     failed: Vec<u32>,
     last: Option<Box<Status>>,
+    wait_for: Option<WaitFor>,
+    until: Option<Instant>,
+    /// Why there is to be another try.
+    why: Option<RetryReason>,
 }
 
 impl Tries {
-    fn next(&mut self, worker: &Worker, ask: &Ask<'_>) -> Option<(u32, Rc<Upstream>)> {
+    fn next(&mut self, worker: &Worker, ask: &Ask<'_>) -> Result<Choice, Failure> {
         if self.count == TRIES {
-            return None;
+            return Err(self.status(ask).into());
         }
         self.count += 1;
-        worker.with_table(|table| {
-            let (backend, upstream) =
-                worker
-                    .pool
-                    .choose(table, ask.backends, &self.failed, &worker.draws)?;
-            Some((backend.id, upstream))
+        match worker.choose(ask.backends, ask.version, &self.failed) {
+            Ok(choice) => {
+                self.count_retry(worker, ask);
+                Ok(choice)
+            }
+            Err(NoChoice::Tried) => Err(self.status(ask).into()),
+            Err(NoChoice::Ejected) => Err(self.ejected(worker, ask).into()),
+        }
+    }
+
+    fn count_retry(&mut self, worker: &Worker, ask: &Ask<'_>) {
+        if let (Some(reason), Some(routed)) = (self.why.take(), ask.version) {
+            worker.with_counters(|_, counters| {
+                counters.retried(&routed.model, &routed.version, reason);
+            });
+        }
+    }
+
+    /// What there is to wait for before the next round, and until when.
+    fn wait(&mut self) -> Option<(WaitFor, Instant)> {
+        let what = self.wait_for.take()?;
+        let until = *self.until.get_or_insert_with(|| Instant::now() + PATIENCE);
+        self.waits += 1;
+        (self.count, self.last) = (0, None);
+        self.failed.clear();
+        (self.waits <= WAITS).then_some((what, until))
+    }
+
+    fn unreachable(&mut self, ask: &Ask<'_>, (backend, upstream): (u32, &Upstream), reason: &str) {
+        let status = Status::no_backend(upstream.name(), &(ask.what)(), reason);
+        self.give_up_on(backend, status);
+        self.why = Some(RetryReason::Unreachable);
+        if upstream.is_newly_down(Instant::now()) {
+            self.wait_for = Some(WaitFor::Connection);
+        }
+    }
+
+    /// Note a try that failed. Gives what the client gets, unless there is to be another try.
+    fn missed(
+        &mut self,
+        worker: &Worker,
+        ask: &Ask<'_>,
+        via: &Via,
+        missed: Missed,
+        may_retry: bool,
+    ) -> Option<Result<Response<RecvStream>, Failure>> {
+        if let Some(routed) = ask.version {
+            let text = &missed.status.message;
+            let fault = missed.fault.map(|fault| Outcome::Fault(fault, text));
+            worker.report(routed, via.backend, fault.unwrap_or(Outcome::Refused));
+        }
+        let is_gone = missed.fault == Some(Fault::Gone);
+        let status = if is_gone {
+            gone(ask, via, &missed.status)
+        } else {
+            missed.status
+        };
+        if may_retry && self.may_repeat(ask, via, missed.again) {
+            self.prepare(ask, via.backend, missed.again, status);
+            return None;
+        }
+        self.wait_for = None;
+        Some(match missed.response {
+            Some(response) if !is_gone => Ok(response),
+            _ => Err(status.into()),
         })
     }
 
-    fn unreachable(&mut self, id: u32, status: Status) {
-        self.failed.push(id);
-        self.last = Some(Box::new(status));
-    }
-
-    /// Refused without being begun: another backend is better, but the same one may do.
-    fn unprocessed(&mut self, id: u32, ask: &Ask<'_>, status: Status) {
-        if ask.backends.len() > 1 {
-            self.failed.push(id);
+    /// Whether a request can be sent once more; takes that out of the budget.
+    fn may_repeat(&self, ask: &Ask<'_>, via: &Via, again: Again) -> bool {
+        match again {
+            Again::Never => false,
+            Again::Free(_) => true,
+            Again::Once(reason) => {
+                let is_other = |id: &u32| *id != via.backend && !self.failed.contains(id);
+                // A broken connection may be made anew; what a backend said it will say again.
+                let is_of_use = reason == RetryReason::Broken || ask.backends.iter().any(is_other);
+                let may = is_of_use && !ask.pinned && !self.retried;
+                may && via.lease.upstream().budget().withdraw(Instant::now())
+            }
         }
+    }
+
+    fn prepare(&mut self, ask: &Ask<'_>, backend: u32, again: Again, status: Status) {
+        let (Again::Free(reason) | Again::Once(reason)) = again else {
+            return;
+        };
+        self.why = Some(reason);
+        self.retried |= matches!(again, Again::Once(_));
+        let is_gone = reason == RetryReason::Gone;
+        if is_gone && !ask.pinned {
+            self.wait_for = Some(WaitFor::Table);
+        }
+        // Another backend is better, but where there is none the same one may do.
+        if is_gone || ask.backends.len() > 1 {
+            self.give_up_on(backend, status);
+        } else {
+            self.last = Some(Box::new(status));
+        }
+    }
+
+    fn give_up_on(&mut self, backend: u32, status: Status) {
+        self.failed.push(backend);
         self.last = Some(Box::new(status));
     }
 
-    fn status(self, ask: &Ask<'_>) -> Status {
+    fn status(&mut self, ask: &Ask<'_>) -> Status {
         let none = || Status::unavailable(format!("no backend serves {}", (ask.what)()));
-        self.last.map_or_else(none, |last| *last)
+        self.last.take().map_or_else(none, |last| *last)
     }
+
+    /// All that are left are passed over. Where that is because they went away, the table or a connection
+    /// is about to tell what becomes of them.
+    fn ejected(&mut self, worker: &Worker, ask: &Ask<'_>) -> Status {
+        let Some(routed) = ask.version else {
+            return self.status(ask);
+        };
+        let health = &routed.version.cell.health;
+        let went_away = |id: &u32| {
+            health.ejected(*id).is_some_and(|ejected| {
+                matches!(ejected.fault, Fault::Gone | Fault::Broken)
+                    && ejected.since.elapsed() < PATIENCE
+            })
+        };
+        if ask.backends.iter().any(went_away) {
+            self.wait_for = Some(WaitFor::Connection);
+        }
+        worker.all_ejected(routed, ask.backends)
+    }
+}
+
+/// A backend does not have what the table says that it has.
+fn gone(ask: &Ask<'_>, via: &Via, said: &Status) -> Status {
+    let (what, name, said) = ((ask.what)(), via.name(), &said.message);
+    Status::unavailable(format!(
+        "backend '{name}' does not have {what} any more: {said}"
+    ))
 }
 
 async fn open(
@@ -147,7 +395,7 @@ fn send(
     ask: &Ask<'_>,
     via: &Via,
     may_retry: bool,
-) -> Result<ResponseFuture, Failure> {
+) -> Result<ResponseFuture, h2::Error> {
     let upstream = via.lease.upstream();
     let (path, mut headers) = if may_retry {
         (client.path.clone(), client.headers.clone())
@@ -160,11 +408,30 @@ fn send(
             .timeouts
             .set(&mut headers, client.deadline.at(), via.sent);
     }
-    let streams = via.lease.send(upstream.request(path, headers), false);
-    let (response, send) =
-        streams.map_err(|error| Status::of_upstream_error(&error, via.name()))?;
+    let (response, send) = via.lease.send(upstream.request(path, headers), false)?;
     client.upload = Upload::start(&client.message, ask.tail, send);
     Ok(response)
+}
+
+/// The call ends before there is an answer: its deadline passed, or the client is gone.
+fn given_up(
+    worker: &Worker,
+    client: &Client,
+    ask: &Ask<'_>,
+    via: Via,
+    response: ResponseFuture,
+    failure: &Failure,
+) {
+    if let (Some(routed), Failure::Status(status)) = (ask.version, failure) {
+        let is_late = status.code == Code::DeadlineExceeded as u8;
+        if is_late && via.sent.elapsed() >= FAIR {
+            let outcome = Outcome::Fault(Fault::TimedOut, "no answer within a request's deadline");
+            worker.report(routed, via.backend, outcome);
+        }
+    }
+    if client.upload.is_none() {
+        discard::answer(worker, via.lease, response);
+    }
 }
 
 /// Whether the backend said that it did not begin with the request.
@@ -184,16 +451,39 @@ impl Via {
         micros(self.sent, now)
     }
 
-    /// Count the time that the backend took for a version.
-    pub(crate) fn count(&self, worker: &Worker, routed: &Routed, now: Instant) {
-        let micros = self.took(now);
+    /// Count an answer that ended, or broke off, and the time that the backend took for it.
+    pub(crate) fn count(
+        &self,
+        worker: &Worker,
+        routed: &Routed,
+        outcome: &Result<u8, Failure>,
+        now: Instant,
+    ) {
+        let took = (self.took(now), now);
         worker.with_counters(|table, counters| {
             if let Some(backend) = table.backend(self.backend) {
-                let backend: &Backend = backend;
-                counters
-                    .backend(&routed.model, &routed.version, backend)
-                    .record(micros);
+                counters.answered(&routed.model, &routed.version, backend, took);
             }
         });
+        match outcome {
+            Ok(code) if *code == Code::Ok as u8 => {
+                worker.report(routed, self.backend, Outcome::Good);
+            }
+            Err(Failure::Status(status)) if status.code != Code::DeadlineExceeded as u8 => {
+                let is_lost = status.code == Code::Unavailable as u8;
+                let fault = if is_lost {
+                    Fault::Broken
+                } else {
+                    Fault::Failed
+                };
+                worker.report(routed, self.backend, Outcome::Fault(fault, &status.message));
+            }
+            _ => {}
+        }
+    }
+
+    /// The client does not want the rest of the answer.
+    pub(crate) fn leave(self, worker: &Worker, body: RecvStream) {
+        discard::rest(worker, self.lease, body);
     }
 }

@@ -10,7 +10,7 @@ use stagegate_wire::Malformed;
 use crate::client::{Client, Failure};
 use crate::cold;
 use crate::download::{self, Rename};
-use crate::exchange::{exchange, Ask};
+use crate::exchange::{ask_version, exchange, Ask, Tries};
 use crate::framer::Caps;
 use crate::headers;
 use crate::joined::Joined;
@@ -49,13 +49,7 @@ pub(crate) async fn about_model(
         }
     }
     cold::ready_for(worker, client, &mut routed).await?;
-    let version = &routed.version;
-    let ask = Ask {
-        tail: &version.request_tail,
-        backends: &version.backends,
-        what: &|| routed.what(),
-    };
-    let (response, via) = exchange(worker, client, &ask).await?;
+    let (response, via) = ask_version(worker, client, &mut routed, None).await?;
     let answer = collect(worker, client, response, via.name(), &routed).await?;
     let Some((mut head, message)) = answer else {
         return Ok(());
@@ -188,9 +182,11 @@ pub(crate) async fn pass_through(worker: &Worker, client: &mut Client) -> Result
     let ask = Ask {
         tail: &Bytes::new(),
         backends: &backends,
+        version: None,
+        pinned: true,
         what: &|| path.to_string(),
     };
-    let (response, via) = exchange(worker, client, &ask).await?;
+    let (response, via) = exchange(worker, client, &ask, &mut Tries::default()).await?;
     let rename = Rename {
         tail: &Bytes::new(),
         names: None,

@@ -23,6 +23,8 @@ pub(crate) struct Limits {
     pub(crate) resets_per_second: u32,
     /// Zero for none.
     pub(crate) max_connection_age: Duration,
+    /// Of one thread, towards one backend.
+    pub(crate) cancels_per_second: usize,
 }
 
 impl Limits {
@@ -41,6 +43,9 @@ impl Limits {
             answer_timeout: Duration::from_millis(settings.answer_timeout_ms),
             resets_per_second: settings.resets_per_second,
             max_connection_age: Duration::from_millis(settings.max_connection_age_ms),
+            cancels_per_second: settings
+                .cancels_per_second
+                .div_ceil(settings.threads.max(1)),
         }
     }
 }

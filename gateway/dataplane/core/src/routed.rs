@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue};
-use stagegate_table::{pick_for, Model, Pick, PickError, RefKind, Series, Version, WHOLE};
+use stagegate_table::{pick_for, Model, Pick, PickError, RefKind, Series, Version, PINNED, WHOLE};
 use stagegate_wire::names::Names;
 
 use crate::client::Failure;
@@ -70,6 +70,15 @@ impl Routed {
             model: Arc::clone(pick.model),
             version: Arc::clone(pick.version),
             arm: pick.arm_header(),
+        }
+    }
+
+    /// A version that nobody was routed to.
+    pub(crate) fn of_version(model: &Arc<Model>, version: &Arc<Version>) -> Self {
+        Self {
+            model: Arc::clone(model),
+            version: Arc::clone(version),
+            arm: HeaderValue::from_static(PINNED),
         }
     }
 

@@ -63,6 +63,8 @@ pub struct Settings {
     pub shadow_deadline_ms: u64,
     /// How late a thread may be before it gives its copies up, in milliseconds.
     pub shadow_lag_ms: u64,
+    /// Streams towards one backend that are reset within a second, because nobody wants their answer.
+    pub cancels_per_second: usize,
 }
 
 /// Bytes that are not shown.
@@ -108,6 +110,7 @@ impl Default for Settings {
             shadow_bytes: 16 << 20,
             shadow_deadline_ms: 10_000,
             shadow_lag_ms: 50,
+            cancels_per_second: 2_000,
         }
     }
 }

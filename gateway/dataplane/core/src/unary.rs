@@ -6,7 +6,7 @@ use crate::admission;
 use crate::client::{Client, Failure};
 use crate::cold;
 use crate::download::{self, Rename};
-use crate::exchange::{exchange, Ask};
+use crate::exchange::{ask_version, Via};
 use crate::headers;
 use crate::message;
 use crate::routed::{Count, Routed};
@@ -89,13 +89,8 @@ async fn answer(worker: &Worker, client: &mut Client, routed: &mut Routed) -> Re
     if !routed.model.shadows.is_empty() {
         client.capture = shadow::sample(worker, client, routed);
     }
+    let (response, via) = ask_version(worker, client, routed, None).await?;
     let version = &routed.version;
-    let ask = Ask {
-        tail: &version.request_tail,
-        backends: &version.backends,
-        what: &|| routed.what(),
-    };
-    let (response, via) = exchange(worker, client, &ask).await?;
     let rename = Rename {
         tail: &version.answer_tail,
         names: Some((&version.backend_model, &routed.model.name)),
@@ -110,7 +105,17 @@ async fn answer(worker: &Worker, client: &mut Client, routed: &mut Routed) -> Re
     };
     let now = Instant::now();
     permit.done(via.took(now), matches!(outcome, Ok(0)));
-    via.count(worker, routed, now);
+    via.count(worker, routed, &outcome, now);
     client.answered = Some(now);
+    if outcome.is_err() {
+        leave(worker, client, via);
+    }
     outcome
+}
+
+/// The answer is not wanted any more, or it is broken.
+fn leave(worker: &Worker, client: &mut Client, via: Via) {
+    if let (None, Some(rest)) = (&client.upload, client.rest.take()) {
+        via.leave(worker, rest.into_body());
+    }
 }

@@ -16,18 +16,25 @@ use http::{HeaderMap, Method, Request, Uri, Version};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::events::Teller;
 use crate::io::{Gathered, Io};
 use crate::joined::Joined;
+use crate::liveness::{self, Liveness};
+use crate::rate::Rate;
+use crate::retry::{Budget, PATIENCE};
 use crate::tls::{self, Inside, TlsState};
+use crate::token::Draws;
 
 /// Streams on the least used connection from which on another connection is opened.
 const BUSY: usize = 64;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Pauses are longer by up to a half, in so many steps, so that threads do not all come at once.
+const JITTER: u32 = 1_000;
 /// Data that a backend does not acknowledge for this long breaks its connection.
 const DEAD_AFTER: Duration = Duration::from_secs(20);
 /// What one stream may hold of an answer that its client does not take.
@@ -48,6 +55,8 @@ pub(crate) struct Unreachable(pub(crate) Rc<str>);
 struct Conn {
     send: RefCell<SendRequest<Joined>>,
     streams: Cell<usize>,
+    /// Ends the connection and all that is open on it.
+    driver: RefCell<Option<AbortHandle>>,
 }
 
 /// One backend with its connections.
@@ -68,6 +77,14 @@ pub(crate) struct Upstream {
     waiting: Cell<usize>,
     changed: Notify,
     teller: Teller,
+    budget: Budget,
+    cancels: Rate,
+    discarding: Cell<usize>,
+    liveness: Liveness,
+    down_since: Cell<Option<Instant>>,
+    draws: Draws,
+    /// Tells all that wait for any backend of this thread.
+    connected: Rc<Notify>,
     me: Weak<Self>,
 }
 
@@ -85,6 +102,7 @@ impl Upstream {
         most: usize,
         tls: &Arc<TlsState>,
         teller: Teller,
+        connected: &Rc<Notify>,
     ) -> Option<Rc<Self>> {
         let authority = Authority::try_from(address).ok()?;
         let scheme = if tls.has_backend(name) {
@@ -108,6 +126,13 @@ impl Upstream {
             waiting: Cell::new(0),
             changed: Notify::new(),
             teller,
+            budget: Budget::new(),
+            cancels: Rate::default(),
+            discarding: Cell::new(0),
+            liveness: Liveness::default(),
+            down_since: Cell::new(None),
+            draws: Draws::new(),
+            connected: Rc::clone(connected),
             me: me.clone(),
         }))
     }
@@ -125,9 +150,41 @@ impl Upstream {
         self.inflight.get()
     }
 
-    /// Whether the last attempt to connect failed and nothing is connected.
-    pub(crate) fn is_down(&self) -> bool {
-        self.down.borrow().is_some()
+    /// Whether there is no reason to prefer another: not where the last attempt to connect failed and
+    /// nothing is connected, nor where it is not known whether it still lives.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.down_since.get().is_none() && !self.liveness.is_suspect()
+    }
+
+    /// Whether it is down, and was not for long: it may just be starting anew.
+    pub(crate) fn is_newly_down(&self, now: Instant) -> bool {
+        let is_new = |since| now.saturating_duration_since(since) < PATIENCE;
+        self.down_since.get().is_some_and(is_new)
+    }
+
+    /// What requests that may have been begun here are sent once more from.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Streams of this thread that were reset here.
+    pub(crate) fn cancels(&self) -> &Rate {
+        &self.cancels
+    }
+
+    /// Answers that are read for nobody.
+    pub(crate) fn discarding(&self) -> usize {
+        self.discarding.get()
+    }
+
+    /// Count an answer that is read for nobody.
+    pub(crate) fn discard(&self) -> Counted<'_> {
+        Counted::new(&self.discarding)
+    }
+
+    /// An answer began to come.
+    pub(crate) fn heard(&self) {
+        self.liveness.heard();
     }
 
     /// The head of a request to a method of this backend.
@@ -209,6 +266,7 @@ impl Upstream {
         if streams >= BUSY {
             self.grow();
         }
+        self.budget.deposit();
         conn.streams.set(streams + 1);
         self.inflight.set(self.inflight.get() + 1);
         Some(Lease {
@@ -244,13 +302,16 @@ impl Upstream {
         let conn = Rc::new(Conn {
             send: RefCell::new(send),
             streams: Cell::new(0),
+            driver: RefCell::default(),
         });
         self.conns.borrow_mut().push(Rc::clone(&conn));
         self.connecting.set(false);
+        self.down_since.set(None);
         if self.down.take().is_some() {
             self.teller.backend(&self.name, false, "");
         }
         self.changed.notify_waiters();
+        self.connected.notify_waiters();
         conn
     }
 
@@ -261,11 +322,29 @@ impl Upstream {
             self.connecting.set(false);
             return false;
         }
-        let reason: Rc<str> = format!("cannot connect to {}: {error}", self.address).into();
+        self.note_down(format!("cannot connect to {}: {error}", self.address).into());
+        true
+    }
+
+    fn note_down(&self, reason: Rc<str>) {
         self.teller.backend(&self.name, true, &reason);
         self.down.replace(Some(reason));
+        if self.down_since.get().is_none() {
+            self.down_since.set(Some(Instant::now()));
+        }
         self.changed.notify_waiters();
-        true
+    }
+
+    /// It does not answer, and does not take a connection: end all that is open.
+    fn lost(&self) {
+        let conns = std::mem::take(&mut *self.conns.borrow_mut());
+        self.note_down("it owes answers, and a new connection got none either".into());
+        for conn in conns {
+            if let Some(driver) = conn.driver.take() {
+                driver.abort();
+            }
+        }
+        self.connect(Duration::ZERO);
     }
 
     fn remove(&self, conn: &Rc<Conn>) {
@@ -310,7 +389,8 @@ impl Drop for Lease {
     }
 }
 
-struct Counted<'c>(&'c Cell<usize>);
+/// Counts for as long as it lives.
+pub(crate) struct Counted<'c>(&'c Cell<usize>);
 
 impl<'c> Counted<'c> {
     fn new(count: &'c Cell<usize>) -> Self {
@@ -327,9 +407,10 @@ impl Drop for Counted<'_> {
 
 /// Try until there is a connection, with growing pauses; each failure is noted.
 async fn keep_connecting(upstream: Weak<Upstream>, address: Box<str>, mut pause: Duration) {
+    let mut jitter = 0;
     loop {
         if !pause.is_zero() {
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(pause + pause * jitter / (2 * JITTER)).await;
         }
         if upstream
             .upgrade()
@@ -352,12 +433,54 @@ async fn keep_connecting(upstream: Weak<Upstream>, address: Box<str>, mut pause:
             return;
         }
         pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        jitter = upstream
+            .upgrade()
+            .map_or(0, |upstream| upstream.draws.below(JITTER));
+    }
+}
+
+/// Keep an eye on a backend that owes answers: called a few times a second.
+///
+/// One that was silent for a while is asked for a connection of its own. A ping on the old one would do as
+/// well, but a gRPC server closes a connection that pings it more than twice between two answers, and an
+/// inference may take long. A backend that does not even do that in time is frozen or cut off: what is
+/// open there is ended, so that it can be asked elsewhere.
+pub(crate) fn look_after(upstream: &Rc<Upstream>, now: Instant) {
+    if upstream.liveness.is_due(upstream.inflight.get(), now) {
+        upstream.liveness.begin_test();
+        tokio::task::spawn_local(test(Rc::downgrade(upstream), upstream.address.clone()));
+    }
+}
+
+async fn test(upstream: Weak<Upstream>, address: Box<str>) {
+    let outcome = timeout(liveness::TEST_TIME, handshake(&upstream, &address)).await;
+    let Some(upstream) = upstream.upgrade() else {
+        return;
+    };
+    let is_well = matches!(outcome, Ok(Ok(_)));
+    if upstream.liveness.end_test(is_well, Instant::now()) {
+        upstream.lost();
     }
 }
 
 /// One attempt. A connection counts once the peer answered a ping, which only an HTTP/2 server does
 /// and which brings its settings with it.
 async fn open_connection(upstream: &Weak<Upstream>, address: &str) -> io::Result<()> {
+    let (send, connection, gathered) = handshake(upstream, address).await?;
+    if let Some(upstream) = upstream.upgrade() {
+        let conn = upstream.connected(send);
+        let (me, weak) = (upstream.me.clone(), Rc::downgrade(&conn));
+        let driver = drive(connection, gathered, me, weak);
+        let driver = tokio::task::spawn_local(driver).abort_handle();
+        conn.driver.replace(Some(driver));
+    }
+    Ok(())
+}
+
+async fn handshake(
+    upstream: &Weak<Upstream>,
+    address: &str,
+) -> io::Result<(SendRequest<Joined>, Connection<Io, Joined>, Gathered)> {
     let tcp = TcpStream::connect(address).await?;
     let socket = SockRef::from(&tcp);
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(DEAD_AFTER))?;
@@ -366,7 +489,7 @@ async fn open_connection(upstream: &Weak<Upstream>, address: &str) -> io::Result
         .upgrade()
         .map(|upstream| (Arc::clone(&upstream.tls), upstream.name.clone()))
     else {
-        return Ok(());
+        return Err(io::ErrorKind::NotConnected.into());
     };
     let io = tls::connect(&tls, &name, address, tcp, Inside::H2).await?;
     let gathered = io.gathered();
@@ -386,11 +509,7 @@ async fn open_connection(upstream: &Weak<Upstream>, address: &str) -> io::Result
         },
     })
     .await?;
-    if let Some(upstream) = upstream.upgrade() {
-        let conn = Rc::downgrade(&upstream.connected(send));
-        tokio::task::spawn_local(drive(connection, gathered, upstream.me.clone(), conn));
-    }
-    Ok(())
+    Ok((send, connection, gathered))
 }
 
 /// Run a connection to its end. It closes by itself when nobody holds it, so nothing here does.

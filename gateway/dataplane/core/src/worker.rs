@@ -59,6 +59,7 @@ pub(crate) struct Worker {
     pub(crate) teller: Teller,
     pub(crate) totals: Arc<ThreadTotals>,
     pub(crate) shadows: Shadows,
+    pub(crate) me: Weak<Self>,
     reader: RefCell<Reader>,
     counters: RefCell<ThreadCounters>,
     connections: RefCell<Vec<Weak<Control>>>,
@@ -71,7 +72,8 @@ impl Worker {
         let counters = shared.published.thread_counters();
         let totals = Arc::clone(counters.totals());
         let teller = Teller::new(&shared.events, &totals);
-        Rc::new(Self {
+        Rc::new_cyclic(|me| Self {
+            me: me.clone(),
             shared: Arc::clone(shared),
             load,
             pool: Pool::new(
@@ -181,6 +183,8 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     tokio::task::spawn_local(async move { deadlines.drive().await });
     tokio::task::spawn_local(keep_house(Rc::clone(&worker)));
     tokio::task::spawn_local(shadow::drive(Rc::clone(&worker)));
+    let looking = Rc::clone(&worker);
+    tokio::task::spawn_local(async move { looking.pool.look_after().await });
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Accept(tcp, admitted) => {

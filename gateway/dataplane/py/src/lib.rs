@@ -38,8 +38,8 @@ mod extension {
     use super::struct_fields;
     #[pymodule_export]
     use super::values::{
-        ArmCounters, BackendCounters, Counters, Event, Explanation, QueueCounters, ShadowCounters,
-        ShadowPair, StreamCounters,
+        ArmCounters, BackendCounters, Counters, EjectedCounters, Event, Explanation,
+        FallbackCounters, QueueCounters, RetryCounters, ShadowCounters, ShadowPair, StreamCounters,
     };
     #[pymodule_export]
     const VERSION: &str = env!("CARGO_PKG_VERSION");

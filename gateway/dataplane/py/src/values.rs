@@ -36,8 +36,8 @@ macro_rules! values {
 }
 
 values! {
-    /// Something that the control plane should know. `kind` is `cold`, `backend_down` or `backend_up`;
-    /// fields that a kind does not use are empty.
+    /// Something that the control plane should know. `kind` is `cold`, `backend_down`, `backend_up`,
+    /// `ejected` or `recovered`; fields that a kind does not use are empty.
     Event { kind: String, model: String, version: String, backend: String, detail: String }
 
     /// Requests of one model, version and arm. `codes` has 17 numbers, one a gRPC status code, of ended
@@ -110,6 +110,22 @@ values! {
         copy: Py<PyBytes>,
     }
 
+    /// Requests of one version that were sent to a backend once more, by reason.
+    RetryCounters { model: String, version: String, reason: String, count: u64 }
+
+    /// Requests that one arm failed and another answered; `codes` as in `ArmCounters`, of the failures.
+    FallbackCounters { model: String, version: String, arm: String, codes: Py<PyTuple> }
+
+    /// A backend that is passed over for one version now, since when, and until it is tried again.
+    EjectedCounters {
+        model: String,
+        version: String,
+        backend: String,
+        reason: String,
+        since_ms: u64,
+        retry_ms: u64,
+    }
+
     /// All counters at one moment.
     Counters {
         revision: u64,
@@ -122,6 +138,9 @@ values! {
         messages_received: u64,
         messages_sent: u64,
         shadows: Py<PyTuple>,
+        retries: Py<PyTuple>,
+        fallbacks: Py<PyTuple>,
+        ejected: Py<PyTuple>,
     }
 
     /// How a request would be answered. `code` is 0 where it resolves, else a gRPC status code.
@@ -181,6 +200,9 @@ impl Counters {
             messages_received: read.messages_received,
             messages_sent: read.messages_sent,
             shadows: tuple_of(py, read.shadows, |shadow| shadow_counters(py, shadow))?,
+            retries: tuple_of(py, read.retries, |retry| Ok(retry_counters(retry)))?,
+            fallbacks: tuple_of(py, read.fallbacks, |one| fallback_counters(py, one))?,
+            ejected: tuple_of(py, read.ejected, |one| Ok(ejected_counters(one)))?,
         })
     }
 }
@@ -195,6 +217,38 @@ fn arm_counters(py: Python<'_>, arm: counters::ArmCounters) -> PyResult<ArmCount
         sum_us: arm.time.sum_micros,
         inflight: arm.inflight,
     })
+}
+
+fn retry_counters(retry: counters::RetryCounters) -> RetryCounters {
+    RetryCounters {
+        model: retry.model,
+        version: retry.version,
+        reason: retry.reason.to_owned(),
+        count: retry.count,
+    }
+}
+
+fn fallback_counters(
+    py: Python<'_>,
+    fallback: counters::FallbackCounters,
+) -> PyResult<FallbackCounters> {
+    Ok(FallbackCounters {
+        model: fallback.model,
+        version: fallback.version,
+        arm: fallback.arm,
+        codes: tuple(py, fallback.codes)?,
+    })
+}
+
+fn ejected_counters(ejected: counters::EjectedCounters) -> EjectedCounters {
+    EjectedCounters {
+        model: ejected.model,
+        version: ejected.version,
+        backend: ejected.backend,
+        reason: ejected.reason,
+        since_ms: ejected.since_ms,
+        retry_ms: ejected.retry_ms,
+    }
 }
 
 fn backend_counters(

@@ -119,9 +119,10 @@ fn version(
     if spec.backend_model.is_empty() {
         return Err(format!("version {id:?} has no backend_model"));
     }
-    let cell = old
-        .and_then(|old| old.version(&id))
-        .map(|old| Arc::clone(&old.cell));
+    let cell = old.and_then(|old| old.version(&id)).map(|old| {
+        forget_moved(old, &ids);
+        Arc::clone(&old.cell)
+    });
     let (request_tail, answer_tail) =
         tails((&spec.backend_model, &spec.backend_version), (model, &id));
     let version_header = header(&id, &answer_tail)?;
@@ -141,6 +142,15 @@ fn version(
         cell: cell.unwrap_or_else(|| Arc::new(VersionCell::default())),
         stream_tail: OnceLock::new(),
     })
+}
+
+/// What was known of a backend that comes or goes says nothing of the next time that it has the version.
+fn forget_moved(old: &Version, now: &[u32]) {
+    for id in old.cell.health.known() {
+        if !(old.backends.contains(&id) && now.contains(&id)) {
+            old.cell.health.forget(id);
+        }
+    }
 }
 
 fn backend_ids(id: &str, names: &[String], backends: &ByName) -> Result<Box<[u32]>, String> {

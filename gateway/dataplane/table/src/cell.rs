@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use crate::counters::VersionSeries;
 use crate::gate::Gate;
+use crate::health::Health;
 
 /// Where the counters of one series are kept in every thread; empty until the first request.
 #[derive(Debug, Default)]
@@ -50,6 +51,8 @@ pub struct VersionCell {
     notify: Notify,
     /// How many of its requests are with its backends, and who waits to be next.
     pub gate: Gate,
+    /// Which of its backends fail.
+    pub health: Health,
     pub(crate) pinned: SeriesCell,
     pub(crate) usage: SeriesCell,
 }
@@ -73,7 +76,8 @@ impl VersionCell {
         self.wanted.store(false, Relaxed);
     }
 
-    pub(crate) fn wake(&self) {
+    /// Let every request that waits for a change look again.
+    pub fn wake(&self) {
         self.notify.notify_waiters();
     }
 }

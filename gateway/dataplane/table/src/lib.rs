@@ -8,6 +8,7 @@
 //! - [`assign`]: which arm of a split a request gets.
 //! - [`cell`]: what lives on when a model is published again: who waits for a load, and the counters.
 //! - [`gate`]: how many requests of a version are with its backends at once, and who waits.
+//! - [`health`]: which backends of a version are passed over because they fail.
 //! - [`counters`]: numbers kept per thread without locks, merged when read.
 
 #![cfg_attr(
@@ -20,6 +21,7 @@ pub mod cell;
 pub mod counters;
 pub mod gate;
 pub mod grammar;
+pub mod health;
 pub mod model;
 pub mod pick;
 pub mod publish;
@@ -34,6 +36,7 @@ mod siphash;
 pub use assign::{Caller, Decision};
 pub use cell::{ArmCell, ModelCell, VersionCell, Waiting};
 pub use counters::{Counters, Histogram, Series, ThreadCounters};
+pub use health::{Admission, Ejected, Fault, Health};
 pub use model::{Arm, Model, Shadow, State, Version};
 pub use pick::{pick, pick_for, Pick, PickError, PickErrorKind, RefKind};
 pub use publish::{Published, Reader};

@@ -8,11 +8,12 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use common::{arm, delta, model, shadow, snapshot};
-use stagegate_table::counters::{ShadowResult, Uncompared};
+use stagegate_table::counters::{RetryReason, ShadowResult, Uncompared};
 use stagegate_table::spec::ModelSpec;
-use stagegate_table::{pick, Counters, Published, Table, ThreadCounters};
+use stagegate_table::{pick, Counters, Fault, Published, Table, ThreadCounters};
 
 fn published(models: Vec<ModelSpec>) -> Arc<Published> {
     let published = Published::new();
@@ -237,9 +238,8 @@ fn backend_and_stream_times_have_their_own_histograms() {
     let picked = pick(&table, b"m", b"", || 0).unwrap();
     let backend = table.backend(picked.version.backends[0]).unwrap();
     for _ in 0..3 {
-        counters
-            .backend(picked.model, picked.version, backend)
-            .record(90_000);
+        let took = (90_000, Instant::now());
+        counters.answered(picked.model, picked.version, backend, took);
     }
     counters.series(&picked).streams().first.record(400);
     counters.series(&picked).streams().inter.record(2_000);
@@ -467,4 +467,47 @@ fn numbers_of_a_shadow_that_is_gone_are_kept() {
     copy(&mut counters, &published.load());
     let after = published.counters().shadows;
     assert_eq!(2, after[0].totals.results[ShadowResult::Ok as usize]);
+}
+
+#[test]
+fn retries_and_fallbacks_are_counted_by_what_they_came_from() {
+    let published = published(vec![model("m")]);
+    let (mut counters, table) = (published.thread_counters(), published.load());
+    let picked = pick(&table, b"m", b"", || 0).unwrap();
+    for reason in [RetryReason::Gone, RetryReason::Broken, RetryReason::Gone] {
+        counters.retried(picked.model, picked.version, reason);
+    }
+    counters.series(&picked).fell_back(14);
+
+    let read = published.counters();
+
+    let retries: Vec<_> = read.retries.iter().map(|r| (r.reason, r.count)).collect();
+    assert_eq!(vec![("gone", 2), ("broken", 1)], retries);
+    assert_eq!(1, read.fallbacks[0].codes[14]);
+    assert_eq!(picked.arm_name(), read.fallbacks[0].arm);
+}
+
+#[test]
+fn an_ejected_backend_is_shown_until_it_is_back() {
+    let published = published(vec![model("m")]);
+    let (counters, table) = (published.thread_counters(), published.load());
+    let picked = pick(&table, b"m", b"", || 0).unwrap();
+    let backend = table.backend(picked.version.backends[0]).unwrap();
+    let (health, now) = (&picked.version.cell.health, Instant::now());
+    let fault = (Fault::Failed, "it broke");
+    let ejection = (0..5).filter_map(|_| health.failed(backend.id, fault, &[backend.id], now, 0.0));
+    assert!(ejection.last().unwrap().begins);
+    counters.note_ejected(picked.model, picked.version, backend);
+    counters.note_ejected(picked.model, picked.version, backend);
+
+    let shown = published.counters().ejected;
+
+    let labels = |e: &stagegate_table::counters::EjectedCounters| {
+        (e.model.clone(), e.backend.clone(), e.reason.clone())
+    };
+    let expected = ("m".to_owned(), "t0".to_owned(), "it broke".to_owned());
+    assert_eq!(vec![expected], shown.iter().map(labels).collect::<Vec<_>>());
+    assert!(shown[0].retry_ms > 0);
+    assert!(health.succeeded(backend.id, now));
+    assert!(published.counters().ejected.is_empty());
 }

@@ -7,6 +7,7 @@
 //! - [`rewrite`]: names put in by appending, answers with repeated names re-encoded.
 //! - [`statistics`]: what several backends counted for one version, added up.
 //! - [`stream`]: what must be seen of a `ModelStreamInferResponse`.
+//! - [`tensors`]: requests of zeros, and whether the bytes of an answer fit its shapes.
 //! - [`local`]: requests and answers of the calls that the gateway answers itself.
 //! - [`encode`]: the small protobuf writers under both.
 //! - [`timeout`], [`text`], [`inflate`]: `grpc-timeout`, `grpc-message`, compressed messages.
@@ -29,6 +30,7 @@ pub mod params;
 pub mod rewrite;
 pub mod statistics;
 pub mod stream;
+pub mod tensors;
 pub mod text;
 pub mod timeout;
 

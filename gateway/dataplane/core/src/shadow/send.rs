@@ -16,12 +16,13 @@ use stagegate_table::{State, Version};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout_at;
 
+use crate::balance::Choice;
 use crate::client::poll_room;
 use crate::download::accept_head;
 use crate::framer::Caps;
 use crate::headers;
 use crate::joined::Joined;
-use crate::routed::{micros, Count};
+use crate::routed::{micros, Count, Routed};
 use crate::shadow::budget::Charge;
 use crate::shadow::kept::Kept;
 use crate::shadow::pairs::Pair;
@@ -58,7 +59,7 @@ pub(crate) async fn send(worker: &Worker, copy: &Copy) {
     count.end(code, now);
     copy.target.count(result);
     if let Ok(Ok(answer)) = outcome {
-        count_backend(worker, copy, &to, micros(sent, now));
+        count_backend(worker, copy, &to, (micros(sent, now), now));
         if result == ShadowResult::Ok {
             hand_over(worker, copy, &to, answer, now);
         }
@@ -91,7 +92,7 @@ struct Way {
 fn choose(worker: &Worker, copy: &Copy) -> Option<Way> {
     let original = &copy.original;
     let shadow = &original.model.shadows[copy.target.at];
-    worker.with_table(|table| {
+    let routed = worker.with_table(|table| {
         let model = table.model(original.model.name.as_bytes())?;
         // No other version may take the place of the one that was drawn for.
         let version = model.shadow_version(model.shadow(&shadow.name)?);
@@ -99,15 +100,14 @@ fn choose(worker: &Worker, copy: &Copy) -> Option<Way> {
         if !same || version.state != State::Ready {
             return None;
         }
-        let (backend, upstream) =
-            worker
-                .pool
-                .choose(table, &version.backends, &[], &worker.draws)?;
-        Some(Way {
-            version: Arc::clone(version),
-            backend: backend.id,
-            upstream,
-        })
+        Some(Routed::of_version(model, version))
+    })?;
+    let ids = &routed.version.backends;
+    let Choice { backend, upstream } = worker.choose(ids, Some(&routed), &[]).ok()?;
+    Some(Way {
+        version: routed.version,
+        backend,
+        upstream,
     })
 }
 
@@ -195,12 +195,10 @@ fn code_of(headers: &HeaderMap, backend: &str) -> Result<u8, Status> {
         .ok_or_else(|| Status::of_http(StatusCode::OK, backend))
 }
 
-fn count_backend(worker: &Worker, copy: &Copy, to: &Way, micros: u64) {
+fn count_backend(worker: &Worker, copy: &Copy, to: &Way, took: (u64, Instant)) {
     worker.with_counters(|table, counters| {
         if let Some(backend) = table.backend(to.backend) {
-            counters
-                .backend(&copy.original.model, &to.version, backend)
-                .record(micros);
+            counters.answered(&copy.original.model, &to.version, backend, took);
         }
     });
 }

@@ -14,6 +14,7 @@ use stagegate_table::{Series, State};
 use stagegate_wire::names::{scan_message, Names};
 use stagegate_wire::stream::{error_answer, request_id};
 
+use crate::balance::{Choice, NoChoice};
 use crate::client::Failure;
 use crate::cold;
 use crate::framer::Caps;
@@ -327,12 +328,15 @@ async fn open_lease(session: &Session<'_>, routed: &Routed) -> Result<(u32, Leas
     let mut tried = Vec::new();
     let mut last = None;
     loop {
-        let chosen = worker.with_table(|table| {
-            let ids = &routed.version.backends;
-            let (backend, upstream) = worker.pool.choose(table, ids, &tried, &worker.draws)?;
-            Some((backend.id, upstream))
-        });
-        let Some((id, upstream)) = chosen else { break };
+        let ids = &routed.version.backends;
+        let Choice {
+            backend: id,
+            upstream,
+        } = match worker.choose(ids, Some(routed), &tried) {
+            Ok(choice) => choice,
+            Err(NoChoice::Ejected) => return Err(worker.all_ejected(routed, ids)),
+            Err(NoChoice::Tried) => break,
+        };
         match upstream.open().await {
             Ok(lease) => return Ok((id, lease)),
             Err(Unreachable(reason)) => {

@@ -9,6 +9,7 @@
 //! series are kept; beyond that the oldest disappear, as series do when a process ends.
 
 mod histogram;
+mod latency;
 mod read;
 mod registry;
 mod series;
@@ -16,11 +17,13 @@ mod shadow;
 mod thread;
 
 pub use histogram::{Buckets, Histogram, BOUNDS_MICROS, BUCKETS};
+pub use latency::Latency;
 pub use read::{
-    ArmCounters, BackendCounters, Counters, QueueCounters, ShadowCounters, StreamCounters,
+    ArmCounters, BackendCounters, Counters, EjectedCounters, FallbackCounters, QueueCounters,
+    RetryCounters, ShadowCounters, StreamCounters,
 };
 pub(crate) use registry::Registry;
-pub use series::{Series, Streams, VersionSeries, CODES};
+pub use series::{RetryReason, Series, Streams, VersionSeries, CODES};
 pub use shadow::{ShadowResult, ShadowTotals, Shadowing, Uncompared, SHADOW_RESULTS, UNCOMPARED};
 pub use thread::{ThreadCounters, ThreadTotals};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::histogram::Buckets;
 use super::registry::{Entry, Labels};
-use super::series::{Series, VersionSeries, CODES};
+use super::series::{RetryReason, Series, VersionSeries, CODES};
 use super::shadow::ShadowTotals;
 use super::thread::ThreadTotals;
 use crate::gate::{Reason, UNBOUNDED};
@@ -94,6 +94,49 @@ pub struct ShadowCounters {
     pub totals: ShadowTotals,
 }
 
+/// Requests of one version that were sent to a backend once more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryCounters {
+    /// Labels.
+    pub model: String,
+    /// Concrete version id.
+    pub version: String,
+    /// Why, in one word.
+    pub reason: &'static str,
+    /// How many.
+    pub count: u64,
+}
+
+/// Requests that one arm failed and another answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FallbackCounters {
+    /// Labels.
+    pub model: String,
+    /// Concrete version id.
+    pub version: String,
+    /// The arm that failed.
+    pub arm: String,
+    /// By the gRPC status code that it failed with.
+    pub codes: [u64; CODES],
+}
+
+/// A backend that is passed over for one version now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EjectedCounters {
+    /// Labels.
+    pub model: String,
+    /// Concrete version id.
+    pub version: String,
+    /// The backend's name.
+    pub backend: String,
+    /// What it did wrong last, in words.
+    pub reason: String,
+    /// For how many milliseconds it has been passed over.
+    pub since_ms: u64,
+    /// In how many milliseconds it is tried again; 0 where that is going on.
+    pub retry_ms: u64,
+}
+
 /// All counters at one moment, each list by its labels.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counters {
@@ -117,6 +160,12 @@ pub struct Counters {
     pub messages_sent: u64,
     /// Copies to shadows. Those that were sent stand in `arms` too, under the shadow's name.
     pub shadows: Vec<ShadowCounters>,
+    /// Requests that were sent once more.
+    pub retries: Vec<RetryCounters>,
+    /// Requests that another arm answered.
+    pub fallbacks: Vec<FallbackCounters>,
+    /// Backends that are passed over.
+    pub ejected: Vec<EjectedCounters>,
 }
 
 /// Sums of what [`Series`] knows of streams.
@@ -145,6 +194,7 @@ pub(crate) struct SeriesTotals {
     inflight: i64,
     streams: Option<Box<StreamTotals>>,
     shadow: Option<Box<ShadowTotals>>,
+    fallbacks: Option<Box<[u64; CODES]>>,
 }
 
 impl SeriesTotals {
@@ -170,6 +220,14 @@ impl SeriesTotals {
         if let Some(shadow) = series.shadow.get() {
             self.add_shadow(&shadow.read());
         }
+        if let Some(codes) = series.fallbacks.get() {
+            self.add_fallbacks(&std::array::from_fn(|code| codes[code].load(Relaxed)));
+        }
+    }
+
+    fn add_fallbacks(&mut self, codes: &[u64; CODES]) {
+        let sums = self.fallbacks.get_or_insert_with(Box::default);
+        add_all(&mut **sums, codes);
     }
 
     fn add_streams(&mut self, streams: &StreamTotals) {
@@ -191,6 +249,15 @@ impl SeriesTotals {
         if let Some(shadow) = &other.shadow {
             self.add_shadow(shadow);
         }
+        if let Some(codes) = &other.fallbacks {
+            self.add_fallbacks(codes);
+        }
+    }
+}
+
+fn add_all(to: &mut [u64], from: &[u64]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = to.wrapping_add(*from);
     }
 }
 
@@ -202,6 +269,7 @@ pub(crate) struct VersionTotals {
     queued: u64,
     rejected: [u64; Reason::ALL.len()],
     limit: u64,
+    retries: [u64; RetryReason::ALL.len()],
     backends: BTreeMap<Box<str>, Buckets>,
 }
 
@@ -225,6 +293,9 @@ impl VersionTotals {
         for (to, from) in self.rejected.iter_mut().zip(&series.rejected) {
             *to = to.wrapping_add(from.load(Relaxed));
         }
+        let read = |at: usize| series.retries[at].load(Relaxed);
+        let retries: [u64; RetryReason::ALL.len()] = std::array::from_fn(read);
+        add_all(&mut self.retries, &retries);
         series.each_backend(|name, time| {
             self.backends
                 .entry(name.into())
@@ -238,6 +309,7 @@ impl VersionTotals {
         for (to, from) in self.rejected.iter_mut().zip(other.rejected) {
             *to = to.wrapping_add(from);
         }
+        add_all(&mut self.retries, &other.retries);
         for (name, time) in &other.backends {
             self.backends.entry(name.clone()).or_default().add(time);
         }
@@ -313,6 +385,14 @@ fn push_series(counters: &mut Counters, labels: &Labels, totals: &SeriesTotals) 
             totals: **shadow,
         });
     }
+    if let Some(codes) = &totals.fallbacks {
+        counters.fallbacks.push(FallbackCounters {
+            model: model.clone(),
+            version: version.clone(),
+            arm: arm.clone(),
+            codes: **codes,
+        });
+    }
     counters.arms.push(ArmCounters {
         model,
         version,
@@ -331,6 +411,16 @@ fn push_version(counters: &mut Counters, labels: &Labels, totals: &VersionTotals
             backend: backend.to_string(),
             time: *time,
         });
+    }
+    for (reason, count) in RetryReason::ALL.into_iter().zip(totals.retries) {
+        if count > 0 {
+            counters.retries.push(RetryCounters {
+                model: labels.model.to_string(),
+                version: labels.version.to_string(),
+                reason: reason.word(),
+                count,
+            });
+        }
     }
     let waits = totals.waiting + totals.queued;
     let rejected: u64 = totals.rejected.iter().sum();

@@ -2,11 +2,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-use super::read::{Counters, SeriesTotals, Sums, VersionTotals};
+use super::read::{Counters, EjectedCounters, SeriesTotals, Sums, VersionTotals};
 use super::series::{Series, VersionSeries};
 use super::thread::ThreadTotals;
 use crate::cell::{ArmCell, ModelCell, SeriesCell, VersionCell};
+use crate::model::{Model, Version};
+use crate::table::Backend;
 
 /// Most ended series whose numbers are kept, of each kind.
 pub(crate) const FORMER: usize = 10_000;
@@ -204,9 +207,64 @@ const AT_ONCE: usize = 512;
 pub(crate) struct Registry {
     inner: Mutex<Inner>,
     ended: Mutex<Ended>,
+    ejected: Mutex<Vec<EjectedEntry>>,
+}
+
+/// A backend that was passed over when it was noted here; its version's cell tells whether it still is.
+#[derive(Debug)]
+struct EjectedEntry {
+    labels: Labels,
+    backend: (u32, Box<str>),
+    cell: Weak<VersionCell>,
+}
+
+impl EjectedEntry {
+    fn is_of(&self, cell: &Arc<VersionCell>, backend: &Backend) -> bool {
+        self.backend.0 == backend.id && std::ptr::eq(self.cell.as_ptr(), Arc::as_ptr(cell))
+    }
+
+    fn read(&self, now: Instant) -> Option<EjectedCounters> {
+        let ejected = self.cell.upgrade()?.health.ejected(self.backend.0)?;
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Some(EjectedCounters {
+            model: self.labels.model.to_string(),
+            version: self.labels.version.to_string(),
+            backend: self.backend.1.to_string(),
+            reason: ejected.reason.to_string(),
+            since_ms: millis(now.saturating_duration_since(ejected.since)),
+            retry_ms: millis(ejected.until.saturating_duration_since(now)),
+        })
+    }
 }
 
 impl Registry {
+    /// Remember that a backend is passed over for a version, to be shown while it is.
+    pub(crate) fn note_ejected(&self, model: &Model, version: &Version, backend: &Backend) {
+        let now = Instant::now();
+        let mut ejected = lock(&self.ejected);
+        ejected.retain(|entry| entry.read(now).is_some() && !entry.is_of(&version.cell, backend));
+        ejected.push(EjectedEntry {
+            labels: Labels::new(&model.name, &version.id, ""),
+            backend: (backend.id, backend.name.clone()),
+            cell: Arc::downgrade(&version.cell),
+        });
+    }
+
+    fn read_ejected(&self) -> Vec<EjectedCounters> {
+        let now = Instant::now();
+        let mut read = Vec::new();
+        lock(&self.ejected).retain(|entry| {
+            let shown = entry.read(now);
+            let stays = shown.is_some();
+            read.extend(shown);
+            stays
+        });
+        let key =
+            |one: &EjectedCounters| (one.model.clone(), one.version.clone(), one.backend.clone());
+        read.sort_unstable_by_key(key);
+        read
+    }
+
     pub(crate) fn series(
         &self,
         cell: &SeriesCell,
@@ -267,7 +325,9 @@ impl Registry {
             sums.version(labels).add_totals(totals);
         }
         let threads = lock(&self.inner).threads.clone();
-        sums.counters(&threads)
+        let mut counters = sums.counters(&threads);
+        counters.ejected = self.read_ejected();
+        counters
     }
 }
 

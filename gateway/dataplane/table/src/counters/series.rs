@@ -20,6 +20,7 @@ pub struct Series {
     pub(crate) started: AtomicU64,
     pub(crate) streams: OnceLock<Box<Streams>>,
     pub(crate) shadow: OnceLock<Box<Shadowing>>,
+    pub(crate) fallbacks: OnceLock<Box<[AtomicU64; CODES]>>,
 }
 
 /// Messages on streams, and the times between them.
@@ -83,9 +84,54 @@ impl Series {
         self.shadow.get_or_init(Box::default)
     }
 
+    /// A request that failed with that gRPC code was given to another arm.
+    pub fn fell_back(&self, code: u8) {
+        let fallbacks = self.fallbacks.get_or_init(Box::default);
+        let code = usize::from(code);
+        add(fallbacks.get(code).unwrap_or(&fallbacks[UNKNOWN]), 1);
+    }
+
     pub(crate) fn inflight(&self) -> i64 {
         let ended: u64 = self.codes.iter().map(|code| code.load(Relaxed)).sum();
         self.started.load(Relaxed).wrapping_sub(ended).cast_signed()
+    }
+}
+
+/// Why a request was sent to a backend once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryReason {
+    /// The backend refused the stream, or said GOAWAY before it began with it.
+    Refused,
+    /// The backend could not be connected to.
+    Unreachable,
+    /// The backend does not have the version.
+    Gone,
+    /// The backend answered UNAVAILABLE.
+    Unavailable,
+    /// The connection broke before there was an answer.
+    Broken,
+}
+
+impl RetryReason {
+    /// All of them, by number.
+    pub const ALL: [Self; 5] = [
+        Self::Refused,
+        Self::Unreachable,
+        Self::Gone,
+        Self::Unavailable,
+        Self::Broken,
+    ];
+
+    /// In one word, as a label.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Gone => "gone",
+            Self::Unavailable => "unavailable",
+            Self::Broken => "broken",
+        }
     }
 }
 
@@ -96,6 +142,7 @@ pub struct VersionSeries {
     pub(crate) queue: Histogram,
     /// Requests that were not admitted, by [`Reason`].
     pub(crate) rejected: [AtomicU64; Reason::ALL.len()],
+    pub(crate) retries: [AtomicU64; RetryReason::ALL.len()],
     backends: Mutex<Vec<(Box<str>, Arc<Histogram>)>>,
 }
 
@@ -108,6 +155,10 @@ impl VersionSeries {
     /// A request was not admitted.
     pub fn rejected(&self, reason: Reason) {
         add(&self.rejected[reason as usize], 1);
+    }
+
+    pub(crate) fn retried(&self, reason: RetryReason) {
+        add(&self.retries[reason as usize], 1);
     }
 
     /// The histogram of a backend's time. Takes a lock: the thread keeps what it gives.

@@ -2,10 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::histogram::{add, Histogram};
+use super::latency::Latency;
 use super::registry::{Labels, Owner, Registry};
-use super::series::{Series, VersionSeries};
+use super::series::{RetryReason, Series, VersionSeries};
 use super::UNKNOWN_MODEL;
 use crate::cell::{SeriesCell, Waiting};
 use crate::model::{Model, Shadow, Version};
@@ -80,7 +82,14 @@ struct Known {
 struct KnownVersion {
     id: u64,
     series: Arc<VersionSeries>,
-    backends: Vec<(u32, Arc<Histogram>)>,
+    backends: Vec<KnownBackend>,
+}
+
+#[derive(Debug)]
+struct KnownBackend {
+    id: u32,
+    time: Arc<Histogram>,
+    latency: Latency,
 }
 
 /// The counters of one thread; made by [`crate::Published::thread_counters`].
@@ -163,25 +172,79 @@ impl ThreadCounters {
             .get_or_insert_with(|| registry.series_for_ever(Labels::new(UNKNOWN_MODEL, "", "")))
     }
 
-    /// The histogram of the time that a backend took for a version.
-    pub fn backend(
+    /// A backend took that long to answer a request of a version.
+    pub fn answered(
         &mut self,
         model: &Model,
         version: &Version,
         backend: &Backend,
-    ) -> &Arc<Histogram> {
+        (micros, now): (u64, Instant),
+    ) {
+        let known = self.backend(model, version, backend);
+        known.time.record(micros);
+        // With one backend there is no choice that this could serve.
+        if version.backends.len() > 1 {
+            known.latency.note(micros, now);
+        }
+    }
+
+    /// A backend failed a request of a version: until it answers again it counts as if that had taken
+    /// `micros`, so that failing quickly draws no traffic.
+    pub fn failed(
+        &mut self,
+        model: &Model,
+        version: &Version,
+        backend: &Backend,
+        (micros, now): (u64, Instant),
+    ) {
+        self.backend(model, version, backend)
+            .latency
+            .note(micros, now);
+    }
+
+    /// How long a backend takes for a version of late, in microseconds; `None` where this thread does
+    /// not know.
+    #[must_use]
+    pub fn latency(&self, version: &Version, backend: u32, now: Instant) -> Option<u64> {
+        let id = version.cell.usage.id();
+        let known = self
+            .versions
+            .get(place(id))
+            .filter(|known| known.id == id)?;
+        let backend = known.backends.iter().find(|known| known.id == backend)?;
+        backend.latency.micros(now)
+    }
+
+    /// A request of a version is sent to a backend once more.
+    pub fn retried(&mut self, model: &Model, version: &Version, reason: RetryReason) {
+        self.version(model, version).series.retried(reason);
+    }
+
+    /// A backend is passed over for a version from now on; shown for as long as it is.
+    pub fn note_ejected(&self, model: &Model, version: &Version, backend: &Backend) {
+        self.registry.note_ejected(model, version, backend);
+    }
+
+    fn backend(
+        &mut self,
+        model: &Model,
+        version: &Version,
+        backend: &Backend,
+    ) -> &mut KnownBackend {
         let known = self.version(model, version);
-        let at = known
+        let found = known
             .backends
             .iter()
-            .position(|(id, _)| *id == backend.id)
-            .unwrap_or_else(|| {
-                known
-                    .backends
-                    .push((backend.id, known.series.backend(&backend.name)));
-                known.backends.len() - 1
+            .position(|known| known.id == backend.id);
+        let at = found.unwrap_or_else(|| {
+            known.backends.push(KnownBackend {
+                id: backend.id,
+                time: known.series.backend(&backend.name),
+                latency: Latency::default(),
             });
-        &known.backends[at].1
+            known.backends.len() - 1
+        });
+        &mut known.backends[at]
     }
 
     /// A place in the queue for a cold version; `None` where `limit` requests of the model wait.
