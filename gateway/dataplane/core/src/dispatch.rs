@@ -21,12 +21,14 @@ const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection";
 const REFLECTION_ALPHA: &str = "/grpc.reflection.v1alpha.ServerReflection";
 
 /// Answer one call of a client.
-pub(crate) async fn handle(worker: &Worker, open: OpenStream, mut client: Box<Client>) {
+pub(crate) async fn handle(worker: &Worker, open: &OpenStream, client: &mut Client) {
+    #[cfg(feature = "failpoints")]
+    crate::failpoint::hit(&client.headers);
     // The hot call is looked for first, and its future is the only one that is not boxed.
     let outcome = if client.path.as_str() == "/inference.GRPCInferenceService/ModelInfer" {
-        unary::infer(worker, &mut client).await
+        unary::infer(worker, client).await
     } else {
-        Box::pin(others(worker, &mut client)).await
+        Box::pin(others(worker, client)).await
     };
     match outcome {
         Ok(()) => {}

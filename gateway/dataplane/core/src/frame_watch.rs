@@ -18,7 +18,7 @@ const CONTINUATION: u8 = 9;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// PING, RST_STREAM, PRIORITY and unknown frames within a second. Clients measure the bandwidth with a
+/// PING, `RST_STREAM`, PRIORITY and unknown frames within a second. Clients measure the bandwidth with a
 /// ping a round trip, which is some thousands on a short way.
 const CONTROL_A_SECOND: u32 = 10_000;
 /// SETTINGS frames within a second; good clients send one or two in their life.

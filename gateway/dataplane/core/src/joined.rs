@@ -118,6 +118,8 @@ impl Buf for Joined {
     }
 
     fn chunk(&self) -> &[u8] {
+        #[cfg(feature = "failpoints")]
+        crate::failpoint::looked_at();
         let prefix = &self.prefix[usize::from(self.taken)..];
         if !prefix.is_empty() {
             prefix

@@ -12,6 +12,7 @@ mod client;
 mod client_certificate;
 mod cold;
 mod connection;
+mod contained;
 mod dataplane;
 mod deadline;
 mod discard;
@@ -20,6 +21,8 @@ mod download;
 mod ejection;
 mod events;
 mod exchange;
+#[cfg(feature = "failpoints")]
+mod failpoint;
 mod forward;
 mod frame_watch;
 mod framer;

@@ -7,7 +7,9 @@ use std::task::{Context, Poll, Waker};
 
 use crate::client::Client;
 use crate::connection::OpenStream;
+use crate::contained::{contained, contained_future};
 use crate::dispatch;
+use crate::status::Status;
 use crate::worker::Worker;
 
 /// Idle tasks that are kept; more calls than this at once make tasks that end with their call.
@@ -45,13 +47,26 @@ pub(crate) fn start(worker: &Rc<Worker>, call: Call) {
 }
 
 async fn run(worker: Rc<Worker>, runner: Rc<Runner>) {
-    while let Some((open, client)) = poll_fn(|cx| runner.poll_call(cx)).await {
-        dispatch::handle(&worker, open, client).await;
+    while let Some((open, mut client)) = poll_fn(|cx| runner.poll_call(cx)).await {
+        answer(&worker, &open, &mut client).await;
+        drop(client);
+        drop(open);
         let mut idle = worker.runners.0.borrow_mut();
         if idle.len() >= IDLE {
             return;
         }
         idle.push(Rc::clone(&runner));
+    }
+}
+
+/// Answer a call; one that panics is answered, too, and costs no other.
+async fn answer(worker: &Worker, open: &OpenStream, client: &mut Client) {
+    let handled = contained_future(dispatch::handle(worker, open, client)).await;
+    if handled.is_err() {
+        let status =
+            Status::internal("the gateway made a mistake with this request; its log says which");
+        // Fails where the panic happened inside h2: then the connection ends.
+        let _ = contained(|| client.finish(&status));
     }
 }
 

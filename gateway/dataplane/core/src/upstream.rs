@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
+use crate::contained::{contained, contained_future};
 use crate::events::Teller;
 use crate::io::{Gathered, Io};
 use crate::joined::Joined;
@@ -215,14 +216,15 @@ impl Upstream {
         loop {
             let (index, conn) = self.least_used(tried)?;
             // Everything that waits here waits for `changed`, so nobody needs this waker.
-            let ready = conn
-                .send
-                .borrow_mut()
-                .poll_ready(&mut Context::from_waker(Waker::noop()));
+            let ready = contained(|| {
+                let mut send = conn.send.borrow_mut();
+                send.poll_ready(&mut Context::from_waker(Waker::noop()))
+            });
             match ready {
-                Poll::Ready(Ok(())) => return self.lease(conn),
-                Poll::Ready(Err(_)) => self.remove(&conn),
-                Poll::Pending => {
+                Ok(Poll::Ready(Ok(()))) => return self.lease(conn),
+                // A panic: the lock of the connection was held during another one.
+                Ok(Poll::Ready(Err(_))) | Err(_) => self.remove(&conn),
+                Ok(Poll::Pending) => {
                     tried |= 1 << index;
                     self.grow();
                 }
@@ -519,13 +521,13 @@ async fn drive(
     upstream: Weak<Upstream>,
     conn: Weak<Conn>,
 ) {
-    std::future::poll_fn(|cx| loop {
+    let driving = std::future::poll_fn(|cx| loop {
         let over = Pin::new(&mut connection).poll(cx).map(|_| ());
         if over.is_ready() || !gathered.again() {
             return over;
         }
-    })
-    .await;
+    });
+    let _ = contained_future(driving).await;
     if let Some(upstream) = upstream.upgrade() {
         upstream.ended(&conn);
     }

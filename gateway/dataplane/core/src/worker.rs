@@ -14,6 +14,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
 use crate::connection::{self, Control};
+use crate::contained::keep_running;
 use crate::deadline::Deadlines;
 use crate::events::Teller;
 use crate::headers::Timeouts;
@@ -180,8 +181,12 @@ pub(crate) fn start(index: usize, shared: &Arc<Shared>) -> io::Result<WorkerHand
 
 async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     let deadlines = Rc::clone(&worker.deadlines);
-    tokio::task::spawn_local(async move { deadlines.drive().await });
-    tokio::task::spawn_local(keep_house(Rc::clone(&worker)));
+    keep_running(move || {
+        let deadlines = Rc::clone(&deadlines);
+        async move { deadlines.drive().await }
+    });
+    let kept = Rc::clone(&worker);
+    keep_running(move || keep_house(Rc::clone(&kept)));
     tokio::task::spawn_local(shadow::drive(Rc::clone(&worker)));
     let looking = Rc::clone(&worker);
     tokio::task::spawn_local(async move { looking.pool.look_after().await });
