@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from gateway.operations import (
     ArmView,
     BackendStatus,
+    Mismatch,
     ModelSummary,
     ModelVersions,
     Problem,
@@ -20,6 +21,8 @@ from gateway.operations import (
     RouteChange,
     RouteTable,
     RouteView,
+    ShadowComparison,
+    ShadowView,
     Share,
     StatusReport,
     Totals,
@@ -29,7 +32,7 @@ from gateway.operations import (
 from protos.gen.stagegate.admin.v1 import admin_pb2 as pb
 from router.alias import parse_reference
 from router.errors import InvalidRoute
-from router.model import Arm, BackendModel, Route, parse_model_name
+from router.model import Arm, BackendModel, Route, Shadow, Tolerance, parse_model_name
 
 _STATES: dict[VersionState, pb.VersionState.ValueType] = {
     VersionState.READY: pb.VERSION_STATE_READY,
@@ -194,7 +197,23 @@ def write_route(route: Route) -> pb.Route:
         )
         for arm in route.arms
     ]
-    return pb.Route(model=route.model, registry=route.registry, arms=arms, deadline=route.deadline)
+    return pb.Route(
+        model=route.model,
+        registry=route.registry,
+        arms=arms,
+        deadline=route.deadline,
+        shadows=[_write_shadow(shadow) for shadow in route.shadows],
+    )
+
+
+def _write_shadow(shadow: Shadow) -> pb.Shadow:
+    return pb.Shadow(
+        name=shadow.name,
+        version=shadow.reference,
+        sample=shadow.sample,
+        atol=shadow.tolerance.atol,
+        rtol=shadow.tolerance.rtol,
+    )
 
 
 def _write_backend_model(model: BackendModel | None) -> pb.BackendModel | None:
@@ -215,7 +234,13 @@ def read_route(message: pb.Route) -> Route:
     if deadline is not None and not 0 < deadline <= _MAX_DEADLINE:
         raise InvalidRoute(f"route of {model!r}: deadline must be above 0 and at most 24 hours")
     arms = tuple(_read_arm(arm) for arm in message.arms)
-    return Route(model=model, arms=arms, registry=message.registry, deadline=deadline)
+    shadows = tuple(_read_shadow(shadow) for shadow in message.shadows)
+    return Route(model=model, arms=arms, registry=message.registry, deadline=deadline, shadows=shadows)
+
+
+def _read_shadow(shadow: pb.Shadow) -> Shadow:
+    parse_reference(shadow.version)
+    return Shadow(shadow.name, shadow.version, shadow.sample, Tolerance(shadow.atol, shadow.rtol))
 
 
 def _read_arm(arm: pb.Arm) -> Arm:
@@ -237,6 +262,7 @@ def write_route_view(view: RouteView) -> pb.RouteView:
         actor=view.actor,
         reason=view.reason,
         at=view.at,
+        shadows=[_write_shadow_view(shadow) for shadow in view.shadows],
     )
 
 
@@ -250,6 +276,80 @@ def read_route_view(message: pb.RouteView) -> RouteView:
         actor=message.actor,
         reason=message.reason,
         at=message.at if message.HasField("at") else None,
+        shadows=tuple(_read_shadow_view(message.route.model, shadow) for shadow in message.shadows),
+    )
+
+
+def _write_shadow_view(shadow: ShadowView) -> pb.ShadowView:
+    return pb.ShadowView(
+        name=shadow.name,
+        reference=shadow.reference,
+        sample=shadow.sample,
+        version=shadow.version,
+        state=_STATES[shadow.state] if shadow.state else pb.VERSION_STATE_UNSPECIFIED,
+        waiting=shadow.waiting,
+        results=shadow.results,
+        comparison=_write_comparison(shadow.comparison) if shadow.comparison else None,
+    )
+
+
+def _read_shadow_view(model: str, shadow: pb.ShadowView) -> ShadowView:
+    compared = shadow.HasField("comparison")
+    return ShadowView(
+        name=shadow.name,
+        reference=shadow.reference,
+        sample=shadow.sample,
+        version=shadow.version,
+        state=_STATES_BACK.get(shadow.state),
+        waiting=shadow.waiting,
+        results=dict(shadow.results),
+        comparison=_read_comparison(model, shadow) if compared else None,
+    )
+
+
+def _write_comparison(comparison: ShadowComparison) -> pb.ShadowComparison:
+    return pb.ShadowComparison(
+        compared=comparison.compared,
+        mismatches=comparison.mismatches,
+        rows=comparison.rows,
+        agreed=comparison.agreed,
+        recent=[
+            pb.Mismatch(
+                at=one.at,
+                request=one.request,
+                version=one.version,
+                kind=one.kind,
+                output=one.output,
+                detail=one.detail,
+                largest=one.largest,
+            )
+            for one in comparison.recent
+        ],
+    )
+
+
+def _read_comparison(model: str, shadow: pb.ShadowView) -> ShadowComparison:
+    comparison = shadow.comparison
+    return ShadowComparison(
+        model=model,
+        version=shadow.version,
+        shadow=shadow.name,
+        compared=comparison.compared,
+        mismatches=dict(comparison.mismatches),
+        rows=comparison.rows,
+        agreed=comparison.agreed,
+        recent=tuple(
+            Mismatch(
+                at=one.at,
+                request=one.request,
+                version=one.version,
+                kind=one.kind,
+                output=one.output,
+                detail=one.detail,
+                largest=one.largest if one.HasField("largest") else None,
+            )
+            for one in comparison.recent
+        ),
     )
 
 

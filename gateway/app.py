@@ -32,12 +32,14 @@ from gateway.metrics import LoadRecorder
 from gateway.progress import Progress
 from gateway.reload import Reloader, check_names
 from gateway.running import Addresses, RunningGateway
+from gateway.shadow import ShadowComparer
 from router.artifacts.layout import TritonRepository
 from router.artifacts.naming import triton_model_name
 from router.backends.describe import describe
 from router.backends.triton import TritonServer
 from router.control.controller import Controller, ControllerSettings
 from router.control.residents import BackendState
+from router.control.watchers import Watchers
 from router.errors import StagegateError, Unavailable
 from router.model import Backend, BackendTls, Control
 from router.ports import StateStore
@@ -51,6 +53,9 @@ TELL_SECONDS = 15.0
 
 DRAIN_SECONDS = 30.0
 """How long requests in flight may take to finish after SIGTERM."""
+
+COMPARE_AGAIN_SECONDS = 1.0
+"""Pause after the comparing of shadows' answers broke."""
 
 WARM_MODELS = 16
 """`up` loads the stable version of at most this many models before it says that it is ready."""
@@ -145,6 +150,7 @@ async def _start(
         certificates=certificates,
         set_limits=lambda fresh: data_plane.set_limits(data_plane_settings(fresh)),
     )
+    comparer = ShadowComparer(data_plane, controller.tolerance, clock.unix)
     gateway = RunningGateway(
         controller=controller,
         store=store,
@@ -154,6 +160,7 @@ async def _start(
         registry_types=reloader.registry_types,
         reload=reloader.reload,
         certificates=certificates,
+        comparisons=comparer.comparisons,
     )
     with _named_port("listen.metrics", config.listen.metrics):
         bound = await stack.enter_async_context(
@@ -172,6 +179,9 @@ async def _start(
             controller.add_backend(state)
     loop = asyncio.create_task(controller.run(), name="control loop")
     stack.push_async_callback(_cancel, loop)
+    comparing = Watchers(COMPARE_AGAIN_SECONDS)
+    comparing.start("shadows", comparer.run)
+    stack.push_async_callback(comparing.close)
     watch = asyncio.create_task(certificates.watch(), name="certificates")
     stack.push_async_callback(_cancel, watch)
     await _begin(controller, config, make_backends)

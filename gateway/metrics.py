@@ -23,7 +23,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from gateway import __version__
-from gateway.operations import Gauges
+from gateway.operations import Gauges, ShadowComparison
 from router.model import WHOLE
 
 BOUNDS_MS = (0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000)
@@ -55,6 +55,24 @@ CODES = (
 
 REJECTIONS = ("queue_full", "deadline", "displaced")
 """Why a request is not admitted, in the order in which the data plane counts."""
+
+SHADOW_RESULTS = (
+    "ok",
+    "error",
+    "timeout",
+    "unreachable",
+    "not_ready",
+    "overload",
+    "queue_full",
+    "bytes",
+    "too_large",
+    "deadline",
+    "primary_failed",
+)
+"""What became of a copy, in the order of the data plane's numbers."""
+
+UNCOMPARED = ("too_large", "busy", "unreadable")
+"""Why an answer of a shadow was not compared, in the order of the data plane's numbers."""
 
 _PERCENT = WHOLE / 100
 _MICROSECONDS = 1_000_000
@@ -135,6 +153,19 @@ class _Stream(Protocol):
     def errors(self) -> int: ...
 
 
+class _Shadow(Protocol):
+    @property
+    def model(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def shadow(self) -> str: ...
+    @property
+    def results(self) -> Sequence[int]: ...
+    @property
+    def uncompared(self) -> Sequence[int]: ...
+
+
 class _Retry(Protocol):
     @property
     def model(self) -> str: ...
@@ -187,6 +218,11 @@ class Counters(Protocol):
     @property
     def streams(self) -> Sequence[_Stream]:
         """Stream answers by model, version and arm."""
+        ...
+
+    @property
+    def shadows(self) -> Sequence[_Shadow]:
+        """Copies by model, version and shadow."""
         ...
 
     @property
@@ -322,6 +358,7 @@ class _Scrape(Collector):
         yield from _queue_families(self._counters.queues)
         yield from _stream_families(self._counters.streams)
         yield from _trouble_families(self._counters)
+        yield from _shadow_families(self._counters.shadows, self._gauges.shadows)
         yield from _connection_families(self._counters)
         yield from self._loads.families()
         yield from _gauge_families(self._gauges)
@@ -463,6 +500,57 @@ def _trouble_families(counters: Counters) -> Iterator[Metric]:
         ("model", "version", "backend"),
         (((one.model, one.version, one.backend), 1) for one in counters.ejected),
     )
+
+
+def _shadow_families(shadows: Sequence[_Shadow], comparisons: Sequence[ShadowComparison]) -> Iterator[Metric]:
+    labels = ("model", "version", "shadow")
+    requests = CounterMetricFamily(
+        "stagegate_shadow_requests",
+        "Requests that were sampled for a shadow, by what became of the copy.",
+        labels=(*labels, "result"),
+    )
+    uncompared = CounterMetricFamily(
+        "stagegate_shadow_uncompared",
+        "OK answers of shadows that were not compared with the client's, by the reason.",
+        labels=(*labels, "reason"),
+    )
+    for shadow in shadows:
+        key = (shadow.model, shadow.version, shadow.shadow)
+        _add_words(requests, key, SHADOW_RESULTS, shadow.results)
+        _add_words(uncompared, key, UNCOMPARED, shadow.uncompared)
+    compared = CounterMetricFamily(
+        "stagegate_shadow_compared",
+        "Answers of shadows that were compared with those that clients got.",
+        labels=labels,
+    )
+    mismatch = CounterMetricFamily(
+        "stagegate_shadow_mismatch",
+        "Of those, how many differ, by the kind of their worst difference.",
+        labels=(*labels, "kind"),
+    )
+    decisions = CounterMetricFamily(
+        "stagegate_shadow_decisions",
+        "Rows of classifiers' outputs that were compared, by whether the largest stands at the same place.",
+        labels=(*labels, "agree"),
+    )
+    for one in comparisons:
+        key = (one.model, one.version, one.shadow)
+        compared.add_metric(key, one.compared)
+        for kind, count in sorted(one.mismatches.items()):
+            mismatch.add_metric((*key, kind), count)
+        if one.rows:
+            decisions.add_metric((*key, "true"), one.agreed)
+            decisions.add_metric((*key, "false"), one.rows - one.agreed)
+    yield from (requests, uncompared, compared, mismatch, decisions)
+
+
+def _add_words(
+    family: CounterMetricFamily, labels: Sequence[str], words: Sequence[str], counts: Sequence[int]
+) -> None:
+    """A sample for each word that was counted at all."""
+    for word, count in zip(words, counts, strict=True):
+        if count:
+            family.add_metric((*labels, word), count)
 
 
 def _connection_families(counters: Counters) -> Iterator[Metric]:

@@ -165,6 +165,77 @@ class ArmView:
 
 
 @dataclass(frozen=True, slots=True)
+class Mismatch:
+    """An answer of a shadow that differs from what the client got.
+
+    Attributes:
+        at: unix seconds.
+        request: the token that the client has for its request.
+        version: the version that answered the client.
+        kind: `value`, `shape`, `datatype`, `outputs`, `invalid` (its bytes fit no tensor) or
+            `primary_invalid` (those of the client's answer do not).
+        output: the name of the tensor; "" where it is none.
+        largest: largest distance of two numbers of it; None where there is none to be told.
+    """
+
+    at: float
+    request: str
+    version: str
+    kind: str
+    output: str
+    detail: str
+    largest: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowComparison:
+    """What came of comparing one version as a shadow.
+
+    Attributes:
+        version: the shadow's.
+        compared: pairs of answers that were compared.
+        mismatches: how many of them differ, by the kind of their worst difference.
+        rows: decisions (largest of the last axis of a floating-point output) that were looked at.
+        agreed: of those, how many were the same.
+        recent: the last mismatches, newest first.
+    """
+
+    model: str
+    version: str
+    shadow: str
+    compared: int = 0
+    mismatches: Mapping[str, int] = field(default_factory=dict)
+    rows: int = 0
+    agreed: int = 0
+    recent: tuple[Mismatch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowView:
+    """One shadow of a route, and what came of its copies since the gateway started.
+
+    Attributes:
+        reference: as the route has it.
+        sample: share of requests that are copied, in hundredths of a percent.
+        version: what gets the copies; "" where nothing does.
+        state: where that version stands.
+        waiting: what is waited for, as a sentence; "" where copies are sent.
+        results: how many copies came to what, such as `ok` or `queue_full`; without those that came to
+            nothing yet.
+        comparison: how its answers compare.
+    """
+
+    name: str
+    reference: str
+    sample: int
+    version: str
+    state: VersionState | None = None
+    waiting: str = ""
+    results: Mapping[str, int] = field(default_factory=dict)
+    comparison: ShadowComparison | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RouteView:
     """A route and who wrote it.
 
@@ -180,6 +251,7 @@ class RouteView:
     actor: str = ""
     reason: str = ""
     at: float | None = None
+    shadows: tuple[ShadowView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +423,7 @@ class Gauges:
         backends: name to whether it is up.
         certificates: unix seconds until which our own are valid, by `listen` or `backend NAME`.
         certificates_refused: changed files that could not be used.
+        shadows: how the answers of shadows compare.
     """
 
     revision: int
@@ -359,6 +432,7 @@ class Gauges:
     registries: tuple[RegistryGauge, ...] = ()
     certificates: Mapping[str, int] = field(default_factory=dict)
     certificates_refused: int = 0
+    shadows: tuple[ShadowComparison, ...] = ()
 
 
 class Catalogue(Protocol):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from gateway import __version__
-from gateway.bridge import DataPlane, EjectedCounters
+from gateway.bridge import SHADOW_RESULTS, Counters, DataPlane, EjectedCounters
 from gateway.certificates import Certificates
 from gateway.config import Address
 from gateway.operations import (
@@ -29,6 +29,8 @@ from gateway.operations import (
     RouteTable,
     RouteView,
     RouteWeight,
+    ShadowComparison,
+    ShadowView,
     Share,
     StatusReport,
     Totals,
@@ -45,7 +47,7 @@ from router.errors import (
     Unavailable,
     VersionNotFound,
 )
-from router.model import Arm, ModelName, Route, Version, VersionId, format_weight
+from router.model import Arm, ModelName, Route, Shadow, Version, VersionId, format_weight
 from router.ports import Clock, StateStore, StoredRoute
 from router.traffic.compile import VersionPlacement
 from router.traffic.serving import Serving, implicit_route
@@ -81,6 +83,7 @@ class RunningGateway:
         registry_types: Mapping[str, str],
         reload: Callable[[], Coroutine[None, None, ReloadReport]],
         certificates: Certificates | None = None,
+        comparisons: Callable[[], Sequence[ShadowComparison]] = tuple,
     ) -> None:
         self._controller = controller
         self._store = store
@@ -90,6 +93,7 @@ class RunningGateway:
         self._registry_types = registry_types
         self._reload = reload
         self._certificates = certificates
+        self._comparisons = comparisons
         self._changes: set[asyncio.Task[Any]] = set()
         self._started = clock.unix()
         self._started_at = clock.now()
@@ -352,6 +356,10 @@ class RunningGateway:
             if model is None:
                 raise _unknown(route.model)
             resolve(model, parse_reference(arm.reference))
+        for shadow in route.shadows:
+            if model is None:
+                raise _unknown(route.model)
+            resolve(model, parse_reference(shadow.reference))
 
     def _route_of(self, entry: ModelEntry) -> Route | None:
         return entry.route.route if entry.route else implicit_route(entry.registered)
@@ -360,6 +368,7 @@ class RunningGateway:
         arms = tuple(self._arm_view(entry, arm) for arm in route.arms)
         if stored is None:
             return RouteView(route=route, implicit=True, arms=arms)
+        shadows = tuple(self._shadow_view(entry, route, shadow) for shadow in route.shadows)
         return RouteView(
             route=route,
             implicit=False,
@@ -368,6 +377,32 @@ class RunningGateway:
             actor=stored.actor,
             reason=stored.reason,
             at=stored.at,
+            shadows=shadows,
+        )
+
+    def _shadow_view(self, entry: ModelEntry | None, route: Route, shadow: Shadow) -> ShadowView:
+        serving = entry.serving if entry else None
+        served = next((s for s in serving.shadows if s.name == shadow.name), None) if serving else None
+        version = entry.registered.versions.get(served.version) if entry and served else None
+        key = (route.model, version.version if version else "", shadow.name)
+        counted = [s for s in self._data_plane.counters().shadows if (s.model, s.version, s.shadow) == key]
+        compared = [c for c in self._comparisons() if (c.model, c.version, c.shadow) == key]
+        return ShadowView(
+            name=shadow.name,
+            reference=shadow.reference,
+            sample=shadow.sample,
+            version=version.version if version else "",
+            state=self._state(entry, version) if entry and version else None,
+            waiting=_waiting(serving, f"shadow {shadow.name}")
+            if serving
+            else "no registry and no backend has this model now",
+            results={
+                word: count
+                for one in counted
+                for word, count in zip(SHADOW_RESULTS, one.results, strict=True)
+                if count
+            },
+            comparison=compared[0] if compared else None,
         )
 
     def _arm_view(self, entry: ModelEntry | None, arm: Arm) -> ArmView:
@@ -381,7 +416,7 @@ class RunningGateway:
             version=served.version if served else "",
             served_weight=served.weight if served else 0,
             state=self._state(entry, version) if entry and version else None,
-            waiting=_waiting(serving, arm.name)
+            waiting=_waiting(serving, f"arm {arm.name}")
             if serving
             else "no registry and no backend has this model now",
         )
@@ -406,7 +441,7 @@ class RunningGateway:
             metrics=self.addresses.metrics,
             admin=self.addresses.admin,
             connections=counters.connections,
-            requests=sum(sum(arm.codes) for arm in counters.arms),
+            requests=_finished(counters),
             totals=self._totals(),
             backends=self._backends(),
             registries=self._registries(now),
@@ -493,6 +528,7 @@ class RunningGateway:
             ),
             certificates=self._certificates.expiry if self._certificates else {},
             certificates_refused=self._certificates.refused if self._certificates else 0,
+            shadows=tuple(self._comparisons()),
         )
 
     async def reload(self) -> ReloadReport:
@@ -511,6 +547,12 @@ class RunningGateway:
         if entry is None:
             raise _unknown(model)
         return entry
+
+
+def _finished(counters: Counters) -> int:
+    """Requests of clients that ended; copies for shadows are none."""
+    shadows = {(one.model, one.version, one.shadow) for one in counters.shadows}
+    return sum(sum(arm.codes) for arm in counters.arms if (arm.model, arm.version, arm.arm) not in shadows)
 
 
 def _unknown(model: str) -> ModelNotFound:
@@ -543,8 +585,8 @@ def _route_line(route: Route | None) -> str:
     return " ".join(f"{arm.name}={_reference(arm)}:{format_weight(arm.weight)}" for arm in route.arms)
 
 
-def _waiting(serving: Serving, arm: str) -> str:
-    return next((wait.sentence for wait in serving.waiting if wait.what == f"arm {arm}"), "")
+def _waiting(serving: Serving, what: str) -> str:
+    return next((wait.sentence for wait in serving.waiting if wait.what == what), "")
 
 
 def _article(kind: ReferenceKind) -> str:

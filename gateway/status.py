@@ -11,6 +11,7 @@ import grpc
 from router.errors import (
     ArtifactError,
     Conflict,
+    InvalidAnswer,
     InvalidInput,
     LoadFailed,
     NotFound,
@@ -49,6 +50,7 @@ TABLE: tuple[tuple[type[StagegateError], Status], ...] = (
     (Conflict, Status(grpc.StatusCode.ABORTED, HTTPStatus.CONFLICT, Fault.CALLER)),
     (NotSupported, Status(grpc.StatusCode.UNIMPLEMENTED, HTTPStatus.NOT_IMPLEMENTED, Fault.CALLER)),
     (ArtifactError, Status(grpc.StatusCode.FAILED_PRECONDITION, HTTPStatus.CONFLICT, Fault.UPSTREAM)),
+    (InvalidAnswer, Status(grpc.StatusCode.INTERNAL, HTTPStatus.BAD_GATEWAY, Fault.UPSTREAM)),
     (LoadFailed, Status(grpc.StatusCode.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE, Fault.UPSTREAM)),
     (Unavailable, Status(grpc.StatusCode.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE, Fault.UPSTREAM)),
 )

@@ -17,6 +17,7 @@ StagegateError
 |   |-- ArtifactMissing
 |   |-- DigestMismatch
 |   `-- UnsupportedFormat
+|-- InvalidAnswer              a backend said OK and gave what is no answer
 |-- LoadFailed                 Triton refused or did not finish a load
 `-- Unavailable                a part we depend on does not answer; trying again may help
     |-- RegistryUnavailable
@@ -139,6 +140,10 @@ class DigestMismatch(ArtifactError):
 
 class UnsupportedFormat(ArtifactError):
     """No runtime here can serve that format."""
+
+
+class InvalidAnswer(StagegateError):
+    """A backend said OK, and what it gave is no answer."""
 
 
 class LoadFailed(StagegateError):

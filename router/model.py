@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,9 @@ WHOLE = 10_000
 
 PINNED_ARM = "pinned"
 """Reserved arm label of requests that name a version outside the split."""
+
+MOST_SHADOWS = 8
+"""Shadows that a route may have: each of them costs a copy."""
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9._:-]{1,256}")
 _ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -171,18 +175,61 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far two floating-point numbers may lie apart and still agree: `atol + rtol * |the client's|`."""
+
+    atol: float = 1e-6
+    rtol: float = 1e-4
+
+    def __post_init__(self) -> None:
+        for name, value in (("atol", self.atol), ("rtol", self.rtol)):
+            if not (math.isfinite(value) and value >= 0):
+                raise InvalidRoute(f"{name} {value!r} is not a number from 0 on")
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """One target of copies, which answers nobody.
+
+    Attributes:
+        name: the operator's word; no arm of the route has the same.
+        reference: version id, stage, or `@alias`.
+        sample: share of the split's requests that are copied, in hundredths of a percent, 0 to 10,000.
+        tolerance: how its answers may differ from those that clients got.
+    """
+
+    name: str
+    reference: str
+    sample: int = WHOLE
+    tolerance: Tolerance = Tolerance()
+
+    def __post_init__(self) -> None:
+        if not _ARM_NAME.fullmatch(self.name) or self.name == PINNED_ARM:
+            raise InvalidRoute(
+                f"shadow name {self.name[:80]!r} is not allowed",
+                hint=f"letters, digits, '_' and '-', at most 63, and not {PINNED_ARM!r}",
+            )
+        if not 0 <= self.sample <= WHOLE:
+            raise InvalidRoute(f"shadow {self.name!r}: sample must be between 0 and 1")
+        if not self.reference:
+            raise InvalidRoute(f"shadow {self.name!r}: version is missing")
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """The traffic policy of a model.
 
     Attributes:
         registry: where its references resolve; "" means the default registry.
         deadline: seconds, or None for the gateway's default.
+        shadows: who gets copies of what the split answers, at most 8.
     """
 
     model: ModelName
     arms: tuple[Arm, ...]
     registry: str = ""
     deadline: float | None = None
+    shadows: tuple[Shadow, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.arms:
@@ -197,6 +244,17 @@ class Route:
                 f"route of {self.model!r}: weights sum to {format_weight(total)}, not 100",
                 hint="change a weight so that all arms together give 100",
             )
+        self._check_shadows(names)
+
+    def _check_shadows(self, arms: list[str]) -> None:
+        names = [shadow.name for shadow in self.shadows]
+        for name in names:
+            if name in arms or names.count(name) > 1:
+                raise InvalidRoute(
+                    f"route of {self.model!r}: shadow {name!r} has the name of an arm or of another shadow"
+                )
+        if len(names) > MOST_SHADOWS:
+            raise InvalidRoute(f"route of {self.model!r}: {len(names)} shadows, at most {MOST_SHADOWS}")
 
     @property
     def stable(self) -> Arm:

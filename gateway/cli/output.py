@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from router.model import Route, format_weight
+from router.model import WHOLE, Route, format_weight
 from router.traffic.routes import route_to_document
 
 _PIPE_WIDTH = 10_000
@@ -35,7 +35,7 @@ def print_json(value: object) -> None:
 
 
 def plain(value: object) -> object:
-    """Frozen values as JSON has them: weights in percent, routes in the shape of their documents."""
+    """Frozen values as JSON has them: weights in percent, samples as shares, routes as their documents."""
     if isinstance(value, Route):
         value = route_to_document(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -58,6 +58,8 @@ def _field(value: object, name: str) -> object:
     item = getattr(value, name)
     if name in _WEIGHTS:
         return item / 100 if item % 100 else item // 100
+    if name == "sample":
+        return item / WHOLE
     return plain(item)
 
 
@@ -92,6 +94,11 @@ def heading(text: str) -> None:
 def weight(value: int) -> str:
     """`90 %`."""
     return f"{format_weight(value)} %"
+
+
+def share(value: int) -> str:
+    """`0.25`."""
+    return f"{value / WHOLE:g}"
 
 
 def ago(seconds: float) -> str:

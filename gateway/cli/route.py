@@ -15,7 +15,7 @@ from gateway.cli.options import DEFAULT_SERVER, Json, Model, Reason, Revision, S
 
 if TYPE_CHECKING:
     from gateway.config import Document
-    from gateway.operations import RouteChange, RouteView
+    from gateway.operations import Mismatch, RouteChange, RouteView, ShadowComparison, ShadowView
     from router.errors import ConfigProblem
     from router.model import Route
 
@@ -67,6 +67,55 @@ def _show_route(view: RouteView) -> None:
             for arm in view.arms
         ),
         empty="it has no arms",
+    )
+    if view.shadows:
+        _show_shadows(view.shadows)
+
+
+def _show_shadows(shadows: Sequence[ShadowView]) -> None:
+    from gateway.cli import output
+
+    print()
+    output.table(
+        ("SHADOW", "REFERENCE", "SAMPLE", "VERSION", "STATE", "COPIES", "COMPARED", "DIFFER", "WAITING"),
+        (
+            (
+                shadow.name,
+                shadow.reference,
+                output.share(shadow.sample),
+                shadow.version,
+                shadow.state.value if shadow.state else "",
+                output.names(f"{word} {count}" for word, count in sorted(shadow.results.items())),
+                *_compared(shadow.comparison),
+                shadow.waiting,
+            )
+            for shadow in shadows
+        ),
+        empty="",
+    )
+    for shadow in shadows:
+        if shadow.comparison and shadow.comparison.recent:
+            _show_mismatches(shadow.name, shadow.comparison.recent)
+
+
+def _compared(comparison: ShadowComparison | None) -> tuple[str, str]:
+    """How much was compared, and how much of it differs."""
+    if comparison is None:
+        return "", ""
+    differ = str(sum(comparison.mismatches.values()))
+    if comparison.rows:
+        differ += f" (same decision in {comparison.agreed} of {comparison.rows} rows)"
+    return str(comparison.compared), differ
+
+
+def _show_mismatches(shadow: str, mismatches: Sequence[Mismatch]) -> None:
+    from gateway.cli import output
+
+    output.heading(f"last differences of shadow {shadow}")
+    output.table(
+        ("AT", "REQUEST", "KIND", "OUTPUT", "WHAT"),
+        ((output.when(one.at), one.request, one.kind, one.output, one.detail) for one in mismatches),
+        empty="",
     )
 
 
@@ -200,7 +249,7 @@ def _show_changes(changes: Sequence[RouteChange], as_json: bool) -> None:
 
 
 def short(route: Route | None) -> str:
-    """A route in the form of `route set`; `(implicit)` for none."""
+    """A route in the form of `route set`, with its shadows; `(implicit)` for none."""
     from router.model import format_weight
 
     if route is None:
@@ -210,6 +259,9 @@ def short(route: Route | None) -> str:
         model = arm.backend_model
         target = arm.reference if model is None else f"{model.name}/{model.version}".rstrip("/")
         parts.append(f"{arm.name}={target}:{format_weight(arm.weight)}")
+    parts += [
+        f"{shadow.name}={shadow.reference}:{shadow.sample / 10_000:g} (shadow)" for shadow in route.shadows
+    ]
     return " ".join(parts)
 
 

@@ -33,6 +33,7 @@ from router.model import (
     RegisteredModel,
     RegistryView,
     Route,
+    Tolerance,
     TritonName,
     Version,
     VersionId,
@@ -224,6 +225,12 @@ class Controller:
         if default is not None and default.view is not None and route.model in default.view.models:
             return default.view.models[route.model]
         return self._brought.get(route.model)
+
+    def tolerance(self, model: str, shadow: str) -> Tolerance | None:
+        """How far the answers of a shadow may lie from the clients'; None where no route has that shadow."""
+        stored = self.routes.get(ModelName(model))
+        shadows = stored.route.shadows if stored else ()
+        return next((one.tolerance for one in shadows if one.name == shadow), None)
 
     def want(self, model: ModelName, version: VersionId) -> None:
         """Load a version as if a request had asked for it."""
@@ -712,7 +719,7 @@ class Controller:
         return self._version(key) is not None
 
     def _named(self, key: Key) -> str:
-        """What names a version, so that it stays: a stage, an alias or an arm; "" for nothing."""
+        """What names a version, so that it stays: a stage, an alias, an arm or a shadow; "" for nothing."""
         entry = self.models.get(key[0])
         if entry is None:
             return ""
@@ -722,6 +729,9 @@ class Controller:
         for arm in entry.serving.arms:
             if arm.version == key[1]:
                 return f"arm {arm.name}"
+        for shadow in entry.serving.shadows:
+            if shadow.version == key[1]:
+                return f"shadow {shadow.name}"
         names = (*entry.registered.stages.items(), *entry.registered.aliases.items())
         return next((name for name, version in names if version == key[1]), "")
 

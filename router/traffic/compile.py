@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from router.model import Capacity, RegisteredModel, Version, VersionId
 from router.traffic.serving import Serving
-from router.traffic.table import ArmSpec, ModelSpec, PointerSpec, VersionSpec
+from router.traffic.table import ArmSpec, ModelSpec, PointerSpec, ShadowSpec, VersionSpec
 
 READY = "ready"
 COLD = "cold"
@@ -81,6 +81,7 @@ def compile_model(
         split_reference=serving.split_reference,
         deadline_ms=serving.deadline_ms,
         unroutable=serving.unroutable,
+        shadows=tuple(ShadowSpec(shadow.name, shadow.version, shadow.sample) for shadow in serving.shadows),
     )
 
 

@@ -7,29 +7,37 @@ because YAML is read with every scalar as its own text.
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 from router.alias import parse_reference
 from router.errors import InvalidName, InvalidReference, InvalidRoute
 from router.model import (
+    MOST_SHADOWS,
     WHOLE,
     Arm,
     BackendModel,
     ModelName,
     Route,
+    Shadow,
+    Tolerance,
     format_weight,
     parse_model_name,
 )
 
-_ROUTE_KEYS = ("model", "registry", "arms", "deadline")
+_ROUTE_KEYS = ("model", "registry", "arms", "deadline", "shadows")
 _ARM_KEYS = ("name", "version", "weight", "backend_model")
+_SHADOW_KEYS = ("name", "version", "sample", "compare")
+_COMPARE_KEYS = ("atol", "rtol")
 _BACKEND_MODEL_KEYS = ("name", "version")
-_NOT_SERVED = ("registry_model", "shadows", "match", "sticky", "fallback")
+_NOT_SERVED = ("registry_model", "match", "sticky", "fallback")
 
 _WEIGHT = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,2}))?")
+_SAMPLE = re.compile(r"([01])(?:\.([0-9]{1,4}))?")
+_TOLERANCE = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,20})?(?:[eE][+-]?[0-9]{1,3})?")
 _DEADLINE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h)")
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 _MAX_DEADLINE_MS = 24 * _UNIT_MS["h"]
@@ -51,6 +59,36 @@ def parse_weight(value: object) -> int:
     if weight > WHOLE:
         raise InvalidRoute(f"weight {value!r} is more than 100")
     return weight
+
+
+def parse_sample(value: object) -> int:
+    """A share from 0 to 1 with at most four decimals, as whole hundredths of a percent: `"0.25"` is 2500.
+
+    Raises:
+        InvalidRoute: it is no such number.
+    """
+    found = _SAMPLE.fullmatch(_number(value))
+    sample = int(found[1]) * WHOLE + int((found[2] or "").ljust(4, "0")) if found else WHOLE + 1
+    if sample > WHOLE:
+        raise InvalidRoute(f"sample {value!r} is not a number from 0 to 1 with at most four decimals")
+    return sample
+
+
+def parse_tolerance(value: object) -> float:
+    """A number from 0 on, such as `0.001` or `1e-3`.
+
+    Raises:
+        InvalidRoute: it is no such number.
+    """
+    text = _number(value)
+    if not _TOLERANCE.fullmatch(text) or not math.isfinite(float(text)):
+        raise InvalidRoute(f"{value!r} is not a number from 0 on, such as 0.001")
+    return float(text)
+
+
+def _number(value: object) -> str:
+    """The text of a number, typed or not; "" for anything else."""
+    return str(value).strip() if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
 
 
 def parse_deadline(value: object) -> float:
@@ -91,6 +129,8 @@ def route_to_document(route: Route) -> dict[str, object]:
     document["arms"] = [_arm_to_document(arm) for arm in route.arms]
     if route.deadline is not None:
         document["deadline"] = format_deadline(route.deadline)
+    if route.shadows:
+        document["shadows"] = [_shadow_to_document(shadow) for shadow in route.shadows]
     return document
 
 
@@ -120,6 +160,15 @@ def parse_short(model: str, arms: Sequence[str], *, registry: str = "", deadline
     return route_from_document(document)
 
 
+def _shadow_to_document(shadow: Shadow) -> dict[str, object]:
+    return {
+        "name": shadow.name,
+        "version": shadow.reference,
+        "sample": shadow.sample / WHOLE if shadow.sample % WHOLE else shadow.sample // WHOLE,
+        "compare": {"atol": shadow.tolerance.atol, "rtol": shadow.tolerance.rtol},
+    }
+
+
 def _arm_to_document(arm: Arm) -> dict[str, object]:
     document: dict[str, object] = {"name": arm.name}
     if arm.backend_model is None:
@@ -144,9 +193,10 @@ class _RouteReader:
         registry = self._text("registry", document.get("registry", ""))
         arms = self._arms(document.get("arms"))
         deadline = self._deadline(document.get("deadline"))
+        shadows = self._shadows(document.get("shadows"), arms)
         if self.problems or model is None:
             raise InvalidRoute(f"route of {document.get('model', '?')!r}: " + "; ".join(self.problems))
-        return Route(model=model, arms=arms, registry=registry, deadline=deadline)
+        return Route(model=model, arms=arms, registry=registry, deadline=deadline, shadows=shadows)
 
     def _model(self, document: Mapping[str, object]) -> ModelName | None:
         if "model" not in document:
@@ -212,6 +262,65 @@ class _RouteReader:
         except InvalidRoute as error:
             self.problems.append(f"{path}: {error}")
             return None
+
+    def _shadows(self, value: object, arms: Sequence[Arm]) -> tuple[Shadow, ...]:
+        if value is None:
+            return ()
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            self.problems.append(f"shadows: is not a list of {{{', '.join(_SHADOW_KEYS)}}}")
+            return ()
+        found = tuple(
+            shadow for index, item in enumerate(value) if (shadow := self._shadow(f"shadows[{index}]", item))
+        )
+        names = [arm.name for arm in arms]
+        for shadow in found:
+            if shadow.name in names:
+                self.problems.append(f"shadows: {shadow.name!r} has the name of an arm or of another shadow")
+            names.append(shadow.name)
+        if len(found) > MOST_SHADOWS:
+            self.problems.append(f"shadows: {len(found)} of them, at most {MOST_SHADOWS}")
+        return found
+
+    def _shadow(self, path: str, item: object) -> Shadow | None:
+        if not isinstance(item, Mapping):
+            self.problems.append(f"{path}: is not a mapping of {', '.join(_SHADOW_KEYS)}")
+            return None
+        before = len(self.problems)
+        self._unknown_keys(f"{path}.", item, _SHADOW_KEYS)
+        for key in ("name", "version"):
+            if key not in item:
+                self.problems.append(f"{path}.{key}: is missing")
+        name = self._text(f"{path}.name", item.get("name", ""))
+        reference = self._reference(f"{path}.version", item["version"]) if "version" in item else ""
+        sample = self._parsed(f"{path}.sample", parse_sample, item["sample"]) if "sample" in item else WHOLE
+        tolerance = self._tolerance(f"{path}.compare", item.get("compare"))
+        if len(self.problems) != before:
+            return None
+        try:
+            return Shadow(name=name, reference=reference, sample=int(sample), tolerance=tolerance)
+        except InvalidRoute as error:
+            self.problems.append(f"{path}: {error}")
+            return None
+
+    def _tolerance(self, path: str, item: object) -> Tolerance:
+        usual = Tolerance()
+        if item is None:
+            return usual
+        if not isinstance(item, Mapping):
+            self.problems.append(f"{path}: is not a mapping of {', '.join(_COMPARE_KEYS)}")
+            return usual
+        self._unknown_keys(f"{path}.", item, _COMPARE_KEYS)
+        return Tolerance(
+            atol=self._parsed(f"{path}.atol", parse_tolerance, item.get("atol", usual.atol)),
+            rtol=self._parsed(f"{path}.rtol", parse_tolerance, item.get("rtol", usual.rtol)),
+        )
+
+    def _parsed(self, path: str, parse: Callable[[object], float], value: object) -> float:
+        try:
+            return parse(value)
+        except InvalidRoute as error:
+            self.problems.append(f"{path}: {error}")
+            return 0
 
     def _weight(self, path: str, value: object) -> int:
         try:

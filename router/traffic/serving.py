@@ -12,12 +12,15 @@ loaded. `settle` holds both together with four rules:
 4. What cannot be resolved never takes away what serves: the last version of that arm goes on, else its
    weight goes to the stable arm.
 
+Shadows follow the pointers as served too. They change nothing of the above: one whose version is not ready
+gets no copies until it is, and nobody waits for it.
+
 `settle` is idempotent, and reaches what is wanted as soon as all of it is ready.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from router.alias import highest, parse_reference, resolve
@@ -30,6 +33,7 @@ from router.model import (
     PointerKind,
     RegisteredModel,
     Route,
+    Shadow,
     Version,
     VersionId,
     format_weight,
@@ -61,11 +65,20 @@ class ServedArm:
 
 
 @dataclass(frozen=True, slots=True)
+class ServedShadow:
+    """One target of copies; `sample` in hundredths of a percent."""
+
+    name: str
+    version: VersionId
+    sample: int
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """Something wanted that clients do not see yet.
 
     Attributes:
-        what: `stage production`, `alias champion` or `arm canary`.
+        what: `stage production`, `alias champion`, `arm canary` or `shadow next`.
         version: the version it waits for; "" where its reference names none.
         sentence: for people: what is waited for, and what answers until then.
     """
@@ -87,8 +100,9 @@ class Serving:
         implicit: whether the route is the implicit one.
         waiting: what is wanted and not seen yet.
         wanted: versions to load without being asked by a request, in the registry's order: targets of
-            moved pointers and arms, and all weighted versions of a split of two or more arms.
+            moved pointers and arms, all weighted versions of a split of two or more arms, and shadows.
         unroutable: why a request without a reference cannot be answered; "" otherwise.
+        shadows: who gets copies, as soon as its version is ready.
     """
 
     model: ModelName
@@ -100,6 +114,7 @@ class Serving:
     waiting: tuple[Waiting, ...]
     wanted: tuple[VersionId, ...]
     unroutable: str
+    shadows: tuple[ServedShadow, ...] = ()
 
 
 def backend_version_id(model: BackendModel) -> VersionId:
@@ -199,6 +214,7 @@ class _Settling:
     def run(self) -> Serving:
         pointers = self._pointers()
         arms, reference, unroutable = self._split(self.route, pointers)
+        shadows = tuple(self._shadows(self.route.shadows if self.route else (), pointers))
         deadline = self.route.deadline if self.route else None
         return Serving(
             model=self.model.name,
@@ -210,6 +226,7 @@ class _Settling:
             waiting=tuple(self.waiting),
             wanted=tuple(v.version for v in self.model.versions.values() if self._to_load(v)),
             unroutable=unroutable,
+            shadows=shadows,
         )
 
     # Pointers
@@ -364,6 +381,21 @@ class _Settling:
         """A version of a real split is never loaded by the request that meets it first."""
         if len(split) > 1:
             self.wanted.update(arm.version for arm in split if arm.weight)
+
+    # Shadows
+
+    def _shadows(self, shadows: Sequence[Shadow], pointers: Sequence[Pointer]) -> Iterator[ServedShadow]:
+        for shadow in shadows:
+            what = f"shadow {shadow.name}"
+            try:
+                version = self._resolve(shadow.reference, pointers)
+            except (InvalidReference, VersionNotFound) as error:
+                self._wait(what, VersionId(""), f"{error.message}; it gets no copies")
+                continue
+            self.wanted.add(version)
+            if version not in self.ready:
+                self._wait(what, version, f"{self._why_not(version)}; it gets no copies until then")
+            yield ServedShadow(shadow.name, version, shadow.sample)
 
     # Small things
 

@@ -7,7 +7,7 @@ import inspect
 
 import pytest
 
-from gateway import _dataplane, bridge
+from gateway import _dataplane, bridge, metrics
 from router.traffic import table
 
 MIRRORED = {
@@ -35,6 +35,12 @@ def test_the_bounds_of_histograms_are_the_published_ones() -> None:
     bounds_ms = (0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000)
 
     assert tuple(bound / 1000 for bound in bridge.BUCKET_BOUNDS_US) == bounds_ms
+
+
+def test_the_words_of_copies_are_the_published_ones() -> None:
+    """Metrics name numbers of the data plane by their place."""
+    assert bridge.SHADOW_RESULTS == metrics.SHADOW_RESULTS
+    assert bridge.UNCOMPARED == metrics.UNCOMPARED
 
 
 def test_the_public_names_of_the_bridge_exist() -> None:

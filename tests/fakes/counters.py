@@ -95,6 +95,17 @@ class EjectedCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowCounters:
+    """Copies for one shadow."""
+
+    model: str = "digits"
+    version: str = "2"
+    shadow: str = "next"
+    results: tuple[int, ...] = (7, 1, *(0,) * 4, 3, *(0,) * 4)
+    uncompared: tuple[int, ...] = (0, 2, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class FakeCounters:
     """All of them; gives itself to whoever asks."""
 
@@ -107,6 +118,7 @@ class FakeCounters:
     retries: tuple[RetryCounters, ...] = (RetryCounters(),)
     fallbacks: tuple[FallbackCounters, ...] = (FallbackCounters(),)
     ejected: tuple[EjectedCounters, ...] = (EjectedCounters(),)
+    shadows: tuple[ShadowCounters, ...] = (ShadowCounters(),)
 
     def counters(self) -> FakeCounters:
         """Itself."""

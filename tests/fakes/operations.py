@@ -10,6 +10,7 @@ from gateway.operations import (
     BackendStatus,
     Change,
     Gauges,
+    Mismatch,
     ModelSummary,
     ModelVersions,
     Problem,
@@ -23,6 +24,8 @@ from gateway.operations import (
     RouteTable,
     RouteView,
     RouteWeight,
+    ShadowComparison,
+    ShadowView,
     Share,
     StatusReport,
     Totals,
@@ -98,11 +101,42 @@ STATUS = StatusReport(
     problems=(Problem("org/m", "is not a logical name"),),
 )
 
+COMPARISON = ShadowComparison(
+    model="digits",
+    version="2",
+    shadow="next",
+    compared=40,
+    mismatches={"invalid": 1, "value": 2},
+    rows=39,
+    agreed=37,
+    recent=(
+        Mismatch(
+            1_700_000_050.0, "0123456789abcdef", "1", "value", "probability", "2 of 10 elements differ", 0.5
+        ),
+        Mismatch(
+            1_700_000_040.0, "0123456789abcdee", "1", "invalid", "", "the answer is no ModelInferResponse"
+        ),
+    ),
+)
+SHADOW_VIEWS = (
+    ShadowView(
+        "next",
+        "staging",
+        2_500,
+        "2",
+        VersionState.READY,
+        results={"ok": 40, "queue_full": 3},
+        comparison=COMPARISON,
+    ),
+    ShadowView("old", "@champion", 10_000, "", waiting="it gets no copies"),
+)
+
 GAUGES = Gauges(
     revision=7,
     weights=(RouteWeight("digits", "stable", "1", 9_950), RouteWeight("digits", "canary", "2", 50)),
     backends={"t0": True, "t1": False},
     registries=(RegistryGauge("local", 0.4, 1), RegistryGauge("away", None, 0)),
+    shadows=(COMPARISON,),
 )
 
 

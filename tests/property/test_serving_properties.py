@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from router.model import WHOLE, Arm, PointerKind, RegisteredModel, Route, VersionId
+from router.model import WHOLE, Arm, PointerKind, RegisteredModel, Route, Shadow, VersionId
 from router.traffic.serving import Serving, settle, split_exactly
 from tests.fakes.models import a_model
 
 VERSIONS = ("1", "2", "3", "4", "5")
 NAMES = ("production", "staging", "champion")
 ARM_NAMES = ("stable", "canary", "blue")
+SHADOW_NAMES = ("next", "after")
 
 versions = st.sampled_from(VERSIONS)
 pointers = st.dictionaries(st.sampled_from(NAMES), versions, max_size=3)
@@ -39,6 +40,9 @@ def routes(draw: st.DrawFn) -> Route:
     return Route(
         model=a_model().name,
         arms=tuple(Arm(name, draw(references), weight) for name, weight in zip(names, weights, strict=True)),
+        shadows=tuple(
+            Shadow(name, draw(references)) for name in draw(st.sets(st.sampled_from(SHADOW_NAMES)))
+        ),
     )
 
 
@@ -123,6 +127,7 @@ class Traffic(RuleBasedStateMachine):
     def only_existing_versions_are_served(self) -> None:
         """By arms, by pointers, and wanted."""
         named = {arm.version for arm in self.now.arms} | {pointer.version for pointer in self.now.pointers}
+        named |= {shadow.version for shadow in self.now.shadows}
         assert (named | set(self.now.wanted)) <= self.world.model.versions.keys()
 
     @invariant()
@@ -152,6 +157,17 @@ class Traffic(RuleBasedStateMachine):
         if self.before is not None and self.before.arms:
             kept = all(arm.version in self.world.model.versions for arm in self.before.arms)
             assert self.now.arms or not kept
+
+    @invariant()
+    def a_shadow_changes_nothing_that_clients_see(self) -> None:
+        """With the shadows taken out of the route, all but them and what is loaded for them is the same."""
+        if self.world.route is None:
+            return
+        bare = replace(self.world, route=replace(self.world.route, shadows=()))
+        without, now = bare.settle(self.now), self.world.settle(self.now)
+        assert (without.arms, without.pointers) == (now.arms, now.pointers)
+        assert (without.split_reference, without.unroutable) == (now.split_reference, now.unroutable)
+        assert set(without.wanted) <= set(now.wanted)
 
     @invariant()
     def settling_twice_changes_nothing(self) -> None:

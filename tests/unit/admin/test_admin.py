@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import grpc
@@ -14,7 +15,7 @@ import pytest
 from gateway.admin import serve_admin
 from gateway.cli.admin_client import AdminClient, connect
 from gateway.config import Address
-from gateway.operations import ReferenceKind, RouteChange, VersionState
+from gateway.operations import ReferenceKind, RouteChange, RouteView, VersionState
 from protos.gen.stagegate.admin.v1 import admin_pb2, admin_pb2_grpc
 from router.errors import (
     ConfigInvalid,
@@ -28,12 +29,16 @@ from router.errors import (
     StateUnavailable,
     Unavailable,
 )
-from router.model import Arm, BackendModel, Route
-from tests.fakes.operations import BROKEN, DIGITS, STATUS, SUMMARY, VERSIONS, FakeOperations
+from router.model import Arm, BackendModel, Route, Shadow, Tolerance
+from tests.fakes.operations import BROKEN, DIGITS, SHADOW_VIEWS, STATUS, SUMMARY, VERSIONS, FakeOperations
 
 LOOPBACK = Address("127.0.0.1", 0)
 SPLIT = Route(DIGITS, (Arm("stable", "production", 9_000), Arm("canary", "@challenger", 1_000)), deadline=2.0)
 BACKEND_ROUTE = Route(DIGITS, (Arm("stable", "", 10_000, BackendModel("resnet", "3")),), registry="prod")
+SHADOWED = replace(
+    SPLIT,
+    shadows=(Shadow("next", "staging", 2_500, Tolerance(0.001, 0.01)), Shadow("old", "@champion")),
+)
 Result = TypeVar("Result")
 
 
@@ -98,7 +103,9 @@ async def test_an_alias_is_resolved(server: str) -> None:
     assert (found.kind, found.arm, found.version) == (ReferenceKind.ALIAS, "pinned", "2")
 
 
-@pytest.mark.parametrize("route", [SPLIT, BACKEND_ROUTE], ids=["references", "backend model"])
+@pytest.mark.parametrize(
+    "route", [SPLIT, BACKEND_ROUTE, SHADOWED], ids=["references", "backend model", "shadows"]
+)
 async def test_a_route_that_is_applied_is_the_route_that_is_read(
     server: str, operations: FakeOperations, route: Route
 ) -> None:
@@ -113,6 +120,13 @@ async def test_a_route_that_is_applied_is_the_route_that_is_read(
     assert (view.route, view.implicit, view.actor, view.reason) == (route, False, "ann@laptop", "try it")
     assert (table.revision, [listed.route for listed in table.routes]) == (8, [route])
     assert operations.stored[DIGITS].route == route
+
+
+async def test_what_came_of_shadows_arrives_as_it_was(server: str, operations: FakeOperations) -> None:
+    """Counts by result and kind, and the last differences; before the first comparison there is none."""
+    operations.stored[DIGITS] = RouteView(SHADOWED, implicit=False, arms=(), at=1.0, shadows=SHADOW_VIEWS)
+
+    assert (await ask(server, lambda client: client.route("digits"))).shadows == SHADOW_VIEWS
 
 
 async def test_an_implicit_route_is_told_from_a_stored_one(server: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from router.model import Arm, ModelName, Route
-from tests.fakes.operations import DIGITS, VERSIONS, FakeOperations
+from gateway.operations import RouteView
+from router.model import Arm, ModelName, Route, Shadow, Tolerance
+from tests.fakes.operations import DIGITS, SHADOW_VIEWS, VERSIONS, FakeOperations
 from tests.unit.cli.conftest import Terminal
 
 SPLIT = Route(DIGITS, (Arm("stable", "production", 9_000), Arm("canary", "@challenger", 1_000)))
@@ -191,3 +193,47 @@ async def test_history_shows_from_and_to(terminal: Terminal) -> None:
     assert "stable=1:90 canary=2:10" in newest
     assert newest.rstrip().endswith("second")
     assert "(implicit)" in oldest
+
+
+async def test_shadows_and_their_last_differences_are_shown(
+    terminal: Terminal, operations: FakeOperations
+) -> None:
+    """What is copied, what came of it, and what differs."""
+    route = replace(SPLIT, shadows=(Shadow("next", "staging", 2_500), Shadow("old", "@champion")))
+    operations.stored[DIGITS] = RouteView(route, implicit=False, arms=(), at=1.0, shadows=SHADOW_VIEWS)
+
+    outcome = await terminal.run("route", "get", "digits")
+    found = await terminal.run("route", "get", "digits", "--json")
+
+    for part in (
+        "0.25",
+        "ok 40, queue_full 3",
+        "3 (same decision in 37 of 39 rows)",
+        "it gets no copies",
+        "last differences of shadow next",
+        "0123456789abcdef",
+        "2 of 10 elements differ",
+    ):
+        assert part in outcome.out
+    assert found.json["shadows"][0]["comparison"]["mismatches"] == {"invalid": 1, "value": 2}
+    assert found.json["shadows"][0]["sample"] == found.json["route"]["shadows"][0]["sample"] == 0.25
+
+
+async def test_a_change_of_shadows_is_seen_in_the_history(
+    terminal: Terminal, tmp_path: Path, operations: FakeOperations
+) -> None:
+    """They are applied from a file; `set` knows arms only."""
+    file = tmp_path / "route.yaml"
+    file.write_text(
+        "model: digits\n"
+        "arms: [{name: stable, version: production, weight: 100}]\n"
+        "shadows: [{name: next, version: staging, sample: 0.25, compare: {atol: 0.001, rtol: 0.001}}]\n"
+    )
+
+    await terminal.run("route", "apply", str(file))
+    outcome = await terminal.run("route", "history", "digits")
+
+    assert operations.stored[DIGITS].route.shadows == (
+        Shadow("next", "staging", 2_500, Tolerance(0.001, 0.001)),
+    )
+    assert "stable=production:100 next=staging:0.25 (shadow)" in outcome.out

@@ -177,7 +177,7 @@ def test_a_load_is_counted_in_its_bucket() -> None:
 
 def test_nothing_is_shown_before_the_first_request() -> None:
     """Series appear with their first request; what is always there stays."""
-    found = scrape(FakeCounters(arms=(), backends=(), queues=(), streams=()))
+    found = scrape(FakeCounters(arms=(), backends=(), queues=(), streams=(), shadows=()))
 
     assert not any(name.startswith("stagegate_request") for name in found)
     assert "stagegate_build_info" in found
@@ -214,3 +214,33 @@ def test_promtool_has_nothing_to_say() -> None:
     lint = subprocess.run([str(PROMTOOL), "check", "metrics"], input=body, capture_output=True, check=False)
 
     assert (lint.returncode, lint.stdout + lint.stderr) == (0, b"")
+
+
+SHADOW: Mapping[str, str] = {"model": "digits", "version": "2", "shadow": "next"}
+
+
+def test_copies_are_counted_by_what_became_of_them() -> None:
+    """A result has its series from its first time on."""
+    found = scrape()
+
+    assert found["stagegate_shadow_requests_total"] == {
+        labels(**SHADOW, result="ok"): 7,
+        labels(**SHADOW, result="error"): 1,
+        labels(**SHADOW, result="queue_full"): 3,
+    }
+    assert found["stagegate_shadow_uncompared_total"] == {labels(**SHADOW, reason="busy"): 2}
+
+
+def test_mismatches_are_counted_by_kind_and_decisions_by_agreement() -> None:
+    """Beside how many were compared at all, so that a share can be made."""
+    found = scrape()
+
+    assert found["stagegate_shadow_compared_total"] == {labels(**SHADOW): 40}
+    assert found["stagegate_shadow_mismatch_total"] == {
+        labels(**SHADOW, kind="invalid"): 1,
+        labels(**SHADOW, kind="value"): 2,
+    }
+    assert found["stagegate_shadow_decisions_total"] == {
+        labels(**SHADOW, agree="true"): 37,
+        labels(**SHADOW, agree="false"): 2,
+    }

@@ -41,6 +41,7 @@ def test_no_branch_of_the_table_hides_another() -> None:
         (Conflict("x", current_revision=1), grpc.StatusCode.ABORTED, 409),
         (errors.NotSupported("x"), grpc.StatusCode.UNIMPLEMENTED, 501),
         (errors.DigestMismatch("x"), grpc.StatusCode.FAILED_PRECONDITION, 409),
+        (errors.InvalidAnswer("x"), grpc.StatusCode.INTERNAL, 502),
         (LoadFailed("x"), grpc.StatusCode.UNAVAILABLE, 503),
         (StateUnavailable("x"), grpc.StatusCode.UNAVAILABLE, 503),
     ],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from router.model import Version, VersionId
+from router.model import Shadow, Version, VersionId
 from router.traffic.compile import VersionPlacement, compile_model
 from router.traffic.serving import settle
-from router.traffic.table import ArmSpec, ModelSpec, PointerSpec, VersionSpec
+from router.traffic.table import ArmSpec, ModelSpec, PointerSpec, ShadowSpec, VersionSpec
 from tests.fakes.models import a_model, a_route, ids
 
 
@@ -25,6 +27,7 @@ def test_a_model_is_put_together() -> None:
     """Versions in order, pointers as served, contract metadata where no backend can describe it."""
     model = a_model(stages={"production": "1"}, aliases={"champion": "2"})
     route = a_route(("stable", "production", 90), ("canary", "@champion", 10), deadline=2.0)
+    route = replace(route, shadows=(Shadow("next", "3", 2_500),))
     placements = {
         VersionId("1"): VersionPlacement("ready", ("t0", "t1"), "digits.1.abc", "1"),
         VersionId("2"): VersionPlacement("failed", (), "digits.2.abc", "1", "no memory"),
@@ -43,6 +46,7 @@ def test_a_model_is_put_together() -> None:
         split_reference="production",
         deadline_ms=2000,
         unroutable="",
+        shadows=(ShadowSpec("next", "3", 2_500),),
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from router.errors import InvalidRoute
-from router.model import Arm, BackendModel, ModelName, Route
+from router.model import Arm, BackendModel, ModelName, Route, Shadow, Tolerance
+from router.stores.codec import decode_route, encode_route
 from router.traffic.routes import (
     format_deadline,
     parse_deadline,
@@ -106,7 +107,7 @@ def test_all_mistakes_come_in_one_error() -> None:
             {
                 "model": "fr aud",
                 "armz": [],
-                "shadows": [],
+                "fallback": [],
                 "deadline": "soon",
                 "arms": [
                     {"name": "stable", "version": "@", "weight": "90.123"},
@@ -120,7 +121,7 @@ def test_all_mistakes_come_in_one_error() -> None:
     for part in (
         "model: model name 'fr aud'",
         "armz: unknown key; did you mean 'arms'?",
-        "shadows: this version does not serve 'shadows' yet",
+        "fallback: this version does not serve 'fallback' yet",
         "deadline: deadline 'soon'",
         "arms[0].version: reference '@' is empty",
         "arms[0].weight: weight '90.123'",
@@ -130,7 +131,7 @@ def test_all_mistakes_come_in_one_error() -> None:
         assert part in message
 
 
-@pytest.mark.parametrize("key", ["shadows", "match", "sticky", "fallback", "registry_model"])
+@pytest.mark.parametrize("key", ["match", "sticky", "fallback", "registry_model"])
 def test_keys_of_later_versions_are_named(key: str) -> None:
     """They are no typing mistakes; the message says what is the matter."""
     with pytest.raises(InvalidRoute, match=f"{key}: this version does not serve '{key}' yet"):
@@ -160,6 +161,87 @@ def test_arms_that_cannot_be(arms: object, complaint: str) -> None:
         route_from_document({"model": "fraud", "arms": arms})
 
     assert complaint in caught.value.message
+
+
+def test_shadows_are_read_and_written_back() -> None:
+    """Shares and tolerances typed or as text; what is left out has its usual value."""
+    document = {
+        **DOCUMENT,
+        "shadows": [
+            {
+                "name": "next",
+                "version": "staging",
+                "sample": 0.25,
+                "compare": {"atol": "0.001", "rtol": 1e-3},
+            },
+            {"name": "old", "version": 2, "sample": "0.0001", "compare": {"atol": 0}},
+            {"name": "all", "version": "@challenger"},
+        ],
+    }
+    usual = Tolerance()
+
+    route = route_from_document(document)
+
+    assert route.shadows == (
+        Shadow("next", "staging", 2_500, Tolerance(0.001, 0.001)),
+        Shadow("old", "2", 1, Tolerance(0.0, usual.rtol)),
+        Shadow("all", "@challenger", 10_000, usual),
+    )
+    assert route_from_document(route_to_document(route)) == route
+    assert decode_route("fraud", encode_route(route)) == route
+
+
+@pytest.mark.parametrize(
+    ("shadow", "complaint"),
+    [
+        ("next", "shadows[0]: is not a mapping of name, version, sample, compare"),
+        ({}, "shadows[0].name: is missing; shadows[0].version: is missing"),
+        ({"name": "stable", "version": "1"}, "'stable' has the name of an arm or of another shadow"),
+        ({"name": "pinned", "version": "1"}, "shadow name 'pinned' is not allowed"),
+        ({"name": "a b", "version": "1"}, "shadow name 'a b' is not allowed"),
+        ({"name": "n", "version": "@"}, "shadows[0].version: reference '@' is empty"),
+        ({"name": "n", "version": "1", "sample": 1.5}, "sample 1.5 is not a number from 0 to 1"),
+        ({"name": "n", "version": "1", "sample": "25"}, "sample '25' is not a number from 0 to 1"),
+        ({"name": "n", "version": "1", "sample": 0.00001}, "sample 1e-05 is not a number from 0 to 1"),
+        ({"name": "n", "version": "1", "sample": True}, "sample True is not a number from 0 to 1"),
+        (
+            {"name": "n", "version": "1", "compare": {"atol": -1}},
+            "compare.atol: -1 is not a number from 0 on",
+        ),
+        ({"name": "n", "version": "1", "compare": {"rtol": "inf"}}, "compare.rtol: 'inf' is not a number"),
+        (
+            {"name": "n", "version": "1", "compare": {"rtol": "1e999"}},
+            "compare.rtol: '1e999' is not a number",
+        ),
+        (
+            {"name": "n", "version": "1", "compare": {"atoll": 1}},
+            "compare.atoll: unknown key; did you mean 'atol'?",
+        ),
+        ({"name": "n", "version": "1", "compare": 1}, "shadows[0].compare: is not a mapping of atol, rtol"),
+        ({"name": "n", "version": "1", "weight": 1}, "shadows[0].weight: unknown key"),
+    ],
+)
+def test_shadows_that_cannot_be(shadow: object, complaint: str) -> None:
+    """Each names what is wrong, with its path."""
+    with pytest.raises(InvalidRoute) as caught:
+        route_from_document({**DOCUMENT, "shadows": [shadow]})
+
+    assert complaint in caught.value.message
+
+
+def test_two_shadows_of_one_name_and_too_many_of_them_are_refused() -> None:
+    """Names are labels of metrics, and each shadow costs a copy."""
+    twice = [{"name": "n", "version": "1"}, {"name": "n", "version": "2"}]
+    many = [{"name": f"n{at}", "version": "1"} for at in range(9)]
+
+    for shadows, complaint in [
+        (twice, "'n' has the name"),
+        (many, "9 of them, at most 8"),
+        ("next", "shadows: is not a list"),
+    ]:
+        with pytest.raises(InvalidRoute) as caught:
+            route_from_document({**DOCUMENT, "shadows": shadows})
+        assert complaint in caught.value.message
 
 
 def test_a_document_without_a_model_is_refused() -> None:

@@ -6,9 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from router.model import Arm, BackendModel, ModelName, PointerKind, RegisteredModel, Route, VersionId
+from router.model import (
+    Arm,
+    BackendModel,
+    ModelName,
+    PointerKind,
+    RegisteredModel,
+    Route,
+    Shadow,
+    VersionId,
+)
 from router.traffic.serving import (
     ServedArm,
+    ServedShadow,
     Serving,
     backend_version_id,
     implicit_route,
@@ -48,6 +58,48 @@ def pointers(serving: Serving) -> dict[str, str]:
 def sentences(serving: Serving) -> str:
     """All that is waited for."""
     return "\n".join(waiting.sentence for waiting in serving.waiting)
+
+
+# Shadows
+
+
+def test_a_shadow_follows_the_pointer_as_served_and_is_wanted() -> None:
+    """Its version is loaded because the route names it; until then it gets nothing, and people are told."""
+    model = a_model(stages={"production": "1", "staging": "2"})
+    route = replace(a_route(("stable", "production", 100)), shadows=(Shadow("next", "staging", 2_500),))
+
+    before = served(None, model, route, ready=("1",))
+    after = served(before, model, route, ready=("1", "2"))
+
+    assert before.shadows == after.shadows == (ServedShadow("next", VersionId("2"), 2_500),)
+    assert (before.wanted, after.wanted) == ((VersionId("2"),), (VersionId("2"),))
+    assert arms(before) == arms(after) == [("stable", "1", 100)]
+    assert "shadow next of model 'digits': waits for version 2 to be loaded" in sentences(before)
+    assert after.waiting == ()
+
+
+def test_a_shadow_whose_pointer_moves_keeps_the_old_version_until_the_new_one_is_ready() -> None:
+    """As every client of that pointer does."""
+    route = replace(a_route(("stable", "1", 100)), shadows=(Shadow("next", "staging"),))
+    before = served(None, a_model(stages={"staging": "2"}), route, ready=("1", "2"))
+
+    moved = served(before, a_model(stages={"staging": "3"}), route, ready=("1", "2"))
+    there = served(moved, a_model(stages={"staging": "3"}), route, ready=("1", "2", "3"))
+
+    assert [shadow.version for shadow in (*moved.shadows, *there.shadows)] == ["2", "3"]
+    assert "3" in moved.wanted
+
+
+def test_a_shadow_that_names_nothing_gets_nothing_and_holds_nothing_up() -> None:
+    """Or one whose load failed."""
+    route = replace(a_route(("stable", "1", 100)), shadows=(Shadow("a", "@nobody"), Shadow("b", "2")))
+
+    serving = served(None, a_model(), route, ready=("1",), failed={"2": "no memory"})
+
+    assert [shadow.name for shadow in serving.shadows] == ["b"]
+    assert arms(serving) == [("stable", "1", 100)]
+    assert "it gets no copies" in sentences(serving)
+    assert "its load failed: no memory; it gets no copies until then" in sentences(serving)
 
 
 # The implicit route

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use stagegate_table::counters::ShadowResult;
 use stagegate_table::{Model, Series, State, PINNED, WHOLE};
+use stagegate_wire::fields::{Field, Fields, Kind};
 use stagegate_wire::names::scan_message;
 use stagegate_wire::params::Params;
 
@@ -137,8 +138,7 @@ pub(crate) fn offer(
         }
         return;
     };
-    // A part of a sequence says nothing without the others, which may have gone elsewhere.
-    if is_in_sequence(&body) {
+    if !stands_alone(&body) {
         return;
     }
     let original = Rc::new(Original {
@@ -156,8 +156,83 @@ pub(crate) fn offer(
     }
 }
 
-/// Whether a `ModelInferRequest` is a part of a sequence.
-fn is_in_sequence(message: &[u8]) -> bool {
+/// Whether a `ModelInferRequest` means the same when it is sent a second time, elsewhere.
+///
+/// A part of a sequence says nothing without the others. A tensor in shared memory is the client's: a copy
+/// would read what came there since, or write over the client's own answer.
+fn stands_alone(message: &[u8]) -> bool {
     let names = scan_message(message);
-    names.is_ok_and(|names| Params::scan(names.parameters).sequence.is_some())
+    let in_sequence = names.is_ok_and(|names| Params::scan(names.parameters).sequence.is_some());
+    !in_sequence && !names_shared_memory(message)
+}
+
+/// Whether an input or a requested output has the parameter `shared_memory_region`.
+fn names_shared_memory(message: &[u8]) -> bool {
+    const INPUT: u32 = 5;
+    const OUTPUT: u32 = 6;
+    fields(message).any(|tensor| {
+        let parameters = match tensor.number {
+            INPUT => 4,
+            OUTPUT => 2,
+            _ => return false,
+        };
+        tensor.kind == Kind::Len
+            && fields(tensor.payload)
+                .filter(|parameter| parameter.is(parameters))
+                .any(|parameter| {
+                    fields(parameter.payload)
+                        .any(|key| key.is(1) && key.payload == b"shared_memory_region")
+                })
+    })
+}
+
+/// The fields of a message, up to one that is broken.
+fn fields(message: &[u8]) -> impl Iterator<Item = Field<'_>> {
+    Fields::new(message).map_while(Result::ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stagegate_wire::encode::put_len;
+
+    fn with(number: u32, tensor: &[u8]) -> Vec<u8> {
+        let mut message = Vec::new();
+        put_len(&mut message, 1, b"digits");
+        put_len(&mut message, number, tensor);
+        put_len(&mut message, 7, b"tensor");
+        message
+    }
+
+    fn entry(number: u32, name: &str) -> Vec<u8> {
+        let (mut parameter, mut holder) = (Vec::new(), Vec::new());
+        put_len(&mut parameter, 1, name.as_bytes());
+        put_len(&mut parameter, 2, b"\x10\x07");
+        put_len(&mut holder, number, &parameter);
+        holder
+    }
+
+    #[test]
+    fn a_sequence_is_known_by_its_parameter() {
+        for (name, alone) in [("sequence_id", false), ("sequence_start", true)] {
+            let mut message = with(7, b"tensor");
+            message.extend(entry(4, name));
+
+            assert_eq!(alone, stands_alone(&message), "{name}");
+        }
+    }
+
+    #[test]
+    fn shared_memory_of_inputs_and_outputs_is_known() {
+        for (tensor, parameters) in [(5, 4), (6, 2)] {
+            for (name, alone) in [("shared_memory_region", false), ("classification", true)] {
+                let message = with(tensor, &entry(parameters, name));
+
+                assert_eq!(alone, stands_alone(&message), "{tensor} {name}");
+            }
+            // The same number of a field means something else in the other one.
+            let other = entry(6 - parameters, "shared_memory_region");
+            assert!(stands_alone(&with(tensor, &other)));
+        }
+    }
 }

@@ -482,6 +482,7 @@ class Route(_message.Message):
     REGISTRY_FIELD_NUMBER: _builtins.int
     ARMS_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
+    SHADOWS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     registry: _builtins.str
     """Where its references resolve; empty for the default registry."""
@@ -489,6 +490,10 @@ class Route(_message.Message):
     """Of unary calls, in seconds; without it the gateway's default."""
     @_builtins.property
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Arm]: ...
+    @_builtins.property
+    def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Shadow]:
+        """Who gets copies of what the split answers."""
+
     def __init__(
         self,
         *,
@@ -496,16 +501,53 @@ class Route(_message.Message):
         registry: _builtins.str = ...,
         arms: _abc.Iterable[Global___Arm] | None = ...,
         deadline: _builtins.float | None = ...,
+        shadows: _abc.Iterable[Global___Shadow] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "deadline", b"deadline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "arms", b"arms", "deadline", b"deadline", "model", b"model", "registry", b"registry"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "arms", b"arms", "deadline", b"deadline", "model", b"model", "registry", b"registry", "shadows", b"shadows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline: _TypeAlias = _typing.Literal["deadline"]  # noqa: Y015
     _WhichOneofArgType__deadline: _TypeAlias = _typing.Literal["_deadline", b"_deadline"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline) -> _WhichOneofReturnType__deadline | None: ...
 
 Global___Route: _TypeAlias = Route  # noqa: Y015
+
+@_typing.final
+class Shadow(_message.Message):
+    """One target of copies, which answers nobody."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    ATOL_FIELD_NUMBER: _builtins.int
+    RTOL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    version: _builtins.str
+    """Version id, stage, or `@alias`."""
+    sample: _builtins.int
+    """Share of the split's requests, in hundredths of a percent."""
+    atol: _builtins.float
+    """How far floating-point numbers may lie apart: atol + rtol * |the client's|."""
+    rtol: _builtins.float
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        sample: _builtins.int = ...,
+        atol: _builtins.float = ...,
+        rtol: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["atol", b"atol", "name", b"name", "rtol", b"rtol", "sample", b"sample", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Shadow: _TypeAlias = Shadow  # noqa: Y015
 
 @_typing.final
 class Arm(_message.Message):
@@ -576,6 +618,7 @@ class RouteView(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
+    SHADOWS_FIELD_NUMBER: _builtins.int
     implicit: _builtins.bool
     """Made up by the gateway, because the store has none; then the last four fields are not set."""
     revision: _builtins.int
@@ -586,6 +629,8 @@ class RouteView(_message.Message):
     def route(self) -> Global___Route: ...
     @_builtins.property
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArmView]: ...
+    @_builtins.property
+    def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowView]: ...
     def __init__(
         self,
         *,
@@ -596,16 +641,194 @@ class RouteView(_message.Message):
         actor: _builtins.str = ...,
         reason: _builtins.str = ...,
         at: _builtins.float | None = ...,
+        shadows: _abc.Iterable[Global___ShadowView] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at", "route", b"route"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "actor", b"actor", "arms", b"arms", "at", b"at", "implicit", b"implicit", "reason", b"reason", "revision", b"revision", "route", b"route"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "actor", b"actor", "arms", b"arms", "at", b"at", "implicit", b"implicit", "reason", b"reason", "revision", b"revision", "route", b"route", "shadows", b"shadows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__at: _TypeAlias = _typing.Literal["at"]  # noqa: Y015
     _WhichOneofArgType__at: _TypeAlias = _typing.Literal["_at", b"_at"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__at) -> _WhichOneofReturnType__at | None: ...
 
 Global___RouteView: _TypeAlias = RouteView  # noqa: Y015
+
+@_typing.final
+class ShadowView(_message.Message):
+    """One shadow of a route, and what came of its copies since the gateway started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ResultsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
+    COMPARISON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    reference: _builtins.str
+    """As the route has it."""
+    sample: _builtins.int
+    """Hundredths of a percent."""
+    version: _builtins.str
+    """What gets the copies; empty where nothing does."""
+    state: Global___VersionState.ValueType
+    waiting: _builtins.str
+    """What is waited for; empty where copies are sent."""
+    @_builtins.property
+    def results(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many copies came to what, such as `ok` or `queue_full`."""
+
+    @_builtins.property
+    def comparison(self) -> Global___ShadowComparison:
+        """Not set before the first comparison."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reference: _builtins.str = ...,
+        sample: _builtins.int = ...,
+        version: _builtins.str = ...,
+        state: Global___VersionState.ValueType = ...,
+        waiting: _builtins.str = ...,
+        results: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        comparison: Global___ShadowComparison | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "name", b"name", "reference", b"reference", "results", b"results", "sample", b"sample", "state", b"state", "version", b"version", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowView: _TypeAlias = ShadowView  # noqa: Y015
+
+@_typing.final
+class ShadowComparison(_message.Message):
+    """How the answers of a shadow compare with those that clients got."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MismatchesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    COMPARED_FIELD_NUMBER: _builtins.int
+    MISMATCHES_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    AGREED_FIELD_NUMBER: _builtins.int
+    RECENT_FIELD_NUMBER: _builtins.int
+    compared: _builtins.int
+    """Pairs of answers that were compared."""
+    rows: _builtins.int
+    """Rows of floating-point outputs that were looked at, and in how many the largest stands at the same place."""
+    agreed: _builtins.int
+    @_builtins.property
+    def mismatches(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many of them differ, by the kind of their worst difference."""
+
+    @_builtins.property
+    def recent(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mismatch]:
+        """The last mismatches, newest first."""
+
+    def __init__(
+        self,
+        *,
+        compared: _builtins.int = ...,
+        mismatches: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        rows: _builtins.int = ...,
+        agreed: _builtins.int = ...,
+        recent: _abc.Iterable[Global___Mismatch] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "compared", b"compared", "mismatches", b"mismatches", "recent", b"recent", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowComparison: _TypeAlias = ShadowComparison  # noqa: Y015
+
+@_typing.final
+class Mismatch(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    LARGEST_FIELD_NUMBER: _builtins.int
+    at: _builtins.float
+    request: _builtins.str
+    """The token that the client has for its request (`stagegate-request`)."""
+    version: _builtins.str
+    """The version that answered the client."""
+    kind: _builtins.str
+    """`value`, `shape`, `datatype`, `outputs`, `invalid` or `primary_invalid`."""
+    output: _builtins.str
+    """The name of the tensor; empty where it is none."""
+    detail: _builtins.str
+    largest: _builtins.float
+    """Largest distance of two numbers of the tensor."""
+    def __init__(
+        self,
+        *,
+        at: _builtins.float = ...,
+        request: _builtins.str = ...,
+        version: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        output: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        largest: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_largest", b"_largest", "largest", b"largest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_largest", b"_largest", "at", b"at", "detail", b"detail", "kind", b"kind", "largest", b"largest", "output", b"output", "request", b"request", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__largest: _TypeAlias = _typing.Literal["largest"]  # noqa: Y015
+    _WhichOneofArgType__largest: _TypeAlias = _typing.Literal["_largest", b"_largest"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__largest) -> _WhichOneofReturnType__largest | None: ...
+
+Global___Mismatch: _TypeAlias = Mismatch  # noqa: Y015
 
 @_typing.final
 class ArmView(_message.Message):
