@@ -26,12 +26,16 @@ test: $(STAMPS)/extension $(STAMPS)/test ## all tests: Rust, the wheel in an emp
 	@scripts/test
 
 .PHONY: check
-check: $(STAMPS)/extension $(STAMPS)/check ## formatting, lint, types, import directions, extension stub, generated files
+check: $(STAMPS)/extension $(STAMPS)/check ## formatting, lint, types, import directions, extension stub, generated files, 20 s of fuzzing
 	@scripts/check
 
 .PHONY: generate
 generate: $(STAMPS)/check ## make the generated files anew after a change in protos/ or the configuration
 	@scripts/generate
+
+.PHONY: fuzz
+fuzz: ## ten minutes of changed messages and connections, with a new seed each time
+	@scripts/fuzz --seconds 600 --seed $$RANDOM
 
 .PHONY: conformance
 conformance: $(STAMPS)/extension ## HTTP/2 conformance of the inference port by h2spec, where Go is

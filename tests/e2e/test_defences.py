@@ -18,8 +18,8 @@ from h2.settings import SettingCodes
 
 from gateway.bridge import DataPlane, Settings
 from tests.e2e.conftest import ROOT, environment, wait_until
-from tests.e2e.raw import Backend, Client, Exchange, call_headers, frame, request, tensor
-from tests.e2e.test_raw_frames import EXHAUSTED, OK, SMALL, free, memory, table, text_field
+from tests.e2e.raw import Backend, Client, Exchange, call_headers, frame, request, tensor, text_field
+from tests.e2e.test_raw_frames import EXHAUSTED, OK, SMALL, free, memory, table
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
 PING = b"\0\0\x08\x06\0\0\0\0\x0012345678"
