@@ -8,8 +8,6 @@ use crate::names::scan_message;
 pub struct StreamAnswer<'a> {
     /// Field 1: the error, empty where there is none.
     pub error: &'a [u8],
-    /// Whether field 2, `infer_response`, is there at all.
-    pub has_response: bool,
     /// `infer_response.model_name`, Triton's own name.
     pub model: &'a [u8],
     /// `infer_response.id`, the request's own.
@@ -31,7 +29,6 @@ pub fn peek(msg: &[u8]) -> Result<StreamAnswer<'_>, Malformed> {
         if field.is(1) {
             answer.error = field.payload;
         } else if field.is(2) {
-            answer.has_response = true;
             let model = scan_message(field.payload)?.model;
             if !model.is_empty() {
                 answer.model = model;
@@ -129,7 +126,6 @@ mod tests {
 
         let expected = StreamAnswer {
             error: b"broken",
-            has_response: true,
             model: b"m",
             id: b"id-1",
             ..StreamAnswer::default()

@@ -189,10 +189,11 @@ impl Leg {
             return Joined::message(message, Bytes::new());
         };
         let tail = self.note_answer(&seen).unwrap_or_default();
-        let tail = if seen.has_response {
-            tail
-        } else {
+        // Some errors name no model, and then they name none here.
+        let tail = if seen.model.is_empty() {
             Bytes::new()
+        } else {
+            tail
         };
         if seen.error.is_empty() {
             return Joined::message(message, tail);

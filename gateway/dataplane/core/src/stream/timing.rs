@@ -85,7 +85,6 @@ mod tests {
         StreamAnswer {
             id,
             last,
-            has_response: true,
             has_outputs: true,
             ..StreamAnswer::default()
         }
