@@ -20,6 +20,7 @@ class TritonPythonModel:
         {initialize}
 
     def execute(self, requests):
+        {execute}
         return [
             pb_utils.InferenceResponse(
                 [pb_utils.Tensor("y", pb_utils.get_input_tensor_by_name(request, "x").as_numpy() * 2)]
@@ -29,10 +30,13 @@ class TritonPythonModel:
 """
 
 
-def write_model(repository: Path, name: str, initialize: str = "pass") -> Path:
-    """Write a model that doubles its input; `initialize` is one Python statement run at its load."""
+def write_model(repository: Path, name: str, initialize: str = "pass", execute: str = "pass") -> Path:
+    """Write a model that doubles its input, on one instance.
+
+    `initialize` is one Python statement run at its load, `execute` one run before each answer.
+    """
     folder = repository / name
     (folder / "1").mkdir(parents=True)
     (folder / "config.pbtxt").write_text(_CONFIG.format(name=name))
-    (folder / "1/model.py").write_text(_MODEL.format(initialize=initialize))
+    (folder / "1/model.py").write_text(_MODEL.format(initialize=initialize, execute=execute))
     return folder

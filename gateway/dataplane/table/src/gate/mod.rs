@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{ready, Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use pace::{expected, next_limit, time_for, Bounds, AIM_MICROS};
+use pace::{at_least, expected, next_limit, time_for, Bounds, AIM_MICROS};
 use queue::{lock, Queue, Waiter};
 
 pub use pace::UNBOUNDED;
@@ -213,6 +213,10 @@ impl Gate {
         let mut outcome = Err(self.refusal(Reason::Full, 0));
         self.with_crowd(|crowd| {
             let queue = &mut crowd.queue;
+            let at_least = at_least(self.capacity.load(Relaxed), self.took.load(Relaxed));
+            if self.took.load(Relaxed) > 0 && self.limit() < at_least {
+                self.limit.store(at_least, Relaxed);
+            }
             let ahead = queue.ahead_of(ask.rank);
             let waits = self.waiting() > 0 || self.inflight() >= self.limit();
             if waits && self.is_late(ask.deadline, ahead) {

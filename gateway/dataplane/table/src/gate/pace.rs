@@ -66,6 +66,13 @@ pub(crate) fn next_limit(limit: u32, least: u32, mean: u64, shortest: u64, full:
     next.clamp(least, MOST.max(least))
 }
 
+/// So many may be let through before anything is known of many at once, where one takes `took` microseconds.
+pub(crate) fn at_least(capacity: u32, took: u32) -> u32 {
+    let one_after_the_other = AIM_MICROS / u64::from(took).max(1);
+    let all = u64::from(capacity).saturating_mul(one_after_the_other);
+    u32::try_from(all).unwrap_or(MOST).min(MOST)
+}
+
 /// Time until a request is answered that has `ahead` others before it, where `limit` are worked on and
 /// one takes `took` microseconds.
 ///
@@ -123,6 +130,14 @@ mod tests {
         assert_eq!(16, settled(0, 1, 100_000, 500));
         let many = settled(0, 100, 100_000, 500);
         assert!((100..=200).contains(&many), "{many}");
+    }
+
+    #[test]
+    fn a_version_that_is_known_to_be_fast_needs_not_wait_to_show_it() {
+        assert_eq!(20, at_least(2, 1_000));
+        assert_eq!(0, at_least(2, 20_000));
+        assert_eq!(0, at_least(0, 1_000));
+        assert_eq!(MOST, at_least(UNBOUNDED - 1, 0));
     }
 
     #[test]

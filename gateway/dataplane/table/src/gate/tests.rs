@@ -186,6 +186,19 @@ fn a_second_copy_lets_more_through_at_once() {
 }
 
 #[test]
+fn a_burst_finds_the_room_that_a_fast_version_has() {
+    let cell = gate(1);
+    let mut one = Permit::try_new(&cell).unwrap();
+    one.done(1_000, true);
+
+    let _held = filled(&cell);
+    let mut third = Place::take(&cell, ask(2)).unwrap();
+
+    let _third = permit(&mut third);
+    assert_eq!((3, 10), (cell.gate.inflight(), cell.gate.limit()));
+}
+
+#[test]
 fn a_fast_version_is_given_more_while_requests_wait() {
     let cell = gate(1);
     let mut held: Vec<_> = filled(&cell).into_iter().collect();
