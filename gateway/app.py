@@ -231,6 +231,7 @@ def data_plane_settings(config: GatewayConfig) -> Settings:
         connections_per_address=limits.connections_per_address or 0,
         max_connection_age_ms=round((limits.max_connection_age or 0) * 1000),
         cancels_per_second=limits.cancels_per_second,
+        max_buffered=limits.max_buffered,
     )
 
 

@@ -85,7 +85,7 @@ class Settings:
         max_frame: bytes of one frame that clients may send.
         max_connections: client connections in all.
         upstream_connections: connections of one thread to one backend.
-        queue_per_model: requests of one model that may wait for a load.
+        queue_per_model: requests of one model that may wait for a load, and of one version for a place.
         default_deadline_ms: deadline of unary calls that bring none; 0 for none.
         handshake_timeout_ms: time for the connection preface and for each block of headers.
         idle_timeout_ms: time after which a connection with nothing open is closed.
@@ -107,6 +107,7 @@ class Settings:
         shadow_deadline_ms: time that a copy may take, waiting included.
         shadow_lag_ms: how late a thread may be before it gives its copies up.
         cancels_per_second: streams towards one backend that are reset because nobody wants their answer.
+        max_buffered: bytes of requests that all threads together hold.
     """
 
     host: str = "127.0.0.1"
@@ -140,6 +141,7 @@ class Settings:
     shadow_deadline_ms: int = 10_000
     shadow_lag_ms: int = 50
     cancels_per_second: int = 2_000
+    max_buffered: int = 1 << 30
 
 
 class DataPlane:

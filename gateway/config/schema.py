@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, ValidationInfo
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+)
 
 from gateway.config.fields import Duration, Size, Text, Whole, Word, in_folder, scalar
 from gateway.config.units import Address, parse_listen_address, parse_remote_address
@@ -242,7 +250,8 @@ class LimitsConfig(Section):
         default=4, description="connections of each data plane thread to each backend"
     )
     queue_per_model: Annotated[int, Whole(0, 1_000_000)] = Field(
-        default=256, description="requests of a model that may wait for a version to load"
+        default=256,
+        description="requests of a model that may wait for a load, and of a version that may wait their turn",
     )
     default_deadline: Annotated[float, Duration(0.001, _DAY)] = Field(
         default=30.0, description="of unary calls that bring none and whose route has none"
@@ -276,6 +285,17 @@ class LimitsConfig(Section):
         default=2_000,
         description="unwanted answers that one backend is told to stop; those beyond are read and dropped",
     )
+    max_buffered: Annotated[int, Size(4 * _MIB, 1 << 40)] = Field(
+        default=_GIB, description="bytes of requests that are held at one time, all clients together"
+    )
+
+    @field_validator("max_buffered")
+    @classmethod
+    def _holds_one(cls, value: int, info: ValidationInfo) -> int:
+        largest = info.data.get("max_message", 0)
+        if value < largest:
+            raise ValueError(f"is less than max_message, {largest} bytes: the largest could never be taken")
+        return value
 
 
 class ResidencyConfig(Section):

@@ -176,6 +176,7 @@ def test_what_this_version_does_not_serve_is_refused_plainly(text: str, path: st
         ("state: postgres://x", "f.yaml:1: state: 'postgres://x' is not memory:// or sqlite:///PATH"),
         ("- a", "f.yaml:1: must be a mapping of keys such as listen and backends"),
         ("registries: {a b: {type: folder, path: x}}", "f.yaml:1: registries.a b: 'a b' is not a name"),
+        ("limits: {max_buffered: 16MiB}", "f.yaml:1: limits.max_buffered: is less than max_message"),
         ("protocol: {allow: [all]}", "f.yaml:1: protocol.allow[0]: 'all' is neither a group"),
     ],
 )

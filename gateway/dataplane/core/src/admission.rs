@@ -41,12 +41,13 @@ async fn wait_for(
     client: &mut Client,
     routed: &mut Routed,
 ) -> Result<Permit, Failure> {
-    if client.message.is_kept() && routed.version.cell.gate.limit() != UNBOUNDED {
+    if client.message.fits_window() && routed.version.cell.gate.limit() != UNBOUNDED {
         // A slow sender is to hold no place that others wait for.
         message::gather(client).await?;
         // Nor is its connection to be held up for the sake of other models.
         client.message.release(client.message.len());
     }
+    let _rest = client.message.hold_rest()?;
     let priority = priority(client);
     let deadline = client.deadline.at();
     let outcome = {

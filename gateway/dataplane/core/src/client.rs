@@ -11,6 +11,7 @@ use h2::{RecvStream, SendStream};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Response};
 
+use crate::budget::Held;
 use crate::deadline::Deadline;
 use crate::download::Rest;
 use crate::joined::Joined;
@@ -134,7 +135,7 @@ impl Client {
             answered: None,
             path,
             headers,
-            message: Message::new(body),
+            message: Message::new(body, Held::new(&worker.budget)),
             upload: None,
             rest: None,
             patience: worker.limits().answer_timeout,

@@ -29,6 +29,7 @@ pub(crate) async fn ready_for(
     if routed.version.state == State::Ready {
         return Ok(());
     }
+    let _rest = client.message.hold_rest()?;
     let outcome = {
         let mut waiting = Box::pin(ready(worker, routed));
         client.wait(|_, cx| waiting.as_mut().poll(cx)).await

@@ -23,7 +23,7 @@ use crate::worker::Worker;
 
 type H2 = Connection<Io, Joined>;
 
-const STREAM_WINDOW: u32 = 2 << 20;
+pub(crate) const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// By how many thousandths the age of a connection is made shorter or longer, so that those that came
 /// together do not leave together.

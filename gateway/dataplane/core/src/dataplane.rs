@@ -52,6 +52,7 @@ impl Dataplane {
             pairs: Pairs::new()?,
             ready: watch::Sender::new(false),
             draining: false.into(),
+            buffered: Arc::default(),
             connections: 0.into(),
         });
         let count = shared.settings.threads.max(1);

@@ -8,6 +8,7 @@ mod allow;
 mod answer;
 mod ask;
 mod balance;
+mod budget;
 mod client;
 mod client_certificate;
 mod cold;

@@ -25,6 +25,7 @@ pub(crate) struct Limits {
     pub(crate) max_connection_age: Duration,
     /// Of one thread, towards one backend.
     pub(crate) cancels_per_second: usize,
+    pub(crate) max_buffered: usize,
 }
 
 impl Limits {
@@ -46,6 +47,7 @@ impl Limits {
             cancels_per_second: settings
                 .cancels_per_second
                 .div_ceil(settings.threads.max(1)),
+            max_buffered: settings.max_buffered,
         }
     }
 }

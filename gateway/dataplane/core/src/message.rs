@@ -10,7 +10,9 @@ use stagegate_wire::inflate::{inflate, Encoding, InflateError};
 use stagegate_wire::names::{scan_message, NameScanner, Names};
 use stagegate_wire::Malformed;
 
+use crate::budget::Held;
 use crate::client::{Client, Failure};
+use crate::connection::STREAM_WINDOW;
 use crate::headers::GRPC_ENCODING;
 use crate::limits::Limits;
 use crate::status::{Code, Status};
@@ -33,6 +35,7 @@ pub(crate) struct Message {
     ended: bool,
     /// Longest message that is kept to be sent again.
     replay: usize,
+    held: Held,
 }
 
 /// Read the message of a call so far that its names are known. Its headers tell how it is compressed,
@@ -42,7 +45,7 @@ pub(crate) async fn read(client: &mut Client, limits: &Limits) -> Result<(), Fai
         .wait(|client, cx| client.message.poll_data(cx))
         .await??
     {
-        Some(data) if data.len() >= PREFIX => client.message.begin(data),
+        Some(data) if data.len() >= PREFIX => client.message.begin(data)?,
         Some(data) => Box::pin(short_prefix(client, data)).await?,
         None => return Err(no_message().into()),
     };
@@ -78,7 +81,7 @@ async fn short_prefix(client: &mut Client, data: Bytes) -> Result<Prefix, Failur
             .await??;
         start.extend_from_slice(&data.ok_or_else(cut_short)?);
     }
-    Ok(client.message.begin(start.freeze()))
+    Ok(client.message.begin(start.freeze())?)
 }
 
 async fn read_names(client: &mut Client) -> Result<(), Failure> {
@@ -120,7 +123,7 @@ pub(crate) async fn whole(client: &mut Client) -> Result<Bytes, Failure> {
 }
 
 impl Message {
-    pub(crate) fn new(body: RecvStream) -> Self {
+    pub(crate) fn new(body: RecvStream, held: Held) -> Self {
         Self {
             body: Some(body),
             len: 0,
@@ -131,6 +134,7 @@ impl Message {
             scanner: None,
             ended: false,
             replay: 0,
+            held,
         }
     }
 
@@ -139,12 +143,13 @@ impl Message {
         self.body.take().ok_or(Failure::Gone)
     }
 
-    fn begin(&mut self, mut data: Bytes) -> Prefix {
+    fn begin(&mut self, mut data: Bytes) -> Result<Prefix, Status> {
         let mut prefix = [0; PREFIX];
         data.copy_to_slice(&mut prefix);
         self.have = data.len();
         self.first = data;
-        Prefix::read(&prefix)
+        self.held.add(self.have)?;
+        Ok(Prefix::read(&prefix))
     }
 
     /// The next DATA frame with something in it; `None` at the end.
@@ -173,6 +178,17 @@ impl Message {
     /// Length of the message, without prefix.
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Hold as much as its client may still send before anybody reads on; for as long as it has to wait.
+    pub(crate) fn hold_rest(&self) -> Result<Held, Status> {
+        self.held
+            .another((self.len - self.have).min(STREAM_WINDOW as usize))
+    }
+
+    /// Whether it is short enough to be read whole before it goes on.
+    pub(crate) fn fits_window(&self) -> bool {
+        self.len <= FITS_WINDOW
     }
 
     /// Whether all of it is here.
@@ -215,6 +231,7 @@ impl Message {
             let piece = if kept {
                 piece.clone()
             } else {
+                self.held.sub(piece.len());
                 std::mem::take(piece)
             };
             return Poll::Ready(Ok(Some(piece)));
@@ -223,8 +240,12 @@ impl Message {
             return Poll::Ready(Ok(None));
         }
         let piece = ready!(self.poll_more(cx))?;
-        self.more
-            .push(if kept { piece.clone() } else { Bytes::new() });
+        if kept {
+            self.more.push(piece.clone());
+        } else {
+            self.held.sub(piece.len());
+            self.more.push(Bytes::new());
+        }
         Poll::Ready(Ok(Some(piece)))
     }
 
@@ -259,6 +280,7 @@ impl Message {
         if self.have > self.len {
             return Err(second_message().into());
         }
+        self.held.add(data.len())?;
         if let Some(scanner) = &mut self.scanner {
             scanner.feed(&data).map_err(malformed)?;
             if scanner.changed_since_decided() {
@@ -298,7 +320,10 @@ impl Message {
             limits.max_message,
             limits.inflate_ratio,
         );
-        self.first = plain.map_err(|error| inflate_failed(&error))?;
+        let plain = plain.map_err(|error| inflate_failed(&error))?;
+        self.held.add(plain.len())?;
+        self.held.sub(self.have);
+        self.first = plain;
         self.len = self.first.len();
         self.have = self.len;
         // All that came is given back already.

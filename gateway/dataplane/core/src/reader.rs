@@ -8,6 +8,7 @@ use http::HeaderMap;
 use stagegate_wire::frame::{Prefix, PREFIX};
 use stagegate_wire::inflate::inflate;
 
+use crate::budget::Held;
 use crate::framer::Caps;
 use crate::message::{check, cut_short, encoding_of, inflate_failed};
 use crate::status::Status;
@@ -36,6 +37,9 @@ pub(crate) struct Reader {
     prefix: Option<Prefix>,
     kept: BytesMut,
     caps: Caps,
+    /// Counts what is held of messages that came in pieces, until the next one is asked for.
+    held: Option<Held>,
+    given: usize,
 }
 
 impl Reader {
@@ -47,6 +51,16 @@ impl Reader {
             prefix: None,
             kept: BytesMut::new(),
             caps,
+            held: None,
+            given: 0,
+        }
+    }
+
+    /// Count what is held of messages that come in pieces.
+    pub(crate) fn counted(self, held: Held) -> Self {
+        Self {
+            held: Some(held),
+            ..self
         }
     }
 
@@ -61,6 +75,9 @@ impl Reader {
         headers: &HeaderMap,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, ReadError>> {
+        if let Some(held) = &mut self.held {
+            held.sub(std::mem::take(&mut self.given));
+        }
         loop {
             if let Some(message) = self.take(headers)? {
                 return Poll::Ready(Ok(Some(message)));
@@ -89,10 +106,14 @@ impl Reader {
             self.data.split_to(len)
         } else {
             let part = self.data.len().min(len - self.kept.len());
+            if let Some(held) = &mut self.held {
+                held.add(part)?;
+            }
             self.kept.extend_from_slice(&self.data.split_to(part));
             if self.kept.len() < len {
                 return Ok(None);
             }
+            self.given = len;
             std::mem::take(&mut self.kept).freeze()
         };
         self.prefix = None;

@@ -21,7 +21,7 @@ pub struct Settings {
     pub max_connections: usize,
     /// Connections of one thread to one backend.
     pub upstream_connections: usize,
-    /// Requests of one model that may wait for a load.
+    /// Requests of one model that may wait for a load, and of one version for a place at its backends.
     pub queue_per_model: usize,
     /// Deadline of unary calls that bring none, in milliseconds; 0 for none.
     pub default_deadline_ms: u64,
@@ -65,6 +65,8 @@ pub struct Settings {
     pub shadow_lag_ms: u64,
     /// Streams towards one backend that are reset within a second, because nobody wants their answer.
     pub cancels_per_second: usize,
+    /// Bytes of requests that all threads together hold.
+    pub max_buffered: usize,
 }
 
 /// Bytes that are not shown.
@@ -111,6 +113,7 @@ impl Default for Settings {
             shadow_deadline_ms: 10_000,
             shadow_lag_ms: 50,
             cancels_per_second: 2_000,
+            max_buffered: 1 << 30,
         }
     }
 }

@@ -9,6 +9,7 @@ use stagegate_table::Published;
 use tokio::sync::watch;
 
 use crate::allow::Allow;
+use crate::budget::Taken;
 use crate::events::Events;
 use crate::settings::Settings;
 use crate::shadow::Pairs;
@@ -27,6 +28,8 @@ pub(crate) struct Shared {
     /// Whether health answers say "serving"; watchers wake when it changes.
     pub(crate) ready: watch::Sender<bool>,
     pub(crate) draining: AtomicBool,
+    /// Bytes of requests that the threads have taken.
+    pub(crate) buffered: Arc<Taken>,
     /// Open client connections.
     pub(crate) connections: AtomicUsize,
     pub(crate) most: MostConnections,

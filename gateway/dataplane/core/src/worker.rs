@@ -13,6 +13,7 @@ use stagegate_table::{Reader, Table, ThreadCounters};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
+use crate::budget::Budget;
 use crate::connection::{self, Control};
 use crate::contained::keep_running;
 use crate::deadline::Deadlines;
@@ -54,6 +55,7 @@ pub(crate) struct Worker {
     pub(crate) pool: Pool,
     pub(crate) runners: Runners,
     pub(crate) deadlines: Rc<Deadlines>,
+    pub(crate) budget: Rc<Budget>,
     pub(crate) draws: Draws,
     pub(crate) tokens: Tokens,
     pub(crate) timeouts: Timeouts,
@@ -87,6 +89,11 @@ impl Worker {
             runners: Runners::default(),
             shadows: Shadows::new(&shared.settings),
             deadlines: Rc::new(Deadlines::new()),
+            budget: Budget::new(
+                &shared.buffered,
+                shared.settings.threads,
+                limits.max_buffered,
+            ),
             draws: Draws::new(),
             tokens: Tokens::new(),
             timeouts: Timeouts::new(limits.default_deadline),
@@ -105,6 +112,7 @@ impl Worker {
     fn limit(&self, limits: Limits) {
         self.limits.set(limits);
         self.timeouts.follow(limits.default_deadline);
+        self.budget.follow(limits.max_buffered);
     }
 
     /// Look at today's table.

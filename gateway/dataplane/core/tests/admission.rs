@@ -5,7 +5,9 @@
 mod common;
 
 use common::client::{Answer, Call, Client};
-use common::{framed, model, ready, request, snapshot, until, version, Backend, Gateway, INFER};
+use common::{
+    framed, model, ready, request, snapshot, until, version, Backend, Gateway, INFER, STREAM,
+};
 use stagegate_core::Settings;
 use stagegate_table::counters::QueueCounters;
 use stagegate_table::spec::{ModelSpec, VersionSpec};
@@ -255,4 +257,59 @@ async fn a_message_on_its_way_holds_no_place() {
         call.send_all(&message[100_000..], true).await;
         assert_eq!(0, call.answer().await.unwrap().code());
     }
+}
+
+/// Messages that wait are held under one bound, and what is beyond it is refused.
+#[tokio::test]
+async fn all_waiting_messages_together_have_a_bound() {
+    let settings = Settings {
+        max_buffered: 4 << 20,
+        ..Settings::default()
+    };
+    let (backend, gateway) = started(settings).await;
+    let client = gateway.client().await;
+    let [mut one, mut two] = fill(&backend, &client).await;
+    let message = framed(&request("busy", "", 900_000));
+    let mut calls = Vec::new();
+    for _ in 0..8 {
+        let mut call = client.begin(INFER, &[]).await;
+        call.send_all(&message, true).await;
+        calls.push(call);
+    }
+    until("four wait", || queued(&gateway) == 4).await;
+    one.reset();
+    two.reset();
+
+    let mut codes = Vec::new();
+    for call in calls {
+        let answer = call.answer().await.unwrap();
+        if answer.code() == 8 {
+            assert_eq!(
+                "the gateway holds 4194304 bytes of requests already (limits.max_buffered)",
+                answer.text()
+            );
+        }
+        codes.push(answer.code());
+    }
+    codes.sort_unstable();
+    assert_eq!(vec![0, 0, 0, 0, 8, 8, 8, 8], codes);
+    assert_eq!(0, client.infer("busy", &[]).await.code());
+}
+
+/// The bound holds for messages of streams that come in pieces as well.
+#[tokio::test]
+async fn messages_of_streams_count() {
+    let settings = Settings {
+        max_buffered: 1 << 20,
+        ..Settings::default()
+    };
+    let (_backend, gateway) = started(settings).await;
+    let client = gateway.client().await;
+    let message = framed(&request("other", "", 3 << 20));
+    let mut call = client.begin(STREAM, &[]).await;
+    call.send_all(&message[..2 << 20], false).await;
+
+    assert_eq!(8, call.answer().await.unwrap().code());
+    let small = framed(&request("other", "", 100));
+    assert_eq!(0, client.call(STREAM, &[], &[&small]).await.code());
 }

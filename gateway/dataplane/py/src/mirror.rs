@@ -140,6 +140,7 @@ mirrors! {
         tls_cert, tls_key, tls_client_ca,
         shadow_queue, shadow_concurrency, shadow_bytes, shadow_deadline_ms, shadow_lag_ms,
         cancels_per_second,
+        max_buffered,
     }
 }
 

@@ -15,6 +15,7 @@ use stagegate_wire::names::{scan_message, Names};
 use stagegate_wire::stream::{error_answer, request_id};
 
 use crate::balance::{Choice, NoChoice};
+use crate::budget::Held;
 use crate::client::Failure;
 use crate::cold;
 use crate::framer::Caps;
@@ -88,7 +89,8 @@ pub(super) async fn take_messages(
 ) -> Result<(), Failure> {
     let mut inbound = Inbound {
         session,
-        reader: Reader::new(body, Caps::of(&session.worker.limits())),
+        reader: Reader::new(body, Caps::of(&session.worker.limits()))
+            .counted(Held::new(&session.worker.budget)),
         lanes: Lanes::new(),
         known: Vec::new(),
         started,
