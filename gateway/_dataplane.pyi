@@ -137,6 +137,7 @@ class QueueCounters:
         queued: int,
         rejected: tuple[int, ...],
         limit: int,
+        sequences: int,
     ) -> QueueCounters: ...
     def __eq__(self, other: object, /) -> bool: ...
     @property
@@ -155,6 +156,8 @@ class QueueCounters:
     def rejected(self) -> tuple[int, ...]: ...
     @property
     def limit(self) -> int: ...
+    @property
+    def sequences(self) -> int: ...
 
 @final
 class StreamCounters:
@@ -318,6 +321,7 @@ class Counters:
         retries: tuple[RetryCounters, ...],
         fallbacks: tuple[FallbackCounters, ...],
         ejected: tuple[EjectedCounters, ...],
+        sequences_forgotten: int,
     ) -> Counters: ...
     def __eq__(self, other: object, /) -> bool: ...
     @property
@@ -346,6 +350,8 @@ class Counters:
     def fallbacks(self) -> tuple[FallbackCounters, ...]: ...
     @property
     def ejected(self) -> tuple[EjectedCounters, ...]: ...
+    @property
+    def sequences_forgotten(self) -> int: ...
 
 @final
 class Explanation:

@@ -329,7 +329,9 @@ def version_use(counters: Counters) -> tuple[VersionUse, ...]:
             sums[arm.model, arm.version] = (begun, inflight + arm.inflight, waiting)
     for queue in counters.queues:
         begun, inflight, waiting = sums.get((queue.model, queue.version), (0, 0, 0))
-        sums[queue.model, queue.version] = (begun, inflight, waiting + queue.waiting)
+        # A sequence uses its version between its requests too: its state must not be unloaded.
+        in_use = inflight + queue.sequences
+        sums[queue.model, queue.version] = (begun, in_use, waiting + queue.waiting)
     return tuple(
         VersionUse(model=model, version=version, requests=begun, inflight=inflight, waiting=waiting)
         for (model, version), (begun, inflight, waiting) in sorted(sums.items())

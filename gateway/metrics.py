@@ -128,6 +128,8 @@ class _Queue(Protocol):
     def rejected(self) -> Sequence[int]: ...
     @property
     def limit(self) -> int: ...
+    @property
+    def sequences(self) -> int: ...
 
 
 class _Stream(Protocol):
@@ -228,6 +230,11 @@ class Counters(Protocol):
     @property
     def connections(self) -> int:
         """Open client connections."""
+        ...
+
+    @property
+    def sequences_forgotten(self) -> int:
+        """Idle sequences that were forgotten for want of room."""
         ...
 
     @property
@@ -439,6 +446,12 @@ def _queue_families(queues: Sequence[_Queue]) -> Iterator[Metric]:
         labels,
         (((queue.model, queue.version), queue.limit) for queue in queues if queue.limit),
     )
+    yield _gauge(
+        "stagegate_open_sequences",
+        "Stateful sequences whose state is in a version now.",
+        labels,
+        (((queue.model, queue.version), queue.sequences) for queue in queues if queue.sequences),
+    )
 
 
 def _stream_families(streams: Sequence[_Stream]) -> Iterator[Metric]:
@@ -563,6 +576,11 @@ def _connection_families(counters: Counters) -> Iterator[Metric]:
         "stagegate_events_dropped",
         "Events of the data plane that the control plane did not fetch in time.",
         value=counters.events_dropped,
+    )
+    yield CounterMetricFamily(
+        "stagegate_sequences_forgotten",
+        "Idle sequences that were forgotten before their time, because too many were open.",
+        value=counters.sequences_forgotten,
     )
 
 

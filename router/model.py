@@ -322,11 +322,13 @@ class Capacity:
         at_once: requests; 0 where that is not known, `UNBOUNDED` where nothing bounds it.
         priority_levels: Triton's priority levels of the model; 0 for none.
         default_priority: the level of requests that name none; 0 where there are no levels.
+        sequence_idle_us: time after which Triton forgets an idle sequence, in microseconds; 0 if unknown.
     """
 
     at_once: int = 0
     priority_levels: int = 0
     default_priority: int = 0
+    sequence_idle_us: int = 0
 
 
 def together(capacities: Sequence[Capacity]) -> Capacity:

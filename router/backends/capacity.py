@@ -25,7 +25,8 @@ def capacity_of(config: ModelConfig) -> Capacity:
     if config.HasField("dynamic_batching"):
         levels = int(config.dynamic_batching.priority_levels)
         default = int(config.dynamic_batching.default_priority_level)
-    return Capacity(_at_once(config), min(levels, UNBOUNDED), min(default, UNBOUNDED))
+    idle = int(config.sequence_batching.max_sequence_idle_microseconds)
+    return Capacity(_at_once(config), min(levels, UNBOUNDED), min(default, UNBOUNDED), idle)
 
 
 def _at_once(config: ModelConfig) -> int:

@@ -99,4 +99,5 @@ def _compile_version(
         capacity=placement.capacity.at_once,
         priority_levels=placement.capacity.priority_levels,
         default_priority=placement.capacity.default_priority,
+        sequence_idle_us=placement.capacity.sequence_idle_us,
     )

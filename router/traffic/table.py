@@ -41,6 +41,7 @@ class VersionSpec:
         capacity: requests that all its copies work on at once; 0 where not known, 2**32 - 1 for no bound.
         priority_levels: Triton's priority levels of the model; 0 for none.
         default_priority: the level of requests that name none; 0 where there are no levels.
+        sequence_idle_us: time after which Triton forgets an idle sequence, in microseconds; 0: its default.
     """
 
     version: str
@@ -53,6 +54,7 @@ class VersionSpec:
     capacity: int = 0
     priority_levels: int = 0
     default_priority: int = 0
+    sequence_idle_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

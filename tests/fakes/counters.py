@@ -44,6 +44,7 @@ class QueueCounters:
     queued: int = 4
     rejected: tuple[int, ...] = (3, 0, 1)
     limit: int = 2
+    sequences: int = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,7 @@ class FakeCounters:
     fallbacks: tuple[FallbackCounters, ...] = (FallbackCounters(),)
     ejected: tuple[EjectedCounters, ...] = (EjectedCounters(),)
     shadows: tuple[ShadowCounters, ...] = (ShadowCounters(),)
+    sequences_forgotten: int = 8
 
     def counters(self) -> FakeCounters:
         """Itself."""

@@ -20,7 +20,7 @@ def arm(version: str, name: str, ok: int = 0, failed: int = 0, inflight: int = 0
 
 def counters(*arms: ArmCounters, queues: tuple[QueueCounters, ...] = ()) -> Counters:
     """Counters of these arms and queues only."""
-    return Counters(1, arms, (), queues, (), 0, 0, 0, 0, (), (), (), ())
+    return Counters(1, arms, (), queues, (), 0, 0, 0, 0, (), (), (), (), 0)
 
 
 def test_arms_of_one_version_are_added_up() -> None:
@@ -44,9 +44,18 @@ def test_requests_that_reached_no_version_are_left_out() -> None:
 
 def test_requests_that_wait_are_told() -> None:
     """Also of a version that answered none yet."""
-    queue = QueueCounters("digits", "1", NO_TIMES, 0, 3, 7, (0, 0, 0), 2)
+    queue = QueueCounters("digits", "1", NO_TIMES, 0, 3, 7, (0, 0, 0), 2, 0)
 
     assert version_use(counters(queues=(queue,))) == (VersionUse("digits", "1", 0, 0, 3),)
+
+
+def test_open_sequences_use_their_version() -> None:
+    """Between their requests too, so that their state is not unloaded."""
+    queue = QueueCounters("digits", "1", NO_TIMES, 0, 0, 0, (0, 0, 0), 0, 5)
+
+    used = version_use(counters(arm("1", "stable", ok=9, inflight=1), queues=(queue,)))
+
+    assert used == (VersionUse("digits", "1", requests=10, inflight=6, waiting=0),)
 
 
 def test_values_are_equal_by_their_fields() -> None:

@@ -52,6 +52,16 @@ def test_priority_levels_are_those_of_the_dynamic_batcher() -> None:
     assert capacity_of(config(text)) == Capacity(1, 3, 2)
 
 
+def test_the_idle_time_of_sequences_is_the_sequence_batchers() -> None:
+    """After it Triton forgets a sequence, and so may the gateway."""
+    text = ONE + "sequence_batching { max_sequence_idle_microseconds: 5000000 }"
+
+    assert (capacity_of(config(text)).sequence_idle_us, capacity_of(config(ONE)).sequence_idle_us) == (
+        5_000_000,
+        0,
+    )
+
+
 @pytest.mark.parametrize(
     ("copies", "at_once"),
     [((), 0), ((2,), 2), ((2, 3), 5), ((2, 0), 0), ((2, UNBOUNDED), UNBOUNDED)],

@@ -84,6 +84,8 @@ def test_histograms_are_cumulative_and_in_seconds() -> None:
         ("stagegate_queue_duration_seconds_sum", {labels(model="digits", version="1"): 0.25}),
         ("stagegate_queued_requests", {labels(model="digits", version="1"): 9}),
         ("stagegate_admission_limit", {labels(model="digits", version="1"): 2}),
+        ("stagegate_open_sequences", {labels(model="digits", version="1"): 6}),
+        ("stagegate_sequences_forgotten_total", {labels(): 8}),
         (
             "stagegate_admission_rejected_total",
             {

@@ -13,6 +13,7 @@ use crate::allow::Allow;
 use crate::events::Events;
 use crate::limits::Limits;
 use crate::listen::{self, Acceptor};
+use crate::sequences::Sequences;
 use crate::settings::Settings;
 use crate::shadow::Pairs;
 use crate::shared::{MostConnections, Shared};
@@ -50,6 +51,7 @@ impl Dataplane {
             published,
             events: Arc::new(Events::new()?),
             pairs: Pairs::new()?,
+            sequences: Sequences::new(),
             ready: watch::Sender::new(false),
             draining: false.into(),
             buffered: Arc::default(),

@@ -44,6 +44,7 @@ mod refusal;
 mod retry;
 mod routed;
 mod runners;
+mod sequences;
 mod settings;
 mod shadow;
 mod shared;

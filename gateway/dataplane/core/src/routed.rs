@@ -8,6 +8,7 @@ use stagegate_table::{pick_for, Model, Pick, PickError, RefKind, Series, Version
 use stagegate_wire::names::Names;
 
 use crate::client::Failure;
+use crate::sequences::{Asked, Hold, Place};
 use crate::status::{Code, Status};
 use crate::worker::Worker;
 
@@ -16,6 +17,8 @@ pub(crate) struct Count {
     series: Arc<Series>,
     started: Instant,
     ended: Option<(u8, Instant)>,
+    /// The place of its sequence.
+    hold: Option<Box<Hold>>,
 }
 
 impl Count {
@@ -25,7 +28,13 @@ impl Count {
             series: Arc::clone(series),
             started,
             ended: None,
+            hold: None,
         }
+    }
+
+    /// Keep the place of the request's sequence for as long as it runs.
+    pub(crate) fn keep(&mut self, hold: Hold) {
+        self.hold = Some(Box::new(hold));
     }
 
     /// How it ended, and when. Without this it counts as cancelled, or as internal where its task
@@ -59,17 +68,31 @@ pub(crate) struct Routed {
     pub(crate) version: Arc<Version>,
     /// The arm, for the metadata of the answer.
     pub(crate) arm: HeaderValue,
+    /// The sequence that it belongs to: such a request is never tried elsewhere, nor copied.
+    pub(crate) sequence: Option<Place>,
+    /// The one backend that may answer, known once a sequence has it.
+    pub(crate) pinned_backend: Option<u32>,
 }
 
 /// A message of a stream, with its arm's name where it was drawn and the series that it counts in.
 pub(crate) type RoutedMessage = (Routed, Option<Box<str>>, Arc<Series>);
 
 impl Routed {
-    fn new(pick: &Pick<'_>) -> Self {
+    pub(crate) fn new(pick: &Pick<'_>) -> Self {
         Self {
             model: Arc::clone(pick.model),
             version: Arc::clone(pick.version),
             arm: pick.arm_header(),
+            sequence: None,
+            pinned_backend: None,
+        }
+    }
+
+    /// Ids of the backends that may answer.
+    pub(crate) fn backends(&self) -> &[u32] {
+        match &self.pinned_backend {
+            Some(id) => std::slice::from_ref(id),
+            None => &self.version.backends,
         }
     }
 
@@ -79,6 +102,8 @@ impl Routed {
             model: Arc::clone(model),
             version: Arc::clone(version),
             arm: HeaderValue::from_static(PINNED),
+            sequence: None,
+            pinned_backend: None,
         }
     }
 
@@ -101,6 +126,45 @@ impl Routed {
 impl Worker {
     /// Route an inference by its names and what else it says of itself, and count it; a refusal is counted here.
     pub(crate) fn route(
+        &self,
+        names: Names<'_>,
+        headers: &HeaderMap,
+        started: Instant,
+    ) -> Result<(Routed, Count), Status> {
+        match self.sequence_of(names) {
+            None => self.route_alone(names, headers, started),
+            Some(asked) => self.route_in_sequence(&asked, names, headers, started),
+        }
+    }
+
+    fn route_in_sequence(
+        &self,
+        asked: &Asked<'_>,
+        names: Names<'_>,
+        headers: &HeaderMap,
+        started: Instant,
+    ) -> Result<(Routed, Count), Status> {
+        if let Some(known) = self.continue_sequence(asked) {
+            let mut count = Count::start(&known.series, started);
+            if let Some(status) = known.lost {
+                count.end(status.code, Instant::now());
+                return Err(status);
+            }
+            count.keep(known.hold);
+            return Ok((known.routed, count));
+        }
+        let (mut routed, mut count) = self.route_alone(names, headers, started)?;
+        match self.begin_sequence(asked, &mut routed) {
+            Ok(hold) => hold.into_iter().for_each(|hold| count.keep(hold)),
+            Err(status) => {
+                count.end(status.code, Instant::now());
+                return Err(status);
+            }
+        }
+        Ok((routed, count))
+    }
+
+    fn route_alone(
         &self,
         names: Names<'_>,
         headers: &HeaderMap,

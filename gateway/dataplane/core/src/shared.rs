@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::allow::Allow;
 use crate::budget::Taken;
 use crate::events::Events;
+use crate::sequences::Sequences;
 use crate::settings::Settings;
 use crate::shadow::Pairs;
 use crate::tls::TlsState;
@@ -25,6 +26,7 @@ pub(crate) struct Shared {
     pub(crate) events: Arc<Events>,
     /// Answers of shadows beside those that clients got, to be compared.
     pub(crate) pairs: Pairs,
+    pub(crate) sequences: Arc<Sequences>,
     /// Whether health answers say "serving"; watchers wake when it changes.
     pub(crate) ready: watch::Sender<bool>,
     pub(crate) draining: AtomicBool,

@@ -86,10 +86,12 @@ pub(crate) fn usual_deadline(worker: &Worker, started: Instant) -> Option<Instan
 async fn answer(worker: &Worker, client: &mut Client, routed: &mut Routed) -> Result<u8, Failure> {
     cold::ready_for(worker, client, routed).await?;
     let mut permit = admission::admit(worker, client, routed).await?;
-    if !routed.model.shadows.is_empty() {
+    worker.choose_for_sequence(routed)?;
+    if !routed.model.shadows.is_empty() && routed.sequence.is_none() {
         client.capture = shadow::sample(worker, client, routed);
     }
-    let (response, via) = ask_version(worker, client, routed, None).await?;
+    let pin = routed.pinned_backend;
+    let (response, via) = ask_version(worker, client, routed, pin).await?;
     let version = &routed.version;
     let rename = Rename {
         tail: &version.answer_tail,

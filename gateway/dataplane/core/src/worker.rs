@@ -218,6 +218,7 @@ async fn keep_house(worker: Rc<Worker>) {
         tokio::time::sleep(LOOK).await;
         let (now, limits) = (Instant::now(), worker.limits());
         worker.each_connection(|control| control.look_over(now, &limits));
+        worker.shared.sequences.sweep(now);
     }
 }
 

@@ -62,7 +62,8 @@ values! {
     }
 
     /// Time that requests waited for one version. `waiting` of them wait for its load now, `queued` for a
-    /// place among the `limit` that its backends are given; `rejected` has one number a reason.
+    /// place among the `limit` that its backends are given; `rejected` has one number a reason. `sequences`
+    /// are open on it now.
     QueueCounters {
         model: String,
         version: String,
@@ -72,6 +73,7 @@ values! {
         queued: u64,
         rejected: Py<PyTuple>,
         limit: u64,
+        sequences: u64,
     }
 
     /// Time to the first answer of streams, and between their answers.
@@ -141,6 +143,7 @@ values! {
         retries: Py<PyTuple>,
         fallbacks: Py<PyTuple>,
         ejected: Py<PyTuple>,
+        sequences_forgotten: u64,
     }
 
     /// How a request would be answered. `code` is 0 where it resolves, else a gRPC status code.
@@ -203,6 +206,7 @@ impl Counters {
             retries: tuple_of(py, read.retries, |retry| Ok(retry_counters(retry)))?,
             fallbacks: tuple_of(py, read.fallbacks, |one| fallback_counters(py, one))?,
             ejected: tuple_of(py, read.ejected, |one| Ok(ejected_counters(one)))?,
+            sequences_forgotten: read.sequences_forgotten,
         })
     }
 }
@@ -274,6 +278,7 @@ fn queue_counters(py: Python<'_>, queue: counters::QueueCounters) -> PyResult<Qu
         queued: queue.queued,
         rejected: tuple(py, queue.rejected)?,
         limit: queue.limit,
+        sequences: queue.sequences,
     })
 }
 

@@ -21,6 +21,9 @@ use crate::{TableError, PINNED, WHOLE};
 /// Most bytes of a reason that is kept for clients.
 const MAX_REASON: usize = 2048;
 
+/// Triton's default of `max_sequence_idle_microseconds`.
+const SEQUENCE_IDLE: Duration = Duration::from_secs(1);
+
 /// Build a model, with the cells of `old` wherever the same thing goes on.
 pub(crate) fn model(
     spec: ModelSpec,
@@ -139,6 +142,10 @@ fn version(
         capacity: spec.capacity,
         priority_levels: spec.priority_levels,
         default_priority: spec.default_priority,
+        sequence_idle: match spec.sequence_idle_us {
+            0 => SEQUENCE_IDLE,
+            micros => Duration::from_micros(micros),
+        },
         cell: cell.unwrap_or_else(|| Arc::new(VersionCell::default())),
         stream_tail: OnceLock::new(),
     })

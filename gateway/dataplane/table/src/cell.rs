@@ -53,6 +53,7 @@ pub struct VersionCell {
     pub gate: Gate,
     /// Which of its backends fail.
     pub health: Health,
+    sequences: AtomicU32,
     pub(crate) pinned: SeriesCell,
     pub(crate) usage: SeriesCell,
 }
@@ -62,6 +63,22 @@ impl VersionCell {
     #[must_use]
     pub fn waiting(&self) -> u32 {
         self.waiting.load(Relaxed)
+    }
+
+    /// Stateful sequences that have their state in this version.
+    #[must_use]
+    pub fn sequences(&self) -> u32 {
+        self.sequences.load(Relaxed)
+    }
+
+    /// A sequence began on this version.
+    pub fn sequence_opened(&self) {
+        self.sequences.fetch_add(1, Relaxed);
+    }
+
+    /// A sequence that began on this version is over.
+    pub fn sequence_closed(&self) {
+        self.sequences.fetch_sub(1, Relaxed);
     }
 
     /// Completes at the next publish that touches the version.

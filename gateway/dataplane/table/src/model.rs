@@ -69,6 +69,8 @@ pub struct Version {
     pub priority_levels: u32,
     /// Level of requests that name none.
     pub default_priority: u32,
+    /// Time after which an idle sequence is over.
+    pub sequence_idle: Duration,
     /// What lives on when the model is published again.
     pub cell: Arc<VersionCell>,
     pub(crate) stream_tail: OnceLock<Bytes>,

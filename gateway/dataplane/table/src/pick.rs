@@ -173,6 +173,26 @@ pub fn pick_for<'t>(
     resolve(table, names, Some(caller), draw)
 }
 
+/// The model that a request names and the reference outside the split that it names it by, empty for the
+/// split. `None` where it names none that there is.
+#[must_use]
+pub fn named<'t, 'a>(table: &'t Table, names: Names<'a>) -> Option<(&'t Arc<Model>, &'a str)> {
+    let asked = grammar::parse(names.model, names.version).ok()?;
+    let model = table.model(asked.model)?;
+    let text = match reference(model, &asked).ok()? {
+        Some(reference) if !enters_split(model, &reference) => reference.text,
+        _ => "",
+    };
+    Some((model, text))
+}
+
+fn enters_split(model: &Model, reference: &Reference<'_>) -> bool {
+    match model.resolve(reference) {
+        Some(target) => model.split == Some(target),
+        None => *reference.text == *model.split_reference,
+    }
+}
+
 fn resolve<'t>(
     table: &'t Table,
     names: Names<'_>,

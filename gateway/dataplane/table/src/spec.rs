@@ -35,6 +35,8 @@ pub struct VersionSpec {
     pub priority_levels: u32,
     /// Level of requests that name none; 0 where there are no levels.
     pub default_priority: u32,
+    /// Time after which Triton forgets an idle sequence, in microseconds; 0 for its default.
+    pub sequence_idle_us: u64,
 }
 
 /// A movable name of a version.

@@ -23,6 +23,7 @@ use crate::joined::Joined;
 use crate::message::malformed;
 use crate::reader::{ReadError, Reader};
 use crate::routed::{Count, Routed, RoutedMessage};
+use crate::sequences::{Continued, Hold};
 use crate::status::Status;
 use crate::upstream::{Lease, Unreachable};
 
@@ -49,8 +50,20 @@ impl Known {
     }
 }
 
+/// Where a message goes.
+struct To {
+    routed: Routed,
+    /// The arm that was drawn; none for a pinned version.
+    arm: Option<Box<str>>,
+    series: Arc<Series>,
+    /// Its place in a sequence.
+    hold: Option<Hold>,
+    /// Whether an open sequence decided, which says nothing about other messages.
+    continued: bool,
+}
+
 /// What a message needs to be sent: where to, and as what.
-type Prepared = (Rc<Leg>, RoutedMessage);
+type Prepared = (Rc<Leg>, To);
 
 /// How far a message is.
 enum Way<'s> {
@@ -170,14 +183,18 @@ impl Inbound<'_, '_> {
     }
 
     async fn send(&mut self, prepared: Prepared, message: Bytes) -> Result<(), Failure> {
-        let (leg, (routed, arm, series)) = prepared;
-        if let Ok(names) = scan_message(&message) {
-            remember(&mut self.known, names, &routed, arm, leg.backend);
+        let (leg, to) = prepared;
+        if let (false, Ok(names)) = (to.continued, scan_message(&message)) {
+            remember(&mut self.known, names, &to.routed, to.arm, leg.backend);
         }
-        let mut piece = Joined::message(message.clone(), routed.version.request_tail.clone());
+        let mut piece = Joined::message(message.clone(), to.routed.version.request_tail.clone());
+        let series = Arc::clone(&to.series);
+        if let Some(hold) = to.hold {
+            leg.hold(Arc::clone(&series), hold);
+        }
         leg.expect(
-            routed,
-            Arc::clone(&series),
+            to.routed,
+            to.series,
             request_id(&message).unwrap_or_default(),
         );
         if poll_fn(|cx| leg.poll_send(&mut piece, cx)).await {
@@ -219,32 +236,88 @@ fn take<'s>(
     started: Instant,
 ) -> Result<Way<'s>, Status> {
     let names = scan_message(message).map_err(malformed)?;
-    let (mut routed, arm, series) = route(session, known, names, started)?;
-    series.streams().request();
+    let mut to = route(session, known, names, started)?;
+    to.series.streams().request();
     let before = known
         .iter()
         .find(|known| known.is(names))
         .map(|known| known.backend);
-    if routed.version.state == State::Ready {
-        if let Some(leg) = open_leg(session, &routed.version.backends, before) {
-            return Ok(Way::Open(Box::new((leg, (routed, arm, series)))));
+    if to.routed.version.state == State::Ready {
+        session.worker.choose_for_sequence(&mut to.routed)?;
+        if let Some(leg) = open_leg(session, to.routed.backends(), before) {
+            return Ok(Way::Open(Box::new((leg, to))));
         }
     }
     Ok(Way::Wait(Box::pin(async move {
         let leg = async {
-            cold::ready(session.worker, &mut routed).await?;
-            leg_for(session, &routed, before).await
+            cold::ready(session.worker, &mut to.routed).await?;
+            session.worker.choose_for_sequence(&mut to.routed)?;
+            leg_for(session, &to.routed, before).await
         };
         match leg.await {
-            Ok(leg) => Ok((leg, (routed, arm, series))),
-            Err(status) => Err((status, series)),
+            Ok(leg) => Ok((leg, to)),
+            Err(status) => Err((status, to.series)),
         }
     })))
 }
 
+/// To where its sequence is open, else as the stream's earlier messages went, else as any request goes.
+fn route(
+    session: &Session<'_>,
+    known: &[Known],
+    names: Names<'_>,
+    started: Instant,
+) -> Result<To, Status> {
+    let worker = session.worker;
+    let asked = worker.sequence_of(names);
+    if let Some(open) = asked
+        .as_ref()
+        .and_then(|asked| worker.continue_sequence(asked))
+    {
+        return continue_sequence(session, open, started);
+    }
+    let (mut routed, arm, series) = route_alone(session, known, names, started)?;
+    let hold = match &asked {
+        Some(asked) => worker.begin_sequence(asked, &mut routed)?,
+        None => None,
+    };
+    Ok(To {
+        routed,
+        arm,
+        series,
+        hold,
+        continued: false,
+    })
+}
+
+fn continue_sequence(
+    session: &Session<'_>,
+    open: Continued,
+    started: Instant,
+) -> Result<To, Status> {
+    let first = !session.counted.replace(true);
+    if let Some(status) = open.lost {
+        open.series.streams().error();
+        if first {
+            Count::start(&open.series, started).end(status.code, Instant::now());
+        }
+        return Err(status);
+    }
+    if first {
+        session.count_stream(&open.routed, &open.series, started);
+    }
+    Ok(To {
+        routed: open.routed,
+        arm: None,
+        series: open.series,
+        hold: Some(open.hold),
+        continued: true,
+    })
+}
+
 /// The same arm as before while it has weight; else as for any request. The first message counts the
 /// stream.
-fn route(
+fn route_alone(
     session: &Session<'_>,
     known: &[Known],
     names: Names<'_>,
@@ -262,8 +335,7 @@ fn route(
     let first = !session.counted.replace(true);
     let (routed, arm, series) = worker.route_message(names, &session.headers, first, started)?;
     if first {
-        session.count.replace(Some(Count::start(&series, started)));
-        session.first.replace(Some(routed.clone()));
+        session.count_stream(&routed, &series, started);
     }
     Ok((routed, arm, series))
 }
@@ -298,7 +370,7 @@ async fn leg_for(
     routed: &Routed,
     before: Option<u32>,
 ) -> Result<Rc<Leg>, Status> {
-    let backends = &routed.version.backends;
+    let backends = routed.backends();
     let mut opening = pin!(open_lease(session, routed));
     // Another message may have the same need at the same time, and then one leg serves both.
     let opened = poll_fn(|cx| match open_leg(session, backends, before) {
@@ -330,7 +402,7 @@ async fn open_lease(session: &Session<'_>, routed: &Routed) -> Result<(u32, Leas
     let mut tried = Vec::new();
     let mut last = None;
     loop {
-        let ids = &routed.version.backends;
+        let ids = routed.backends();
         let Choice {
             backend: id,
             upstream,

@@ -1,6 +1,7 @@
 //! The part of a client's stream that goes to one backend.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::framer::Caps;
 use crate::joined::Joined;
 use crate::reader::{ReadError, Reader};
 use crate::routed::Routed;
+use crate::sequences::Hold;
 use crate::status::Status;
 use crate::upstream::Lease;
 
@@ -38,6 +40,8 @@ pub(super) struct Leg {
     send: RefCell<Option<SendStream<Joined>>>,
     receive: RefCell<Receive>,
     served: RefCell<Vec<Served>>,
+    /// Requests of sequences that have no answer yet, oldest first.
+    holds: RefCell<VecDeque<(Arc<Series>, Hold)>>,
     caps: Caps,
 }
 
@@ -77,12 +81,33 @@ impl Leg {
             send: RefCell::new(Some(send)),
             receive: RefCell::new(Receive::Head(response)),
             served: RefCell::default(),
+            holds: RefCell::default(),
             caps,
         }
     }
 
     pub(super) fn name(&self) -> &str {
         self.lease.upstream().name()
+    }
+
+    /// Keep the place of a request in its sequence until it is answered.
+    pub(super) fn hold(&self, series: Arc<Series>, hold: Hold) {
+        let mut holds = self.holds.borrow_mut();
+        if holds.len() >= REMEMBERED {
+            holds.pop_front();
+        }
+        holds.push_back((series, hold));
+    }
+
+    /// A model answered: the oldest of its requests that belongs to a sequence is done.
+    fn release_hold(&self, series: &Arc<Series>) {
+        let mut holds = self.holds.borrow_mut();
+        let oldest = holds
+            .iter()
+            .position(|(other, _)| Arc::ptr_eq(other, series));
+        if let Some(at) = oldest {
+            holds.remove(at);
+        }
     }
 
     /// Note a request of that id, so that its answers are renamed and timed.
@@ -217,6 +242,7 @@ impl Leg {
             streams.error();
         }
         known.timing.answered(seen, streams, Instant::now());
+        self.release_hold(&known.series);
         Some(known.routed.version.stream_tail().clone())
     }
 }

@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::future::{poll_fn, Future};
 use std::pin::{pin, Pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -22,6 +23,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use http::uri::PathAndQuery;
 use http::HeaderMap;
+use stagegate_table::Series;
 
 use crate::client::{Client, Failure};
 use crate::headers;
@@ -132,6 +134,12 @@ impl<'w> Session<'w> {
             counted: Cell::new(false),
             ended: Cell::new(false),
         }
+    }
+
+    /// The first message of the stream tells what it counts as, and whose metadata the client gets.
+    fn count_stream(&self, routed: &Routed, series: &Arc<Series>, started: Instant) {
+        self.count.replace(Some(Count::start(series, started)));
+        self.first.replace(Some(routed.clone()));
     }
 
     fn local_is_full(&self) -> bool {

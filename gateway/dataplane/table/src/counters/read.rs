@@ -58,6 +58,8 @@ pub struct QueueCounters {
     pub rejected: [u64; Reason::ALL.len()],
     /// Places there are now; 0 for no bound.
     pub limit: u64,
+    /// Stateful sequences that are open on it now.
+    pub sequences: u64,
 }
 
 /// Messages of streams of one (model, version, arm), and their times.
@@ -166,6 +168,8 @@ pub struct Counters {
     pub fallbacks: Vec<FallbackCounters>,
     /// Backends that are passed over.
     pub ejected: Vec<EjectedCounters>,
+    /// Idle sequences that were forgotten before their time, for want of room.
+    pub sequences_forgotten: u64,
 }
 
 /// Sums of what [`Series`] knows of streams.
@@ -270,6 +274,7 @@ pub(crate) struct VersionTotals {
     rejected: [u64; Reason::ALL.len()],
     limit: u64,
     retries: [u64; RetryReason::ALL.len()],
+    sequences: u64,
     backends: BTreeMap<Box<str>, Buckets>,
 }
 
@@ -277,6 +282,7 @@ impl VersionTotals {
     pub(crate) fn add(&mut self, entry: &Entry<VersionSeries>) {
         if let Some(cell) = entry.owner.version() {
             self.waiting += u64::from(cell.waiting());
+            self.sequences += u64::from(cell.sequences());
             self.queued += u64::from(cell.gate.waiting());
             self.limit = match cell.gate.limit() {
                 UNBOUNDED => 0,
@@ -347,6 +353,7 @@ impl Sums {
             counters.events_dropped += thread.events_dropped();
             counters.messages_received += received;
             counters.messages_sent += sent;
+            counters.sequences_forgotten += thread.sequences_forgotten();
         }
         counters.connections = u64::try_from(connections).unwrap_or(0);
         counters
@@ -422,7 +429,7 @@ fn push_version(counters: &mut Counters, labels: &Labels, totals: &VersionTotals
             });
         }
     }
-    let waits = totals.waiting + totals.queued;
+    let waits = totals.waiting + totals.queued + totals.sequences;
     let rejected: u64 = totals.rejected.iter().sum();
     if totals.queue.count() + waits + rejected > 0 {
         counters.queues.push(QueueCounters {
@@ -433,6 +440,7 @@ fn push_version(counters: &mut Counters, labels: &Labels, totals: &VersionTotals
             queued: totals.queued,
             rejected: totals.rejected,
             limit: totals.limit,
+            sequences: totals.sequences,
         });
     }
 }

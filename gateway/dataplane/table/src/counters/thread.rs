@@ -23,6 +23,7 @@ pub struct ThreadTotals {
     events_dropped: AtomicU64,
     messages_received: AtomicU64,
     messages_sent: AtomicU64,
+    sequences_forgotten: AtomicU64,
 }
 
 impl ThreadTotals {
@@ -49,6 +50,15 @@ impl ThreadTotals {
     /// A message of a stream was sent to a client.
     pub fn message_sent(&self) {
         add(&self.messages_sent, 1);
+    }
+
+    /// An idle sequence was forgotten before its time, for want of room.
+    pub fn sequence_forgotten(&self) {
+        add(&self.sequences_forgotten, 1);
+    }
+
+    pub(crate) fn sequences_forgotten(&self) -> u64 {
+        self.sequences_forgotten.load(Relaxed)
     }
 
     pub(crate) fn connections(&self) -> i64 {
