@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{
     HeaderName, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST,
-    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
 use http::{HeaderMap, HeaderValue};
 use stagegate_wire::timeout::{format_grpc_timeout, parse_grpc_timeout};
@@ -91,6 +91,25 @@ pub(crate) fn for_backend(headers: &mut HeaderMap) {
     if headers.get(TE).is_none_or(|te| te != TRAILERS) {
         headers.insert(TE, TRAILERS);
     }
+    for (name, value) in headers.iter_mut() {
+        if !is_steady(name) {
+            value.set_sensitive(true);
+        }
+    }
+}
+
+/// Whether a header has the same few values in all requests. Others (callers, traces, tokens) would push
+/// these out of the header table that all clients share, and cost more there than as they are; some are
+/// secrets besides.
+fn is_steady(name: &HeaderName) -> bool {
+    *name == CONTENT_TYPE
+        || *name == TE
+        || *name == USER_AGENT
+        || *name == GRPC_TIMEOUT
+        || matches!(
+            name.as_str(),
+            "grpc-accept-encoding" | "grpc-encoding" | "accept-encoding"
+        )
 }
 
 /// Take what says who the client is, and proves it, out of the headers of a copy.
@@ -217,6 +236,24 @@ mod tests {
         without_credentials(&mut headers);
 
         assert_eq!(map(&[("x-mine", "kept")]), headers);
+    }
+
+    #[test]
+    fn only_headers_with_few_values_go_into_the_shared_header_table() {
+        let mut headers = map(&[
+            ("user-agent", "grpc-python/1"),
+            ("x-user-id", "user-7"),
+            ("authorization", "Bearer x"),
+        ]);
+
+        for_backend(&mut headers);
+
+        let kept: Vec<&str> = headers
+            .iter()
+            .filter(|(_, value)| !value.is_sensitive())
+            .map(|(name, _)| name.as_str())
+            .collect();
+        assert_eq!(vec!["user-agent", "te"], kept);
     }
 
     #[test]
