@@ -317,8 +317,8 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sides]:
     try:
         address = gateway.json("status")["backends"][0]["address"]
         client = gateway.client()
-        for model in ("every", "repeat", "accumulate", "pair"):
-            client.get_model_config(model)
+        for name in ("every", "repeat", "accumulate", "pair"):
+            client.get_model_config(name)
         index = triton.InferenceServerClient(address).get_model_repository_index()
         yield Sides(gateway, address, {m.name.partition(".")[0]: m.name for m in index.models})
     finally:
@@ -360,6 +360,17 @@ def test_where_the_gateway_says_more_it_says_it_with_a_status(sides: Sides, name
     errors = [parsed("ModelStreamInfer", m).error_message for m in through.messages if "stream" in name]
     assert through.text or all(errors)
     assert len(through.text) >= len(direct.text)
+
+
+def test_16_mib_pass_both_ways(sides: Sides) -> None:
+    """A large tensor comes back as it went."""
+    tensor_in = triton.InferInput("in_FP32", [1, 4 << 20], "FP32")
+    values = np.arange(4 << 20, dtype=np.float32).reshape(1, -1)
+    tensor_in.set_data_from_numpy(values)
+
+    answer = sides.gateway.client().infer("every", [tensor_in])
+
+    assert np.array_equal(answer.as_numpy("out_FP32"), values)
 
 
 def test_statistics_of_all_models_are_those_of_each(sides: Sides) -> None:

@@ -13,7 +13,7 @@ use crate::forward::{self, About};
 use crate::joined::Joined;
 use crate::status::{Code, Status};
 use crate::worker::Worker;
-use crate::{answer, headers, health, reflection, refusal, statistics, stream, unary};
+use crate::{answer, headers, health, opened, reflection, refusal, statistics, stream, unary};
 
 const INFERENCE: &str = "/inference.GRPCInferenceService";
 const HEALTH: &str = "/grpc.health.v1.Health";
@@ -107,7 +107,7 @@ fn maker(service: &str, method: &str) -> Option<Maker> {
 
 async fn not_ours(worker: &Worker, client: &mut Client) -> Result<(), Failure> {
     match worker.shared.allow.judge(client.path.as_str()) {
-        Verdict::Open => forward::pass_through(worker, client).await,
+        Verdict::Open => opened::pass_through(worker, client).await,
         Verdict::Closed(text) => Err(Status::new(Code::Unimplemented, text).into()),
     }
 }

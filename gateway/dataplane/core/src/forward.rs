@@ -1,4 +1,4 @@
-//! Calls about a model that a backend answers and the gateway re-encodes, and calls passed through raw.
+//! Calls about a model that a backend answers and the gateway re-encodes.
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -9,8 +9,8 @@ use stagegate_wire::Malformed;
 
 use crate::client::{Client, Failure};
 use crate::cold;
-use crate::download::{self, Rename};
-use crate::exchange::{ask_version, exchange, Ask, Tries};
+use crate::download;
+use crate::exchange::ask_version;
 use crate::framer::Caps;
 use crate::headers;
 use crate::joined::Joined;
@@ -163,36 +163,4 @@ async fn collect(
     refusal.headers_mut().extend(last);
     client.head(refusal, true)?;
     Ok(None)
-}
-
-/// Pass a call that `protocol.allow` opened to the one backend that there is.
-pub(crate) async fn pass_through(worker: &Worker, client: &mut Client) -> Result<(), Failure> {
-    receive(worker, client).await?;
-    let backends: Vec<u32> =
-        worker.with_table(|table| table.backends().iter().map(|backend| backend.id).collect());
-    if backends.len() != 1 {
-        let text = format!(
-            "{} concerns one Triton, and the gateway has {}; call that Triton itself",
-            client.path.path().rsplit('/').next().unwrap_or_default(),
-            backends.len()
-        );
-        return Err(Status::new(Code::FailedPrecondition, text).into());
-    }
-    let path = client.path.clone();
-    let ask = Ask {
-        tail: &Bytes::new(),
-        backends: &backends,
-        version: None,
-        pinned: true,
-        what: &|| path.to_string(),
-    };
-    let (response, via) = exchange(worker, client, &ask, &mut Tries::default()).await?;
-    let rename = Rename {
-        tail: &Bytes::new(),
-        names: None,
-    };
-    match download::begin(worker, client, response, via.name(), &rename, None)? {
-        Some(_) => Ok(()),
-        None => download::finish(client, via.name(), None).await.map(|_| ()),
-    }
 }

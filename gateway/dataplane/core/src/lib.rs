@@ -35,6 +35,7 @@ mod limits;
 mod listen;
 mod liveness;
 mod message;
+mod opened;
 mod pool;
 mod probe;
 mod rate;

@@ -208,17 +208,88 @@ async fn closed_calls_name_their_key() {
         allow: vec!["repository".to_owned()],
         ..Settings::default()
     };
-    let open = Gateway::with(snapshot(&[&backend], vec![]), settings.clone());
+    let open = Gateway::with(snapshot(&[&backend], vec![]), settings);
     assert_eq!(0, ask(&open, &path, b"\x12\x01m").await.0);
     assert_eq!(
         b"\0\0\0\0\x03\x12\x01m".to_vec(),
         backend.last().body.to_vec()
     );
-    let two = Gateway::with(
-        snapshot(&[&backend, &Backend::start().await], vec![]),
-        settings,
+}
+
+fn all_open() -> Settings {
+    Settings {
+        allow: ["repository", "log"].map(str::to_owned).to_vec(),
+        ..Settings::default()
+    }
+}
+
+/// What is opened goes to every backend, since each has models and settings of its own.
+#[tokio::test]
+async fn open_calls_go_to_all_backends() {
+    let (one, two) = (Backend::start().await, Backend::start().await);
+    let gateway = Gateway::with(snapshot(&[&one, &two], vec![]), all_open());
+    for method in [
+        "RepositoryModelLoad",
+        "RepositoryModelUnload",
+        "LogSettings",
+    ] {
+        let path = format!("{SERVICE}/{method}");
+
+        assert_eq!(0, ask(&gateway, &path, b"\x12\x01m").await.0, "{method}");
+        for backend in [&one, &two] {
+            assert_eq!(b"\0\0\0\0\x03\x12\x01m"[..], backend.last().body);
+            assert_eq!(path, backend.last().path);
+        }
+    }
+
+    let client = gateway.client().await;
+    let load = format!("{SERVICE}/RepositoryModelLoad");
+    let refused = client
+        .call(&load, &[("x-do", "error")], &[&framed(b"\x12\x01m")])
+        .await;
+    assert_eq!(3, refused.code());
+    assert!(
+        refused.text().ends_with("(backend 't0')"),
+        "{}",
+        refused.text()
     );
-    assert_eq!(9, ask(&two, &path, b"\x12\x01m").await.0);
+}
+
+/// A client of `KServe` names the model in another field, and wants it back.
+#[tokio::test]
+async fn a_load_in_kserves_form_is_understood() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::with(snapshot(&[&backend], vec![]), all_open());
+    let path = format!("{SERVICE}/RepositoryModelLoad");
+
+    let (code, answer) = ask(&gateway, &path, b"\x0a\x01m").await;
+
+    assert_eq!((0, b"\x0a\x01m\x10\x01".to_vec()), (code, answer));
+    assert_eq!(vec!["m"], texts(&backend.last().body[5..], 2));
+}
+
+/// A file name that would end a Triton never reaches it.
+#[tokio::test]
+async fn a_file_name_that_cannot_be_is_refused() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::with(snapshot(&[&backend], vec![]), all_open());
+    let (mut entry, mut message) = (Vec::new(), Vec::new());
+    let key = format!("file:{}", "A".repeat(256));
+    stagegate_wire::encode::put_len(&mut entry, 1, key.as_bytes());
+    stagegate_wire::encode::put_len(&mut message, 2, b"m");
+    stagegate_wire::encode::put_len(&mut message, 3, &entry);
+    let client = gateway.client().await;
+    let path = format!("{SERVICE}/RepositoryModelLoad");
+
+    let answer = client.call(&path, &[], &[&framed(&message)]).await;
+
+    assert_eq!(13, answer.code());
+    assert!(
+        answer.text().contains("Invalid file path"),
+        "{}",
+        answer.text()
+    );
+    assert!(backend.seen().is_empty());
 }
 
 /// A method that does not exist is unimplemented, also without a message.

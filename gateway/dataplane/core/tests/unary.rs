@@ -4,8 +4,10 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use common::backend::gzip;
-use common::{cold, framed, ready, request, snapshot, Backend, Gateway, INFER};
+use common::{cold, framed, ready, request, snapshot, until, Backend, Gateway, INFER};
 use stagegate_core::Settings;
 use stagegate_wire::encode::put_len;
 use stagegate_wire::names::scan_message;
@@ -106,6 +108,28 @@ async fn large_messages_pass_both_ways() {
         );
         assert!(backend.last().body[5..].starts_with(&message));
     }
+}
+
+/// With `max_message` raised, messages beyond its usual value pass both ways.
+#[tokio::test]
+async fn the_longest_message_is_a_setting() {
+    let backend = Backend::start().await;
+    let settings = Settings {
+        max_message: 128 << 20,
+        ..Settings::default()
+    };
+    let models = vec![ready("digits", &["t0"])];
+    let gateway = Gateway::with(snapshot(&[&backend], models), settings);
+    let size = 65 << 20;
+    let what = format!("large={size}");
+    let message = framed(&request("digits", "", size));
+
+    let client = gateway.client().await;
+    let answer = client.call(INFER, &[("x-do", &what)], &[&message]).await;
+
+    assert_eq!(0, answer.code(), "{}", answer.text());
+    assert!(answer.body.len() > size);
+    assert!(backend.last().body.len() > size);
 }
 
 fn tensor_bytes(message: &[u8]) -> usize {
@@ -563,6 +587,32 @@ async fn a_cancel_reaches_the_backend() {
         gateway.counted("digits", "stable", 1) == 1
     })
     .await;
+}
+
+/// A cancel reaches the backend at once, of unary calls and of streams. It may take 50 ms in the median;
+/// the bound here is four times that, for the sake of busy machines.
+#[tokio::test]
+async fn cancels_are_passed_on_at_once() {
+    let (backend, gateway) = one().await;
+    let client = gateway.client().await;
+    for path in [INFER, common::STREAM] {
+        let mut times = Vec::new();
+        for _ in 0..15 {
+            let before = (backend.seen().len(), backend.cancelled());
+            let mut call = client.begin(path, &[("x-do", "wait")]).await;
+            call.send_all(&framed(&request("digits", "", 10)), path == INFER)
+                .await;
+            until("it is there", || backend.seen().len() > before.0).await;
+
+            let cancelled = Instant::now();
+            call.reset();
+            until("it is gone", || backend.cancelled() > before.1).await;
+            times.push(cancelled.elapsed());
+        }
+        times.sort_unstable();
+
+        assert!(times[7] < Duration::from_millis(200), "{path}: {times:?}");
+    }
 }
 
 /// A client whose connection breaks cancels too.

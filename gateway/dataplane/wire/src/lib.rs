@@ -4,6 +4,7 @@
 //! - [`fields`]: the protobuf wire format, field by field, without a schema.
 //! - [`names`]: the model name and version of a request, whole or in pieces.
 //! - [`params`]: the parameters of a request.
+//! - [`repository`]: requests to load a model, in two forms.
 //! - [`rewrite`]: names put in by appending, answers with repeated names re-encoded.
 //! - [`statistics`]: what several backends counted for one version, added up.
 //! - [`stream`]: what must be seen of a `ModelStreamInferResponse`.
@@ -27,6 +28,7 @@ pub mod inflate;
 pub mod local;
 pub mod names;
 pub mod params;
+pub mod repository;
 pub mod rewrite;
 pub mod statistics;
 pub mod stream;
