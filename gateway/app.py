@@ -232,6 +232,10 @@ def data_plane_settings(config: GatewayConfig) -> Settings:
         max_connection_age_ms=round((limits.max_connection_age or 0) * 1000),
         cancels_per_second=limits.cancels_per_second,
         max_buffered=limits.max_buffered,
+        shadow_queue=limits.shadow_queue,
+        shadow_concurrency=limits.shadow_concurrency,
+        shadow_bytes=limits.shadow_bytes,
+        shadow_deadline_ms=round(limits.shadow_deadline * 1000),
     )
 
 

@@ -31,7 +31,7 @@ LOG = logging.getLogger("stagegate")
 _LIVE = ("registries", "default_registry", "backends", "residency.", "log.level", "limits.", "tls.")
 """Keys, or beginnings of keys, that take effect at once; all others wait for the next start."""
 
-_WAITS = ("limits.upstream_connections",)
+_WAITS = ("limits.upstream_connections", "limits.shadow_")
 """Keys that begin so and wait for the next start all the same."""
 
 

@@ -40,13 +40,20 @@ This page is made from the schema by `make generate`.
 |---|---|---|
 """
 
-_SIZES = {"limits.max_message", "limits.max_header_list", "limits.max_frame", "limits.replay"}
+_SIZES = {
+    "limits.max_message",
+    "limits.max_header_list",
+    "limits.max_frame",
+    "limits.replay",
+    "limits.shadow_bytes",
+}
 _WORDS = {"limits.connections_per_address": "off", "limits.max_connection_age": "never"}
 _DURATIONS = {
     "limits.default_deadline",
     "limits.handshake_timeout",
     "limits.idle_timeout",
     "limits.answer_timeout",
+    "limits.shadow_deadline",
     "residency.idle_unload",
     "residency.load_timeout",
 }

@@ -288,6 +288,18 @@ class LimitsConfig(Section):
     max_buffered: Annotated[int, Size(4 * _MIB, 1 << 40)] = Field(
         default=_GIB, description="bytes of requests that are held at one time, all clients together"
     )
+    shadow_queue: Annotated[int, Whole(0, 100_000)] = Field(
+        default=256, description="copies for shadows that wait in each data plane thread"
+    )
+    shadow_concurrency: Annotated[int, Whole(1, 10_000)] = Field(
+        default=16, description="copies for shadows that each data plane thread has under way"
+    )
+    shadow_bytes: Annotated[int, Size(0, 4 * _GIB)] = Field(
+        default=16 * _MIB, description="of requests and answers that the copies of each thread hold"
+    )
+    shadow_deadline: Annotated[float, Duration(0.001, _HOUR)] = Field(
+        default=10.0, description="for a copy, its waiting included"
+    )
 
     @field_validator("max_buffered")
     @classmethod

@@ -483,3 +483,63 @@ async fn a_drain_waits_for_no_copy() {
     pair.gateway.dataplane.stop();
     until("the copy is over", || pair.shadow.connections() == 0).await;
 }
+
+/// A version of which its backends work on one at a time.
+fn of_one(version: VersionSpec) -> VersionSpec {
+    VersionSpec {
+        capacity: 1,
+        ..version
+    }
+}
+
+/// Copies take the places that clients leave: where they leave none until a copy's deadline, it is given
+/// up; where they do in time, it is sent.
+#[tokio::test]
+async fn clients_of_the_shadows_version_come_first() {
+    let settings = Settings {
+        shadow_deadline_ms: 1_000,
+        ..patient()
+    };
+    let pair = start_with(settings, model(of_one(second("ready", &[SHADOW])))).await;
+    let client = pair.gateway.client().await;
+    let mut busy = client.begin(INFER, &[("x-do", "wait")]).await;
+    busy.send_all(&framed(&request("digits@2", "", 10)), true)
+        .await;
+    until("it is busy", || pair.shadow.seen().len() == 1).await;
+
+    assert_eq!(0, client.infer("digits", &[]).await.code());
+    until_counted(&pair.gateway, ShadowResult::Overload, 1).await;
+    assert_eq!(0, client.infer("digits", &[]).await.code());
+    busy.reset();
+
+    until_counted(&pair.gateway, ShadowResult::Ok, 1).await;
+    assert_eq!(2, pair.shadow.seen().len());
+}
+
+/// While clients wait in the queue of their own version, nothing is copied.
+#[tokio::test]
+async fn nothing_is_copied_while_clients_wait_for_their_version() {
+    let mut model = model(second("ready", &[SHADOW]));
+    model.versions[0] = of_one(model.versions[0].clone());
+    let pair = start_with(patient(), model).await;
+    let client = pair.gateway.client().await;
+    let slow = [("x-do", "sleep=100")];
+
+    let answers = tokio::join!(
+        client.infer("digits", &slow),
+        client.infer("digits", &slow),
+        client.infer("digits", &slow),
+        client.infer("digits", &slow),
+        client.infer("digits", &slow),
+        client.infer("digits", &slow),
+    );
+
+    let answers = [
+        answers.0, answers.1, answers.2, answers.3, answers.4, answers.5,
+    ];
+    assert!(answers.iter().all(|answer| answer.code() == 0));
+    until("all are accounted for", || sampled(&pair.gateway) == 6).await;
+    let given_up = counted(&pair.gateway, ShadowResult::Overload);
+    assert!((1..=5).contains(&given_up), "{given_up}");
+    assert_eq!(6 - given_up, counted(&pair.gateway, ShadowResult::Ok));
+}

@@ -141,6 +141,13 @@ pub(crate) fn offer(
     if !stands_alone(&body) {
         return;
     }
+    if routed.version.cell.gate.waiting() > 0 {
+        // Clients wait for the backends of this model: nothing is to be added there.
+        for target in &capture.targets {
+            target.count(ShadowResult::Overload);
+        }
+        return;
+    }
     let original = Rc::new(Original {
         model: capture.model,
         headers: capture.headers,

@@ -4,7 +4,7 @@ use std::future::{poll_fn, Future};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use h2::client::ResponseFuture;
@@ -12,7 +12,8 @@ use h2::SendStream;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, StatusCode};
 use stagegate_table::counters::{ShadowResult, Uncompared};
-use stagegate_table::{State, Version};
+use stagegate_table::gate::Permit;
+use stagegate_table::{State, Version, VersionCell};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout_at;
 
@@ -31,6 +32,9 @@ use crate::status::{parse_code, Code, Status, GRPC_STATUS};
 use crate::upstream::{Lease, Upstream};
 use crate::worker::Worker;
 
+/// Pauses between two looks whether clients leave room.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 
 /// What a shadow answered.
@@ -44,6 +48,12 @@ struct Answer {
 
 /// Send a copy and read what comes back; everything is counted here.
 pub(crate) async fn send(worker: &Worker, copy: &Copy) {
+    let Some(version) = version(worker, copy) else {
+        return copy.target.count(ShadowResult::NotReady);
+    };
+    let Some(mut permit) = room(&version.cell, copy.until).await else {
+        return copy.target.count(ShadowResult::Overload);
+    };
     let Some(to) = choose(worker, copy) else {
         return copy.target.count(ShadowResult::NotReady);
     };
@@ -59,6 +69,7 @@ pub(crate) async fn send(worker: &Worker, copy: &Copy) {
     count.end(code, now);
     copy.target.count(result);
     if let Ok(Ok(answer)) = outcome {
+        permit.done(micros(sent, now), result == ShadowResult::Ok);
         count_backend(worker, copy, &to, (micros(sent, now), now));
         if result == ShadowResult::Ok {
             hand_over(worker, copy, &to, answer, now);
@@ -88,11 +99,44 @@ struct Way {
     upstream: Rc<Upstream>,
 }
 
-/// The shadow's version as it stands in today's table, and one of the backends that have it.
+/// A permit of the shadow's version, once clients leave room: copies take none of the places for which
+/// somebody waits, nor the last half of them. `None` where they did not until then.
+async fn room(cell: &Arc<VersionCell>, until: Instant) -> Option<Permit> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let gate = &cell.gate;
+        if gate.waiting() == 0 && gate.inflight() < (gate.limit() / 2).max(1) {
+            if let Some(permit) = Permit::try_new(cell) {
+                return Some(permit);
+            }
+        }
+        // To be woken by every client that ends would cost those clients.
+        let again = Instant::now() + pause;
+        if again >= until {
+            return None;
+        }
+        tokio::time::sleep_until(again.into()).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// One of the backends that have the shadow's version.
 fn choose(worker: &Worker, copy: &Copy) -> Option<Way> {
+    let version = version(worker, copy)?;
+    let routed = Routed::of_version(&copy.original.model, &version);
+    let Choice { backend, upstream } = worker.choose(&version.backends, Some(&routed), &[]).ok()?;
+    Some(Way {
+        version,
+        backend,
+        upstream,
+    })
+}
+
+/// The shadow's version as it stands in today's table, where it can take requests.
+fn version(worker: &Worker, copy: &Copy) -> Option<Arc<Version>> {
     let original = &copy.original;
     let shadow = &original.model.shadows[copy.target.at];
-    let routed = worker.with_table(|table| {
+    worker.with_table(|table| {
         let model = table.model(original.model.name.as_bytes())?;
         // No other version may take the place of the one that was drawn for.
         let version = model.shadow_version(model.shadow(&shadow.name)?);
@@ -100,14 +144,7 @@ fn choose(worker: &Worker, copy: &Copy) -> Option<Way> {
         if !same || version.state != State::Ready {
             return None;
         }
-        Some(Routed::of_version(model, version))
-    })?;
-    let ids = &routed.version.backends;
-    let Choice { backend, upstream } = worker.choose(ids, Some(&routed), &[]).ok()?;
-    Some(Way {
-        version: routed.version,
-        backend,
-        upstream,
+        Some(Arc::clone(version))
     })
 }
 

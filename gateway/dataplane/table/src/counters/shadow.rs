@@ -18,7 +18,7 @@ pub enum ShadowResult {
     Unreachable,
     /// The shadow's version is not loaded, or no longer in the table.
     NotReady,
-    /// The thread is behind, or drains: clients come first.
+    /// The thread is behind or drains, or clients wait or leave no room at the backends: they come first.
     Overload,
     /// Too many copies wait already.
     QueueFull,
