@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -73,7 +74,8 @@ async def infer(
     try:
         answer = await call
     except grpc.aio.AioRpcError as error:
-        return error.code(), {key: str(value) for key, value in error.trailing_metadata()}
+        trailers: Any = error.trailing_metadata()  # the stubs disagree on its type
+        return error.code(), {key: str(value) for key, value in trailers}
     assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [2, 4]
     return grpc.StatusCode.OK, {}
 

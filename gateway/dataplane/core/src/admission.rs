@@ -115,6 +115,23 @@ async fn queue(
     outcome.map_err(|refusal| refused(worker, routed, refusal))
 }
 
+/// The client of a request that is with a backend went away, or its time is over. The backend may go on with
+/// it: it takes its place for as long as a request usually does, so that what nobody waits for cannot pile
+/// up there.
+pub(crate) fn abandon(permit: Permit, failure: &Failure) {
+    let given_up = match failure {
+        Failure::Gone => true,
+        Failure::Status(status) => status.code == Code::DeadlineExceeded as u8,
+    };
+    let time = permit.usual_time();
+    if given_up && !time.is_zero() {
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(time).await;
+            drop(permit);
+        });
+    }
+}
+
 /// Count a refusal and put it in words.
 fn refused(worker: &Worker, routed: &Routed, refusal: Refusal) -> Status {
     worker.with_counters(|_, counters| {

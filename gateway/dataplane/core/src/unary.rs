@@ -91,7 +91,13 @@ async fn answer(worker: &Worker, client: &mut Client, routed: &mut Routed) -> Re
         client.capture = shadow::sample(worker, client, routed);
     }
     let pin = routed.pinned_backend;
-    let (response, via) = ask_version(worker, client, routed, pin).await?;
+    let (response, via) = match ask_version(worker, client, routed, pin).await {
+        Ok(answer) => answer,
+        Err(failure) => {
+            admission::abandon(permit, &failure);
+            return Err(failure);
+        }
+    };
     let version = &routed.version;
     let rename = Rename {
         tail: &version.answer_tail,

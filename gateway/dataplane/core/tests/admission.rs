@@ -198,6 +198,25 @@ async fn those_who_leave_take_no_place() {
     assert_eq!(0, client.infer("busy", &[]).await.code());
 }
 
+/// What a client gave up may still be worked on: it keeps its place for the usual time.
+#[tokio::test]
+async fn what_is_given_up_keeps_its_place_for_a_while() {
+    let (backend, gateway) = started(Settings::default()).await;
+    let client = gateway.client().await;
+    let slow = ask(&client, 0, &[("x-do", "sleep=400")]).await;
+    assert_eq!(0, slow.answer().await.unwrap().code());
+    let late = [("x-do", "wait"), ("grpc-timeout", "50m")];
+    let calls = [ask(&client, 0, &late).await, ask(&client, 0, &late).await];
+    for call in calls {
+        assert_eq!(4, call.answer().await.unwrap().code());
+    }
+
+    let next = ask(&client, 0, &[]).await;
+    until("it waits", || queued(&gateway) == 1).await;
+    assert_eq!(0, next.answer().await.unwrap().code());
+    assert_eq!(4, backend.seen().len());
+}
+
 /// A version that is unloaded and loaded again while requests wait is waited for.
 #[tokio::test]
 async fn those_who_wait_follow_the_version() {

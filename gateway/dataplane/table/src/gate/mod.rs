@@ -305,6 +305,12 @@ impl Permit {
         }
     }
 
+    /// What a request of this version took lately at its backends; nothing before the first answer.
+    #[must_use]
+    pub fn usual_time(&self) -> Duration {
+        Duration::from_micros(self.cell.gate.took.load(Relaxed).into())
+    }
+
     /// The backend is done with the request, after `micros`; `good` where its answer is OK. Only the first
     /// call counts.
     pub fn done(&mut self, micros: u64, good: bool) {
