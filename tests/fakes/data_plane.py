@@ -7,6 +7,7 @@ from collections.abc import Sequence, Set
 
 from router.ports import DataPlaneEvent, VersionUse
 from router.traffic.table import BackendSpec, Delta, ModelSpec, Snapshot
+from tests.fakes.counters import ArmCounters, FakeCounters, ShadowCounters
 
 
 class FakeDataPlane:
@@ -71,6 +72,12 @@ class FakeDataPlane:
 
     def usage(self) -> Sequence[VersionUse]:
         return list(self.uses.values())
+
+    def counters(self) -> FakeCounters:
+        """Always the same: ten requests of clients, and copies for the shadow `next` of `m`."""
+        client = ArmCounters(model="m")
+        copies = ArmCounters(model="m", version="2", arm="next")
+        return FakeCounters(arms=(client, copies), shadows=(ShadowCounters(model="m"),))
 
     def state(self, model: str, version: str) -> str:
         """State of a version in the current table."""

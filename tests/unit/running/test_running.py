@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import cast
 
 import pytest
 
 from gateway.bridge import DataPlane
-from gateway.operations import Change, ReloadReport
+from gateway.operations import Change, ReloadReport, ShadowComparison, VersionState
 from gateway.running import Addresses, RunningGateway
 from router.errors import InvalidRoute, StateUnavailable, VersionNotFound
-from router.model import Arm, ModelName, Route
+from router.model import Arm, ModelName, Route, Shadow
+from router.traffic.table import ShadowSpec
 from tests.fakes.store import FakeStore
 from tests.unit.control.conftest import World
 
@@ -38,7 +40,9 @@ class House:
             addresses=Addresses("", "", "", "", ""),
             registry_types={"local": "folder"},
             reload=self._reload,
+            comparisons=lambda: self.compared,
         )
+        self.compared: tuple[ShadowComparison, ...] = ()
 
     async def _reload(self) -> ReloadReport:
         return ReloadReport("", (), ())
@@ -106,6 +110,35 @@ async def test_one_impossible_route_refuses_the_whole_change(house: House) -> No
         )
 
     assert await house.store.revision() == 0
+
+
+async def test_a_shadow_is_loaded_and_shown(house: House) -> None:
+    """Because the route names it; an operator sees what came of its copies and its answers."""
+    shadowed = replace(route(Arm("stable", "1", 10_000)), shadows=(Shadow("next", "2", 2_500),))
+    await house.gateway.apply_routes([shadowed], expected_revision=None, change=ME)
+    await house.world.settle()
+    house.compared = (ShadowComparison("m", "2", "next", compared=7, mismatches={"value": 2}),)
+
+    view = await house.gateway.route(ModelName("m"))
+    status = await house.gateway.status()
+    gauges = await house.gateway.gauges()
+
+    assert house.world.plane.models["m"].shadows == (ShadowSpec("next", "2", 2_500),)
+    assert house.world.plane.state("m", "2") == "ready"
+    (shadow,) = view.shadows
+    assert (shadow.version, shadow.state, shadow.waiting) == ("2", VersionState.READY, "")
+    assert shadow.results == {"ok": 7, "error": 1, "queue_full": 3}
+    assert shadow.comparison == house.compared[0]
+    assert gauges.shadows == house.compared
+    assert status.requests == 10, "copies are no requests of clients"
+
+
+async def test_a_shadow_that_could_never_be_served_is_refused(house: House) -> None:
+    """As an arm is."""
+    shadowed = replace(route(Arm("stable", "1", 10_000)), shadows=(Shadow("next", "7"),))
+
+    with pytest.raises(VersionNotFound):
+        await house.gateway.apply_routes([shadowed], expected_revision=None, change=ME)
 
 
 async def test_deleting_a_route_goes_back_to_production(house: House) -> None:

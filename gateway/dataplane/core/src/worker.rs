@@ -195,7 +195,8 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     });
     let kept = Rc::clone(&worker);
     keep_running(move || keep_house(Rc::clone(&kept)));
-    tokio::task::spawn_local(shadow::drive(Rc::clone(&worker)));
+    let copying = Rc::clone(&worker);
+    keep_running(move || shadow::drive(Rc::clone(&copying)));
     let looking = Rc::clone(&worker);
     tokio::task::spawn_local(async move { looking.pool.look_after().await });
     while let Some(command) = inbox.recv().await {

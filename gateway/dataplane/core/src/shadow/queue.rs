@@ -143,3 +143,149 @@ pub(crate) async fn drive(worker: Rc<Worker>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shadow::kept::Kept;
+    use bytes::Bytes;
+    use http::HeaderMap;
+    use stagegate_table::spec::{ModelSpec, ShadowSpec, Snapshot, VersionSpec};
+    use stagegate_table::Published;
+    use std::sync::Arc;
+
+    const TIME: Duration = Duration::from_millis(1000);
+    const LAG: Duration = Duration::from_millis(50);
+
+    /// Copies for the shadow of one model, and what became of them.
+    struct Source {
+        published: Arc<Published>,
+        counters: stagegate_table::ThreadCounters,
+        original: Rc<Original>,
+    }
+
+    impl Source {
+        fn new() -> Self {
+            let version = VersionSpec {
+                version: "1".to_owned(),
+                state: "cold".to_owned(),
+                backend_model: "m.1".to_owned(),
+                ..VersionSpec::default()
+            };
+            let shadow = ShadowSpec {
+                name: "next".to_owned(),
+                version: "1".to_owned(),
+                sample: 10_000,
+            };
+            let model = ModelSpec {
+                name: "m".to_owned(),
+                versions: vec![version],
+                shadows: vec![shadow],
+                ..ModelSpec::default()
+            };
+            let published = Published::new();
+            published
+                .publish(Snapshot {
+                    revision: 1,
+                    models: vec![model],
+                    ..Snapshot::default()
+                })
+                .unwrap();
+            let original = Original {
+                model: Arc::clone(published.load().model(b"m").unwrap()),
+                headers: HeaderMap::new(),
+                body: Bytes::new(),
+                answer: Kept::new(0),
+                version: "1".into(),
+                token: None,
+                _charge: Budget::new(0).nothing(),
+            };
+            Self {
+                counters: published.thread_counters(),
+                published,
+                original: Rc::new(original),
+            }
+        }
+
+        fn push(&mut self, shadows: &Shadows, now: Instant) {
+            let model = &self.original.model;
+            let series = Arc::clone(self.counters.shadow(model, &model.shadows[0]));
+            shadows.push(&self.original, Target { at: 0, series }, now);
+        }
+
+        fn counted(&self, result: ShadowResult) -> u64 {
+            let shadows = self.published.counters().shadows;
+            shadows
+                .iter()
+                .map(|shadow| shadow.totals.results[result as usize])
+                .sum()
+        }
+    }
+
+    fn shadows(waiting: usize, running: usize) -> Shadows {
+        Shadows::new(&Settings {
+            shadow_queue: waiting,
+            shadow_concurrency: running,
+            shadow_deadline_ms: TIME.as_millis() as u64,
+            shadow_lag_ms: LAG.as_millis() as u64,
+            ..Settings::default()
+        })
+    }
+
+    #[test]
+    fn copies_go_in_their_order_as_many_at_once_as_may() {
+        let (mut source, shadows, now) = (Source::new(), shadows(8, 2), Instant::now());
+        for at in 0..3 {
+            source.push(&shadows, now + Duration::from_millis(at));
+        }
+
+        let first = shadows.next(now).unwrap();
+        let second = shadows.next(now).unwrap();
+
+        assert!(first.until < second.until);
+        assert!(shadows.next(now).is_none());
+        shadows.ended();
+        assert!(shadows.next(now).is_some());
+    }
+
+    #[test]
+    fn what_does_not_fit_the_queue_is_given_up() {
+        let (mut source, shadows, now) = (Source::new(), shadows(2, 1), Instant::now());
+
+        for _ in 0..5 {
+            source.push(&shadows, now);
+        }
+
+        assert_eq!(3, source.counted(ShadowResult::QueueFull));
+    }
+
+    #[test]
+    fn what_waited_until_its_deadline_is_not_sent() {
+        let (mut source, shadows, now) = (Source::new(), shadows(8, 8), Instant::now());
+        source.push(&shadows, now);
+        source.push(&shadows, now + TIME / 2);
+
+        let next = shadows.next(now + TIME);
+
+        assert_eq!(Some(now + TIME + TIME / 2), next.map(|copy| copy.until));
+        assert_eq!(1, source.counted(ShadowResult::Deadline));
+    }
+
+    #[test]
+    fn a_thread_that_comes_late_gives_up_all_that_waits_and_takes_none_for_a_while() {
+        let (mut source, shadows, now) = (Source::new(), shadows(8, 8), Instant::now());
+        source.push(&shadows, now);
+        shadows.arrive(now + LAG);
+        assert!(!shadows.is_behind(now + LAG));
+        source.push(&shadows, now);
+        source.push(&shadows, now + LAG);
+
+        let late = now + LAG + Duration::from_millis(1);
+        shadows.arrive(late);
+
+        assert_eq!(3, source.counted(ShadowResult::Overload));
+        assert!(shadows.next(late).is_none());
+        assert!(shadows.is_behind(late + RESPITE / 2));
+        assert!(!shadows.is_behind(late + RESPITE));
+    }
+}

@@ -35,6 +35,8 @@ use crate::worker::Worker;
 /// Pauses between two looks whether clients leave room.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+/// For how long a copy waits for room: it keeps those of other shadows from being sent meanwhile.
+const PATIENCE: Duration = Duration::from_secs(1);
 const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 
 /// What a shadow answered.
@@ -100,9 +102,10 @@ struct Way {
 }
 
 /// A permit of the shadow's version, once clients leave room: copies take none of the places for which
-/// somebody waits, nor the last half of them. `None` where they did not until then.
+/// somebody waits, nor the last half of them. `None` where they did not for a while.
 async fn room(cell: &Arc<VersionCell>, until: Instant) -> Option<Permit> {
     let mut pause = FIRST_PAUSE;
+    let until = until.min(Instant::now() + PATIENCE);
     loop {
         let gate = &cell.gate;
         if gate.waiting() == 0 && gate.inflight() < (gate.limit() / 2).max(1) {
