@@ -200,13 +200,19 @@ def _start_data_plane(config: GatewayConfig, front: FrontTls | None) -> DataPlan
     settings = data_plane_settings(config)
     if front is not None:
         settings = replace(settings, tls_cert=front.cert, tls_key=front.key, tls_client_ca=front.client_ca)
-    with _named_port("listen.inference", config.listen.inference):
+    address, http = config.listen.inference, config.listen.http
+    try:
         return DataPlane(settings)
+    except OSError as problem:
+        is_http = http is not None and f"{http.host}:{http.port}" in str(problem)
+        key, taken = ("listen.http", http) if is_http and http else ("listen.inference", address)
+        with _named_port(key, taken):
+            raise
 
 
 def data_plane_settings(config: GatewayConfig) -> Settings:
     """What the data plane is told of a configuration, without certificates."""
-    limits, address = config.limits, config.listen.inference
+    limits, address, http = config.limits, config.listen.inference, config.listen.http
     return Settings(
         host=address.host,
         port=address.port,
@@ -236,6 +242,8 @@ def data_plane_settings(config: GatewayConfig) -> Settings:
         shadow_concurrency=limits.shadow_concurrency,
         shadow_bytes=limits.shadow_bytes,
         shadow_deadline_ms=round(limits.shadow_deadline * 1000),
+        http_host=http.host if http else "",
+        http_port=http.port if http else 0,
     )
 
 
@@ -382,9 +390,10 @@ async def _cancel(task: asyncio.Task[Any]) -> None:
 
 
 def _addresses(config: GatewayConfig, data_plane: DataPlane) -> Addresses:
-    bound = Address(config.listen.inference.host, data_plane.inference_port)
+    bound, http = Address(config.listen.inference.host, data_plane.inference_port), config.listen.http
     return Addresses(
         inference=str(bound),
+        http=str(Address(http.host, data_plane.http_port)) if http else "",
         metrics=str(config.listen.metrics),
         admin=str(config.listen.admin),
         config=config.source,
@@ -395,12 +404,14 @@ def _addresses(config: GatewayConfig, data_plane: DataPlane) -> Addresses:
 def _warn(config: GatewayConfig) -> None:
     for key in config.not_served:
         LOG.warning("%s: not served by this version, so the key has no effect", key)
-    if config.tls is None and not config.listen.inference.loopback:
-        LOG.warning(
-            "listen.inference %s takes plaintext from other machines; give it a certificate (key `tls`), or "
-            "keep it inside a network that you trust",
-            config.listen.inference,
-        )
+    for key, address in (("inference", config.listen.inference), ("http", config.listen.http)):
+        if config.tls is None and address is not None and not address.loopback:
+            LOG.warning(
+                "listen.%s %s takes plaintext from other machines; give it a certificate (key `tls`), or "
+                "keep it inside a network that you trust",
+                key,
+                address,
+            )
 
 
 @contextlib.contextmanager
@@ -419,10 +430,11 @@ def _tell_ready(
     config: GatewayConfig, addresses: Addresses, controller: Controller, progress: Progress, *, up: bool
 ) -> None:
     LOG.info(
-        "stagegate %s serves %d models on %s (metrics %s, admin %s)",
+        "stagegate %s serves %d models on %s (REST %s, metrics %s, admin %s)",
         __version__,
         len(controller.models),
         addresses.inference,
+        addresses.http or "off",
         addresses.metrics,
         addresses.admin,
     )

@@ -108,6 +108,8 @@ class Settings:
         shadow_lag_ms: how late a thread may be before it gives its copies up.
         cancels_per_second: streams towards one backend that are reset because nobody wants their answer.
         max_buffered: bytes of requests that all threads together hold.
+        http_host: address to listen on for the REST protocol; "" where it is not served.
+        http_port: port for it; 0 for a free one.
     """
 
     host: str = "127.0.0.1"
@@ -142,6 +144,8 @@ class Settings:
     shadow_lag_ms: int = 50
     cancels_per_second: int = 2_000
     max_buffered: int = 1 << 30
+    http_host: str = ""
+    http_port: int = 0
 
 
 class DataPlane:
@@ -165,6 +169,11 @@ class DataPlane:
     def inference_port(self) -> int:
         """The bound port."""
         return self._core.inference_port
+
+    @property
+    def http_port(self) -> int:
+        """The bound port of the REST protocol; 0 where it is not served."""
+        return self._core.http_port
 
     def publish(self, snapshot: Snapshot) -> None:
         """Swap the whole table in.

@@ -91,9 +91,10 @@ def ready_text(inference: str, admin: str, config: GatewayConfig, models: Sequen
     """What `stagegate up` says in the end: where it listens and what to try next."""
     command = _own_command()
     server = "" if admin == "127.0.0.1:8003" else f" --server {admin}"
+    rest = f"REST on http://{config.listen.http}/v2, " if config.listen.http else ""
     model, request = _example(config, models)
     return (
-        f"\nstagegate is ready: gRPC on {inference}, metrics on http://{config.listen.metrics}/metrics\n"
+        f"\nstagegate is ready: gRPC on {inference}, {rest}metrics on http://{config.listen.metrics}/metrics\n"
         "Try in another terminal:\n"
         f"  {command} infer {model} --at production --input {request}{server}\n"
         f"  {command} versions {model}{server}\n"

@@ -67,6 +67,7 @@ class Addresses:
     admin: str
     config: str
     state: str
+    http: str = ""
 
 
 class RunningGateway:

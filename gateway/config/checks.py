@@ -95,10 +95,10 @@ def _repositories(root: dict[str, Value]) -> Iterator[Finding]:
 def _ports(root: dict[str, Value]) -> Iterator[Finding]:
     listen = as_mapping(root.get("listen"))
     seen: dict[tuple[str, int], str] = {}
-    for key in ("inference", "metrics", "admin"):
+    for key in ("inference", "http", "metrics", "admin"):
         value = listen.get(key)
         try:
-            address = parse_listen_address(value) if isinstance(value, str) else None
+            address = parse_listen_address(value) if isinstance(value, str) and value != "off" else None
         except ValueError:
             continue
         if address is None or address.port == 0:

@@ -64,6 +64,10 @@ def _admin_address(text: str) -> Address:
     return address
 
 
+def _address_or_off(text: str) -> Address | None:
+    return None if text == "off" else parse_listen_address(text)
+
+
 def _allowed(word: str) -> str:
     if word not in METHOD_GROUPS and word not in _METHODS:
         raise ValueError(
@@ -92,8 +96,9 @@ class ListenConfig(Section):
         default=Address("0.0.0.0", 8001),  # noqa: S104 - Triton's own default; a warning tells of it
         description="the inference protocol, gRPC",
     )
-    http: ListenAddress | None = Field(
-        default=None, description="the REST protocol; checked, but not opened by this version"
+    http: Annotated[Address | None, Text(_address_or_off)] = Field(
+        default=Address("0.0.0.0", 8000),  # noqa: S104 - Triton's own default; a warning tells of it
+        description="the inference protocol, REST; off for none",
     )
     metrics: ListenAddress = Field(
         default=Address("0.0.0.0", 8002),  # noqa: S104 - what scrapes and probes comes from elsewhere
@@ -370,8 +375,7 @@ class GatewayConfig(Section):
     @property
     def not_served(self) -> tuple[str, ...]:
         """Keys that are right and have no effect in this version, each with what it would be."""
-        found = ["listen.http: the REST protocol"] if self.listen.http is not None else []
-        found += [
+        found = [
             f"backends[{index}].memory: memory budgets"
             for index, backend in enumerate(self.backends)
             if backend.memory is not None

@@ -56,6 +56,7 @@ class Gateway:
     models: Path
     log: Path
     environment: dict[str, str] = field(default_factory=dict)
+    rest: str = ""
 
     def http(self, path: str) -> tuple[int, str]:
         """GET on the metrics port: status and body; (0, "") where nobody listens."""
@@ -112,10 +113,10 @@ def start_gateway(folder: Path, command: str, body: str, models: Path) -> Gatewa
 
     `body` is YAML that follows the `listen` and `state` keys.
     """
-    inference, metrics, admin = (f"127.0.0.1:{port}" for port in free_ports(3))
+    inference, http, metrics, admin = (f"127.0.0.1:{port}" for port in free_ports(4))
     config = folder / "stagegate.yaml"
     config.write_text(
-        f'listen: {{inference: "{inference}", metrics: "{metrics}", admin: "{admin}"}}\n'
+        f'listen: {{inference: "{inference}", http: "{http}", metrics: "{metrics}", admin: "{admin}"}}\n'
         "state: sqlite:///state/stagegate.db\n" + body
     )
     log = folder / "gateway.log"
@@ -129,7 +130,7 @@ def start_gateway(folder: Path, command: str, body: str, models: Path) -> Gatewa
             cwd=folder,
             start_new_session=True,
         )
-    gateway = Gateway(process, folder, inference, metrics, admin, models, log, environment())
+    gateway = Gateway(process, folder, inference, metrics, admin, models, log, environment(), http)
     end = time.monotonic() + START_SECONDS
     while gateway.http("/readyz")[0] != 200:
         if process.poll() is not None or time.monotonic() > end:

@@ -57,7 +57,7 @@ def gateway_config(ports: Sequence[int], backend_port: int) -> str:
     """A gateway in front of a Triton that somebody already runs, with one worker thread."""
     inference, metrics, admin = (f"127.0.0.1:{port}" for port in ports)
     return f"""\
-listen: {{inference: "{inference}", metrics: "{metrics}", admin: "{admin}"}}
+listen: {{inference: "{inference}", http: "off", metrics: "{metrics}", admin: "{admin}"}}
 state: memory://
 threads: 1
 backends:

@@ -355,13 +355,24 @@ def test_changed_keys_are_named_one_level_deep() -> None:
     assert changed_keys(old, new) == ("state", "backends", "limits.max_streams")
 
 
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("{}", Address("0.0.0.0", 8000)),
+        ("{http: off}", None),
+        ("{http: '127.0.0.1:0'}", Address("127.0.0.1", 0)),
+    ],
+)
+def test_rest_is_on_tritons_port_elsewhere_or_off(text: str, address: Address | None) -> None:
+    """`off` is a word here, as everywhere in the file."""
+    assert parse(f"listen: {text}\n").listen.http == address
+
+
 def test_keys_of_the_next_version_are_checked_and_told() -> None:
     """A file for a later version starts here too, and says what has no effect yet."""
-    config = parse(
-        "state: memory://\nlisten: {http: '0.0.0.0:8000'}\nbackends: [{name: a, grpc: 'h:1', memory: 8GiB}]\n"
-    )
+    config = parse("state: memory://\nbackends: [{name: a, grpc: 'h:1', memory: 8GiB}]\n")
 
-    assert config.not_served == ("listen.http: the REST protocol", "backends[0].memory: memory budgets")
+    assert config.not_served == ("backends[0].memory: memory budgets",)
     assert config.backends[0].to_backend().memory == 8 << 30
 
 

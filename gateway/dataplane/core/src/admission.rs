@@ -160,7 +160,7 @@ fn refused(worker: &Worker, routed: &Routed, refusal: Refusal) -> Status {
     Status::new(Code::ResourceExhausted, text).push_back(millis.saturating_add(spread))
 }
 
-fn too_late(routed: &Routed) -> Status {
+pub(crate) fn too_late(routed: &Routed) -> Status {
     let text = format!("Deadline Exceeded in the queue of {}", routed.what());
     Status::new(Code::DeadlineExceeded, text)
 }

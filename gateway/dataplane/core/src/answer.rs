@@ -45,15 +45,21 @@ pub(crate) fn server_ready(worker: &Worker) -> Bytes {
 /// `ServerMetadata`.
 pub(crate) fn server_metadata(worker: &Worker) -> Bytes {
     let settings = &worker.shared.settings;
+    let extensions = extensions(worker);
+    local::server_metadata(&settings.server_name, &settings.server_version, &extensions)
+}
+
+/// The extensions of the protocol that work through this gateway.
+pub(crate) fn extensions(worker: &Worker) -> Vec<&'static str> {
+    let settings = &worker.shared.settings;
     let allowed = ALLOWED
         .iter()
         .filter(|(group, _)| settings.allow.iter().any(|open| open == group));
-    let extensions: Vec<&str> = EXTENSIONS
+    EXTENSIONS
         .iter()
         .copied()
         .chain(allowed.flat_map(|(_, names)| names.iter().copied()))
-        .collect();
-    local::server_metadata(&settings.server_name, &settings.server_version, &extensions)
+        .collect()
 }
 
 /// `ModelReady`: whether an inference with these names would be taken. As with Triton, what is unknown
@@ -80,12 +86,12 @@ pub(crate) fn repository_index(worker: &Worker, request: &[u8]) -> Result<Bytes,
 
 fn index(table: &Table, only_ready: bool) -> Bytes {
     let models = table.sorted_models();
-    let lines = models.iter().flat_map(|model| lines(model));
+    let lines = models.iter().flat_map(|model| index_lines(model));
     local::repository_index(lines.filter(|line| !only_ready || line.state == "READY"))
 }
 
 /// One line a version; a model without versions has one, with nothing but its name.
-fn lines(model: &Model) -> impl Iterator<Item = IndexLine<'_>> {
+pub(crate) fn index_lines(model: &Model) -> impl Iterator<Item = IndexLine<'_>> {
     let name = &*model.name;
     let bare = model.versions.is_empty().then_some(IndexLine {
         name,

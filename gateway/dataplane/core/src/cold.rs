@@ -105,7 +105,7 @@ fn failed(routed: &Routed, reason: &str) -> Status {
     ))
 }
 
-fn too_late(routed: &Routed) -> Status {
+pub(crate) fn too_late(routed: &Routed) -> Status {
     let (model, version) = (&routed.model.name, &routed.version.id);
     let text =
         format!("Deadline Exceeded while model '{model}' version {version} was being loaded");

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::allow::Allow;
 use crate::events::Events;
 use crate::limits::Limits;
-use crate::listen::{self, Acceptor};
+use crate::listen::{self, Acceptor, Serve, Target};
 use crate::sequences::Sequences;
 use crate::settings::Settings;
 use crate::shadow::Pairs;
@@ -20,15 +20,16 @@ use crate::shared::{MostConnections, Shared};
 use crate::tls::{BackendTls, ServerTls, TlsState};
 use crate::worker::{self, Command, WorkerHandle};
 
-/// A running data plane: one acceptor thread and the workers. Dropping it stops it.
+/// A running data plane: an acceptor thread a port, and the workers. Dropping it stops it.
 pub struct Dataplane {
     shared: Arc<Shared>,
     port: u16,
+    http_port: Option<u16>,
     threads: Mutex<Threads>,
 }
 
 struct Threads {
-    acceptor: Acceptor,
+    acceptors: Vec<Acceptor>,
     workers: Vec<WorkerHandle>,
 }
 
@@ -42,6 +43,14 @@ impl Dataplane {
         let front = front(&settings)?;
         let listener = listen::bind(&settings.host, settings.port)?;
         let port = listener.local_addr()?.port();
+        let rest = match &*settings.http_host {
+            "" => None,
+            host => Some(listen::bind(host, settings.http_port)?),
+        };
+        let http_port = match &rest {
+            Some(rest) => Some(rest.local_addr()?.port()),
+            None => None,
+        };
         let shared = Arc::new(Shared {
             allow: Allow::new(&settings.allow),
             tls: Arc::new(TlsState::new(front)),
@@ -61,15 +70,22 @@ impl Dataplane {
         let workers = (0..count)
             .map(|index| worker::start(index, &shared))
             .collect::<io::Result<Vec<_>>>()?;
-        let targets = workers
+        let targets: Vec<Target> = workers
             .iter()
             .map(|w| (w.commands.clone(), Arc::clone(&w.load)))
             .collect();
-        let acceptor = Acceptor::start(listener, targets, Arc::clone(&shared))?;
+        let accept = |listener, serve: Serve| {
+            Acceptor::start(listener, serve, targets.clone(), Arc::clone(&shared))
+        };
+        let mut acceptors = vec![accept(listener, Command::Accept)?];
+        if let Some(rest) = rest {
+            acceptors.push(accept(rest, Command::AcceptRest)?);
+        }
         Ok(Self {
             shared,
             port,
-            threads: Mutex::new(Threads { acceptor, workers }),
+            http_port,
+            threads: Mutex::new(Threads { acceptors, workers }),
         })
     }
 
@@ -77,6 +93,12 @@ impl Dataplane {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The bound port of the REST protocol, where it is served.
+    #[must_use]
+    pub fn http_port(&self) -> Option<u16> {
+        self.http_port
     }
 
     /// What happened that the control plane should know.
@@ -125,7 +147,7 @@ impl Dataplane {
         self.shared.draining.store(true, Relaxed);
         self.shared.ready.send_replace(false);
         let mut threads = self.threads();
-        threads.acceptor.stop();
+        threads.acceptors.iter_mut().for_each(Acceptor::stop);
         let until = Instant::now() + timeout;
         for worker in &threads.workers {
             let _ = worker.commands.send(Command::Drain(until));
@@ -141,7 +163,7 @@ impl Dataplane {
     /// Close everything and end the threads. Idempotent.
     pub fn stop(&self) {
         let mut threads = self.threads();
-        threads.acceptor.stop();
+        threads.acceptors.iter_mut().for_each(Acceptor::stop);
         for worker in threads.workers.drain(..) {
             let _ = worker.commands.send(Command::Stop);
             // A worker that panicked has nothing more to say.

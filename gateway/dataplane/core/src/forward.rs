@@ -92,7 +92,7 @@ fn encode(
 }
 
 /// The logical name of a Triton model, such as a step of an ensemble.
-fn logical_name(worker: &Worker, routed: &Routed, triton: &str) -> Option<String> {
+pub(crate) fn logical_name(worker: &Worker, routed: &Routed, triton: &str) -> Option<String> {
     if *routed.version.backend_model == *triton {
         return Some(routed.model.name.to_string());
     }

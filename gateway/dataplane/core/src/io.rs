@@ -50,6 +50,8 @@ pub(crate) struct Io {
     /// Where heads of frames are copied to.
     heads: BytesMut,
     gathered: Gathered,
+    /// Nothing is gathered.
+    at_once: bool,
 }
 
 #[derive(Debug)]
@@ -109,7 +111,14 @@ impl Io {
             held: 0,
             heads: BytesMut::new(),
             gathered: Gathered::default(),
+            at_once: false,
         }
+    }
+
+    /// For writers that put together themselves what goes with one call.
+    pub(crate) fn at_once(mut self) -> Self {
+        self.at_once = true;
+        self
     }
 
     /// Show all that is read to `watch`, too, and tell it when nothing can be written.
@@ -282,7 +291,7 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         self.started = true;
         let len: usize = bufs.iter().map(|buf| buf.len()).sum();
-        if self.out.is_empty() && len < GATHER {
+        if self.at_once || (self.out.is_empty() && len < GATHER) {
             if len >= joined::LARGE {
                 joined::forget();
             }

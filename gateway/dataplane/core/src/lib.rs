@@ -42,6 +42,7 @@ mod rate;
 mod reader;
 mod reflection;
 mod refusal;
+mod rest;
 mod retry;
 mod routed;
 mod runners;
@@ -63,6 +64,7 @@ mod worker;
 
 pub use dataplane::Dataplane;
 pub use events::{Event, EventKind, Events};
+pub use listen::Unbound;
 pub use settings::{Secret, Settings};
 pub use shadow::{Pair, Pairs};
 pub use tls::{BackendTls, ServerTls, TlsError};

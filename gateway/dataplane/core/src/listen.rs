@@ -1,5 +1,6 @@
 //! The listening socket, and the thread that hands its connections to the workers.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
@@ -11,7 +12,7 @@ use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 
-use crate::shared::{Load, Shared};
+use crate::shared::{Admitted, Load, Shared};
 use crate::worker::Command;
 
 const BACKLOG: i32 = 4096;
@@ -21,14 +22,43 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Where the acceptor sends connections to.
 pub(crate) type Target = (mpsc::UnboundedSender<Command>, Arc<Load>);
 
+/// How a worker is told to serve a connection.
+pub(crate) type Serve = fn(std::net::TcpStream, Admitted) -> Command;
+
 /// The acceptor's thread and the way to end it.
 pub(crate) struct Acceptor {
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Bind the port; it must not be taken.
+/// A port that cannot be listened on; inside of an [`io::Error`] of the same kind.
+#[derive(Debug)]
+pub struct Unbound {
+    /// `host:port`.
+    pub address: String,
+    /// Why.
+    pub error: io::Error,
+}
+
+impl fmt::Display for Unbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = self.error.to_string();
+        let why = why.split(" (os error").next().unwrap_or_default();
+        write!(f, "cannot listen on {}: {why}", self.address)
+    }
+}
+
+impl std::error::Error for Unbound {}
+
+/// Bind the port; it must not be taken. Errors hold an [`Unbound`].
 pub(crate) fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
+    bind_any(host, port).map_err(|error| {
+        let address = format!("{host}:{port}");
+        io::Error::new(error.kind(), Unbound { address, error })
+    })
+}
+
+fn bind_any(host: &str, port: u16) -> io::Result<TcpListener> {
     let mut last = io::Error::new(
         io::ErrorKind::AddrNotAvailable,
         format!("{host} has no address"),
@@ -61,6 +91,7 @@ impl Acceptor {
     /// Start the thread.
     pub(crate) fn start(
         listener: TcpListener,
+        serve: Serve,
         targets: Vec<Target>,
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
@@ -69,7 +100,7 @@ impl Acceptor {
         let name = "stagegate-accept".to_owned();
         let thread = std::thread::Builder::new()
             .name(name)
-            .spawn(move || accept_until(&listener, &stopped, &targets, &shared))?;
+            .spawn(move || accept_until(&listener, serve, &stopped, &targets, &shared))?;
         Ok(Self {
             stop,
             thread: Some(thread),
@@ -85,7 +116,13 @@ impl Acceptor {
     }
 }
 
-fn accept_until(listener: &TcpListener, stop: &OwnedFd, targets: &[Target], shared: &Arc<Shared>) {
+fn accept_until(
+    listener: &TcpListener,
+    serve: Serve,
+    stop: &OwnedFd,
+    targets: &[Target],
+    shared: &Arc<Shared>,
+) {
     loop {
         let mut fds = [
             PollFd::new(listener, PollFlags::IN),
@@ -100,7 +137,7 @@ fn accept_until(listener: &TcpListener, stop: &OwnedFd, targets: &[Target], shar
         }
         loop {
             match listener.accept() {
-                Ok((tcp, peer)) => hand_out(tcp, peer.ip(), targets, shared),
+                Ok((tcp, peer)) => hand_out(tcp, peer.ip(), serve, targets, shared),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(_) => {
@@ -119,7 +156,13 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-fn hand_out(tcp: std::net::TcpStream, peer: IpAddr, targets: &[Target], shared: &Arc<Shared>) {
+fn hand_out(
+    tcp: std::net::TcpStream,
+    peer: IpAddr,
+    serve: Serve,
+    targets: &[Target],
+    shared: &Arc<Shared>,
+) {
     let Some((commands, load)) = targets.iter().min_by_key(|(_, load)| load.weight()) else {
         return;
     };
@@ -128,6 +171,6 @@ fn hand_out(tcp: std::net::TcpStream, peer: IpAddr, targets: &[Target], shared: 
     };
     if tcp.set_nonblocking(true).is_ok() {
         // Fails only while the worker is being stopped, and then the connection ends as it should.
-        let _ = commands.send(Command::Accept(tcp, admitted));
+        let _ = commands.send(serve(tcp, admitted));
     }
 }

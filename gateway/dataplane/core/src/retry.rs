@@ -142,7 +142,12 @@ pub(crate) async fn wait(
 }
 
 /// Wait for a change of the version, or for a connection; false where the time is over.
-async fn change(worker: &Worker, routed: &Routed, what: WaitFor, until: Instant) -> bool {
+pub(crate) async fn change(
+    worker: &Worker,
+    routed: &Routed,
+    what: WaitFor,
+    until: Instant,
+) -> bool {
     let cell = Arc::clone(&routed.version.cell);
     let mut changed = pin!(cell.changed());
     changed.as_mut().enable();

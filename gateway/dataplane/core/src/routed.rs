@@ -37,6 +37,11 @@ impl Count {
         self.hold = Some(Box::new(hold));
     }
 
+    /// The series that it counts in.
+    pub(crate) fn series(&self) -> Arc<Series> {
+        Arc::clone(&self.series)
+    }
+
     /// How it ended, and when. Without this it counts as cancelled, or as internal where its task
     /// panicked.
     pub(crate) fn end(&mut self, code: u8, now: Instant) {

@@ -67,6 +67,10 @@ pub struct Settings {
     pub cancels_per_second: usize,
     /// Bytes of requests that all threads together hold.
     pub max_buffered: usize,
+    /// Address to listen on for the REST protocol; empty where it is not served.
+    pub http_host: String,
+    /// Port for it; 0 for a free one.
+    pub http_port: u16,
 }
 
 /// Bytes that are not shown.
@@ -114,6 +118,8 @@ impl Default for Settings {
             shadow_lag_ms: 50,
             cancels_per_second: 2_000,
             max_buffered: 1 << 30,
+            http_host: String::new(),
+            http_port: 0,
         }
     }
 }

@@ -41,7 +41,6 @@ pub(crate) enum Inside {
     /// HTTP/2, which peers must agree to.
     H2,
     /// HTTP/1.1, which peers may leave unsaid.
-    #[allow(dead_code)] // For endpoints that speak REST.
     Http1,
 }
 

@@ -75,6 +75,8 @@ pub(crate) struct Upstream {
     down: RefCell<Option<Rc<str>>>,
     retired: Cell<bool>,
     inflight: Cell<usize>,
+    /// Requests on its other endpoint.
+    elsewhere: Cell<usize>,
     waiting: Cell<usize>,
     changed: Notify,
     teller: Teller,
@@ -124,6 +126,7 @@ impl Upstream {
             down: RefCell::default(),
             retired: Cell::new(false),
             inflight: Cell::new(0),
+            elsewhere: Cell::new(0),
             waiting: Cell::new(0),
             changed: Notify::new(),
             teller,
@@ -146,9 +149,16 @@ impl Upstream {
         &self.address
     }
 
-    /// Streams of this thread on this backend.
+    /// Requests of this thread on this backend.
     pub(crate) fn inflight(&self) -> usize {
-        self.inflight.get()
+        self.inflight.get() + self.elsewhere.get()
+    }
+
+    /// Count a request that goes to its other endpoint.
+    pub(crate) fn visit(self: &Rc<Self>) -> Visit {
+        self.budget.deposit();
+        self.elsewhere.set(self.elsewhere.get() + 1);
+        Visit(Rc::clone(self))
     }
 
     /// Whether there is no reason to prefer another: not where the last attempt to connect failed and
@@ -388,6 +398,15 @@ impl Drop for Lease {
         if self.upstream.waiting.get() > 0 {
             self.upstream.changed.notify_waiters();
         }
+    }
+}
+
+/// A request on a backend's other endpoint, counted for as long as it lives.
+pub(crate) struct Visit(Rc<Upstream>);
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.0.elsewhere.set(self.0.elsewhere.get() - 1);
     }
 }
 

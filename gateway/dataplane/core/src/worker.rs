@@ -21,6 +21,7 @@ use crate::events::Teller;
 use crate::headers::Timeouts;
 use crate::limits::Limits;
 use crate::pool::Pool;
+use crate::rest::{self, Rest};
 use crate::runners::Runners;
 use crate::shadow::{self, Shadows};
 use crate::shared::{Admitted, Load, Shared};
@@ -33,6 +34,8 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(crate) enum Command {
     /// Serve this connection.
     Accept(std::net::TcpStream, Admitted),
+    /// Serve this connection, on which REST is spoken.
+    AcceptRest(std::net::TcpStream, Admitted),
     /// Take no further requests, finish what is there, and close by this time.
     Drain(Instant),
     /// Keep these bounds from now on.
@@ -54,6 +57,7 @@ pub(crate) struct Worker {
     pub(crate) load: Arc<Load>,
     pub(crate) pool: Pool,
     pub(crate) runners: Runners,
+    pub(crate) rest: Rest,
     pub(crate) deadlines: Rc<Deadlines>,
     pub(crate) budget: Rc<Budget>,
     pub(crate) draws: Draws,
@@ -88,6 +92,7 @@ impl Worker {
             totals,
             runners: Runners::default(),
             shadows: Shadows::new(&shared.settings),
+            rest: Rest::new(Arc::clone(&shared.tls)),
             deadlines: Rc::new(Deadlines::new()),
             budget: Budget::new(
                 &shared.buffered,
@@ -204,8 +209,12 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
             Command::Accept(tcp, admitted) => {
                 tokio::task::spawn_local(connection::serve(Rc::clone(&worker), tcp, admitted));
             }
+            Command::AcceptRest(tcp, admitted) => {
+                tokio::task::spawn_local(rest::serve(Rc::clone(&worker), tcp, admitted));
+            }
             Command::Drain(until) => {
                 worker.each_connection(Control::finish);
+                worker.rest.finish();
                 tokio::task::spawn_local(close_at(Rc::clone(&worker), until));
             }
             Command::Limit(limits) => worker.limit(limits),
@@ -220,10 +229,12 @@ async fn keep_house(worker: Rc<Worker>) {
         let (now, limits) = (Instant::now(), worker.limits());
         worker.each_connection(|control| control.look_over(now, &limits));
         worker.shared.sequences.sweep(now);
+        worker.rest.look_over(now, &limits);
     }
 }
 
 async fn close_at(worker: Rc<Worker>, until: Instant) {
     tokio::time::sleep_until(until.into()).await;
     worker.each_connection(Control::close);
+    worker.rest.close();
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use stagegate_core::{BackendTls, Dataplane, ServerTls, Settings, TlsError};
+use stagegate_core::{BackendTls, Dataplane, ServerTls, Settings, TlsError, Unbound};
 use stagegate_table::{pick_for, Decision, PickError, Published, State, Table, TableError, WHOLE};
 use stagegate_wire::names::Names;
 use stagegate_wire::params::{put, Value};
@@ -59,17 +59,18 @@ impl Core {
     #[new]
     fn new(py: Python<'_>, settings: &Bound<'_, PyAny>) -> PyResult<Self> {
         let settings: Settings = read(settings)?;
-        let address = format!("{}:{}", settings.host, settings.port);
         let published = Published::new();
         let shared = Arc::clone(&published);
         let plane = py
             .detach(|| Dataplane::start(settings, shared))
             .map_err(|error| {
-                let why = error.to_string();
-                let why = why.split(" (os error").next().unwrap_or_default();
-                let text = format!("cannot listen on {address}: {why}");
+                let unbound = error
+                    .get_ref()
+                    .and_then(|inner| inner.downcast_ref::<Unbound>());
+                let number = unbound.and_then(|unbound| unbound.error.raw_os_error());
+                let text = error.to_string();
                 // With a number Python makes the subclass that fits, such as PermissionError.
-                match error.raw_os_error() {
+                match number.or(error.raw_os_error()) {
                     Some(number) => PyOSError::new_err((number, text)),
                     None => PyOSError::new_err(text),
                 }
@@ -85,6 +86,12 @@ impl Core {
     #[getter]
     fn inference_port(&self) -> PyResult<u16> {
         Ok(self.plane()?.port())
+    }
+
+    /// The bound port of the REST protocol; 0 where it is not served.
+    #[getter]
+    fn http_port(&self) -> PyResult<u16> {
+        Ok(self.plane()?.http_port().unwrap_or(0))
     }
 
     /// A descriptor that is readable while there are events.

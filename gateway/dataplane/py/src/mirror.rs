@@ -141,6 +141,7 @@ mirrors! {
         shadow_queue, shadow_concurrency, shadow_bytes, shadow_deadline_ms, shadow_lag_ms,
         cancels_per_second,
         max_buffered,
+        http_host, http_port,
     }
 }
 

@@ -25,6 +25,7 @@ pub mod encode;
 pub mod fields;
 pub mod frame;
 pub mod inflate;
+pub mod inflating;
 pub mod local;
 pub mod names;
 pub mod params;
