@@ -5,10 +5,12 @@
 //! held back: how many answers one has, and so when it ends, is known to the model alone, and a message
 //! that waits would hold up those behind it which the model may need to go on.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use stagegate_table::gate::{Ask, Permit, Place, Reason, Refusal, UNBOUNDED};
 use stagegate_table::{Model, State, Version};
@@ -21,19 +23,78 @@ use crate::routed::{micros, Routed};
 use crate::status::{Code, Status};
 use crate::worker::Worker;
 
-/// A permit for a call of gRPC, waited for as long as its client waits.
+/// How long a message that is still on its way may hold a place.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
+
+/// What a call of gRPC holds while it is with a backend; given back when dropped.
+pub(crate) enum Admitted {
+    /// Its message is here: its time says what the backend takes.
+    Whole(Permit),
+    /// Its message is on its way still, and so large that it must not be waited for. The place is taken from
+    /// it after a second, because nothing bounds how slowly a client sends; its time says nothing.
+    Coming(Rc<Cell<Option<Permit>>>),
+}
+
+impl Admitted {
+    fn coming(permit: Permit) -> Self {
+        let place = Rc::new(Cell::new(Some(permit)));
+        let held = Rc::downgrade(&place);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(ON_ITS_WAY).await;
+            if let Some(place) = held.upgrade() {
+                place.take();
+            }
+        });
+        Self::Coming(place)
+    }
+
+    /// The backend is done with the request, after `micros`; `good` where its answer is OK. Only the first
+    /// call counts.
+    pub(crate) fn done(&mut self, micros: u64, good: bool) {
+        match self {
+            Self::Whole(permit) => permit.done(micros, good),
+            Self::Coming(place) => drop(place.take()),
+        }
+    }
+
+    /// The call ended without an answer. Where its client went away, or its time is over, the backend may go on
+    /// with it: it keeps its place for as long as a request usually takes, so that what nobody waits for
+    /// cannot pile up there.
+    pub(crate) fn failed(self, failure: &Failure) {
+        let given_up = match failure {
+            Failure::Gone => true,
+            Failure::Status(status) => status.code == Code::DeadlineExceeded as u8,
+        };
+        if let (true, Self::Whole(permit)) = (given_up, self) {
+            let time = permit.usual_time();
+            if !time.is_zero() {
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(time).await;
+                    drop(permit);
+                });
+            }
+        }
+    }
+}
+
+/// A place for a call of gRPC, waited for as long as its client waits.
 pub(crate) async fn admit(
     worker: &Worker,
     client: &mut Client,
     routed: &mut Routed,
-) -> Result<Permit, Failure> {
+) -> Result<Admitted, Failure> {
     if client.message.is_whole() {
         if let Some(permit) = Permit::try_new(&routed.version.cell) {
-            return Ok(permit);
+            return Ok(Admitted::Whole(permit));
         }
     }
     // Boxed because it is rare: it would make the future of every call larger.
-    Box::pin(wait_for(worker, client, routed)).await
+    let permit = Box::pin(wait_for(worker, client, routed)).await?;
+    Ok(if client.message.is_whole() {
+        Admitted::Whole(permit)
+    } else {
+        Admitted::coming(permit)
+    })
 }
 
 async fn wait_for(
@@ -113,23 +174,6 @@ async fn queue(
         Err(refusal) => Err(refusal),
     };
     outcome.map_err(|refusal| refused(worker, routed, refusal))
-}
-
-/// The client of a request that is with a backend went away, or its time is over. The backend may go on with
-/// it: it takes its place for as long as a request usually does, so that what nobody waits for cannot pile
-/// up there.
-pub(crate) fn abandon(permit: Permit, failure: &Failure) {
-    let given_up = match failure {
-        Failure::Gone => true,
-        Failure::Status(status) => status.code == Code::DeadlineExceeded as u8,
-    };
-    let time = permit.usual_time();
-    if given_up && !time.is_zero() {
-        tokio::task::spawn_local(async move {
-            tokio::time::sleep(time).await;
-            drop(permit);
-        });
-    }
 }
 
 /// Count a refusal and put it in words.

@@ -85,7 +85,7 @@ pub(crate) fn usual_deadline(worker: &Worker, started: Instant) -> Option<Instan
 
 async fn answer(worker: &Worker, client: &mut Client, routed: &mut Routed) -> Result<u8, Failure> {
     cold::ready_for(worker, client, routed).await?;
-    let mut permit = admission::admit(worker, client, routed).await?;
+    let mut place = admission::admit(worker, client, routed).await?;
     worker.choose_for_sequence(routed)?;
     if !routed.model.shadows.is_empty() && routed.sequence.is_none() {
         client.capture = shadow::sample(worker, client, routed);
@@ -94,7 +94,7 @@ async fn answer(worker: &Worker, client: &mut Client, routed: &mut Routed) -> Re
     let (response, via) = match ask_version(worker, client, routed, pin).await {
         Ok(answer) => answer,
         Err(failure) => {
-            admission::abandon(permit, &failure);
+            place.failed(&failure);
             return Err(failure);
         }
     };
@@ -108,11 +108,11 @@ async fn answer(worker: &Worker, client: &mut Client, routed: &mut Routed) -> Re
         Ok(code)
     } else {
         // The backend is done with it; how long the client takes is its own affair.
-        permit.done(via.took(Instant::now()), true);
+        place.done(via.took(Instant::now()), true);
         download::finish(client, via.name(), rename.names).await
     };
     let now = Instant::now();
-    permit.done(via.took(now), matches!(outcome, Ok(0)));
+    place.done(via.took(now), matches!(outcome, Ok(0)));
     via.count(worker, routed, &outcome, now);
     client.answered = Some(now);
     if outcome.is_err() {

@@ -278,6 +278,28 @@ async fn a_message_on_its_way_holds_no_place() {
     }
 }
 
+/// A message too large to be waited for holds a place, but not for as long as its client likes.
+#[tokio::test]
+async fn a_very_large_message_on_its_way_loses_its_place() {
+    let (_backend, gateway) = started(Settings::default()).await;
+    let client = gateway.client().await;
+    let message = framed(&request("busy", "", 3 << 20));
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        let mut call = client.begin(INFER, &[]).await;
+        call.send_all(&message[..200_000], false).await;
+        slow.push(call);
+    }
+
+    let quick = ask(&gateway.client().await, 0, &[]).await;
+    until("it waits", || queued(&gateway) == 1).await;
+    assert_eq!(0, quick.answer().await.unwrap().code());
+    for mut call in slow {
+        call.send_all(&message[200_000..], true).await;
+        assert_eq!(0, call.answer().await.unwrap().code());
+    }
+}
+
 /// Messages that wait are held under one bound, and what is beyond it is refused.
 #[tokio::test]
 async fn all_waiting_messages_together_have_a_bound() {
