@@ -57,23 +57,28 @@ impl Admitted {
         }
     }
 
-    /// The call ended without an answer. Where its client went away, or its time is over, the backend may go on
-    /// with it: it keeps its place for as long as a request usually takes, so that what nobody waits for
-    /// cannot pile up there.
+    /// The call ended without an answer; see [`abandon`].
     pub(crate) fn failed(self, failure: &Failure) {
-        let given_up = match failure {
-            Failure::Gone => true,
-            Failure::Status(status) => status.code == Code::DeadlineExceeded as u8,
-        };
-        if let (true, Self::Whole(permit)) = (given_up, self) {
-            let time = permit.usual_time();
-            if !time.is_zero() {
-                tokio::task::spawn_local(async move {
-                    tokio::time::sleep(time).await;
-                    drop(permit);
-                });
-            }
+        if let Self::Whole(permit) = self {
+            abandon(permit, failure);
         }
+    }
+}
+
+/// A request that is with a backend ended without an answer. Where its client went away, or its time is
+/// over, the backend may go on with it: it keeps its place for as long as a request usually takes, so that
+/// what nobody waits for cannot pile up there.
+pub(crate) fn abandon(permit: Permit, failure: &Failure) {
+    let given_up = match failure {
+        Failure::Gone => true,
+        Failure::Status(status) => status.code == Code::DeadlineExceeded as u8,
+    };
+    let time = permit.usual_time();
+    if given_up && !time.is_zero() {
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(time).await;
+            drop(permit);
+        });
     }
 }
 
