@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from gateway import admin_messages as messages
 from gateway.config import Address
-from gateway.operations import Change, Operations
+from gateway.operations import Change, Operations, Said
 from gateway.status import INTERNAL, status_of
 from protos.gen.stagegate.admin.v1 import admin_pb2, admin_pb2_grpc
 from router.errors import ConfigInvalid, Conflict, InvalidInput, InvalidRoute, StagegateError
@@ -74,7 +74,8 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
     ) -> admin_pb2.ResolveResponse:
         """What a request would meet."""
         model = parse_model_name(request.model)
-        return messages.write_resolution(await self._operations.resolve(model, request.reference))
+        said = Said(dict(request.headers), dict(request.parameters))
+        return messages.write_resolution(await self._operations.resolve(model, request.reference, said))
 
     async def ListRoutes(
         self, request: admin_pb2.ListRoutesRequest, context: _Context

@@ -32,7 +32,17 @@ from gateway.operations import (
 from protos.gen.stagegate.admin.v1 import admin_pb2 as pb
 from router.alias import parse_reference
 from router.errors import InvalidRoute
-from router.model import Arm, BackendModel, Route, Shadow, Tolerance, parse_model_name
+from router.model import (
+    Arm,
+    BackendModel,
+    Condition,
+    MatchRule,
+    Route,
+    Shadow,
+    Sticky,
+    Tolerance,
+    parse_model_name,
+)
 
 _STATES: dict[VersionState, pb.VersionState.ValueType] = {
     VersionState.READY: pb.VERSION_STATE_READY,
@@ -163,6 +173,9 @@ def write_resolution(found: Resolution) -> pb.ResolveResponse:
             pb.Share(arm=share.arm, version=share.version, weight=share.weight) for share in found.shares
         ],
         why=found.why,
+        decided_by=found.decided_by,
+        rule=found.rule,
+        bucket=found.bucket,
     )
 
 
@@ -180,6 +193,9 @@ def read_resolution(message: pb.ResolveResponse) -> Resolution:
         backend_model=message.backend_model,
         shares=tuple(Share(share.arm, share.version, share.weight) for share in message.shares),
         why=tuple(message.why),
+        decided_by=message.decided_by,
+        rule=message.rule if message.HasField("rule") else None,
+        bucket=message.bucket if message.HasField("bucket") else None,
     )
 
 
@@ -203,7 +219,19 @@ def write_route(route: Route) -> pb.Route:
         arms=arms,
         deadline=route.deadline,
         shadows=[_write_shadow(shadow) for shadow in route.shadows],
+        match=[_write_rule(rule) for rule in route.match],
+        sticky=pb.Sticky(by=route.sticky.by, salt=route.sticky.salt) if route.sticky else None,
+        arm_header=route.arm_header,
     )
+
+
+def _write_rule(rule: MatchRule) -> pb.MatchRule:
+    said = [pb.Condition(kind=c.kind, name=c.name, value=c.value) for c in rule.conditions]
+    return pb.MatchRule(conditions=said, arm=rule.arm)
+
+
+def _read_rule(rule: pb.MatchRule) -> MatchRule:
+    return MatchRule(tuple(Condition(c.kind, c.name, c.value) for c in rule.conditions), rule.arm)
 
 
 def _write_shadow(shadow: Shadow) -> pb.Shadow:
@@ -235,7 +263,17 @@ def read_route(message: pb.Route) -> Route:
         raise InvalidRoute(f"route of {model!r}: deadline must be above 0 and at most 24 hours")
     arms = tuple(_read_arm(arm) for arm in message.arms)
     shadows = tuple(_read_shadow(shadow) for shadow in message.shadows)
-    return Route(model=model, arms=arms, registry=message.registry, deadline=deadline, shadows=shadows)
+    sticky = Sticky(message.sticky.by, message.sticky.salt) if message.HasField("sticky") else None
+    return Route(
+        model=model,
+        arms=arms,
+        registry=message.registry,
+        deadline=deadline,
+        shadows=shadows,
+        match=tuple(_read_rule(rule) for rule in message.match),
+        sticky=sticky,
+        arm_header=message.arm_header,
+    )
 
 
 def _read_shadow(shadow: pb.Shadow) -> Shadow:

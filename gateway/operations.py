@@ -114,19 +114,34 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """What a request says of itself beside its names: its metadata, and its parameters as text."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+NOTHING = Said()
+"""What a request says that has no metadata and no parameters."""
+
+
+@dataclass(frozen=True, slots=True)
 class Resolution:
     """What a request for `model` at `reference` would meet now.
 
     Attributes:
         reference: as it was asked, "" for none.
         kind: what the reference is.
-        arm: the arm label; for a split of several arms the stable one's (`shares` has all).
+        arm: the arm label; where a split leaves it to chance the stable one's (`shares` has all).
         version: the version of that arm.
         state: where that version stands.
         backends: who would answer; empty unless `ready`.
         backend_model: the version's model name inside Triton.
         shares: the split, heaviest first as served; empty for a pinned reference.
         why: sentences for people, in the order of the decision.
+        decided_by: what decided on the arm: `pinned`, `only`, `forced`, `rule`, `bucket` or `chance`.
+        rule: the number of that rule, from 0.
+        bucket: the number of that bucket.
     """
 
     model: str
@@ -140,6 +155,9 @@ class Resolution:
     backend_model: str = ""
     shares: tuple[Share, ...] = ()
     why: tuple[str, ...] = ()
+    decided_by: str = ""
+    rule: int | None = None
+    bucket: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,11 +464,12 @@ class Catalogue(Protocol):
         """One model with all its versions. Raises ModelNotFound."""
         ...
 
-    async def resolve(self, model: ModelName, reference: str) -> Resolution:
+    async def resolve(self, model: ModelName, reference: str, said: Said = NOTHING) -> Resolution:
         """What a request would meet; by the same code as the hot path, without sending anything.
 
         Raises:
             ModelNotFound, VersionNotFound, InvalidReference: as a client would be answered.
+            InvalidInput: it cannot say that.
             Unavailable: the model exists, but no split of it can be answered now.
         """
         ...

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from gateway import __version__
-from gateway.bridge import SHADOW_RESULTS, Counters, DataPlane, EjectedCounters
+from gateway.bridge import SHADOW_RESULTS, Counters, DataPlane, EjectedCounters, Explanation
 from gateway.certificates import Certificates
 from gateway.config import Address
 from gateway.operations import (
+    NOTHING,
     ArmView,
     BackendStatus,
     Change,
@@ -29,6 +30,7 @@ from gateway.operations import (
     RouteTable,
     RouteView,
     RouteWeight,
+    Said,
     ShadowComparison,
     ShadowView,
     Share,
@@ -40,6 +42,7 @@ from gateway.operations import (
 from router.alias import parse_reference, resolve
 from router.control.controller import Controller, ModelEntry
 from router.errors import (
+    InvalidInput,
     InvalidReference,
     InvalidRoute,
     ModelNotFound,
@@ -47,7 +50,7 @@ from router.errors import (
     Unavailable,
     VersionNotFound,
 )
-from router.model import Arm, ModelName, Route, Shadow, Version, VersionId, format_weight
+from router.model import WHOLE, Arm, ModelName, Route, Shadow, Version, VersionId, format_weight
 from router.ports import Clock, StateStore, StoredRoute
 from router.traffic.compile import VersionPlacement
 from router.traffic.serving import Serving, implicit_route
@@ -184,9 +187,13 @@ class RunningGateway:
         failure = self._controller.residents.failures.get((entry.registered.name, version.version))
         return self._placement(entry, version).reason or (failure.reason if failure else "")
 
-    async def resolve(self, model: ModelName, reference: str) -> Resolution:
+    async def resolve(self, model: ModelName, reference: str, said: Said = NOTHING) -> Resolution:
         """What a request would meet; by the same code as the hot path, without sending anything."""
-        told = self._data_plane.explain(model, reference, 0)
+        headers, parameters = tuple(said.headers.items()), tuple(said.parameters.items())
+        try:
+            told = self._data_plane.explain(model, reference, 0, headers, parameters)
+        except ValueError as error:
+            raise InvalidInput(f"a request cannot say that: {error}") from error
         name = told.model or model
         entry = self._controller.models.get(ModelName(name))
         if told.code == INVALID_ARGUMENT:
@@ -198,50 +205,49 @@ class RunningGateway:
         kind = ReferenceKind(told.reference_kind)
         split = kind is ReferenceKind.SPLIT
         arms = entry.serving.arms if split else ()
-        stable = next((arm for arm in arms if arm.name == "stable"), arms[0] if arms else None)
-        version = entry.registered.versions[VersionId(stable.version if stable else told.version)]
+        # By chance it may be any: the stable one is shown.
+        name_of_arm = "stable" if told.decided_by == "chance" else told.arm
+        shown = next((arm for arm in arms if arm.name == name_of_arm), arms[0] if arms else None)
+        version = entry.registered.versions[VersionId(shown.version if shown else told.version)]
         placement = self._placement(entry, version)
         return Resolution(
             model=name,
             registry=entry.registered.registry,
             reference=reference or model.partition("@")[2],
             kind=kind,
-            arm=stable.name if stable else told.arm,
+            arm=shown.name if shown else told.arm,
             version=version.version,
             state=self._state(entry, version),
             backends=placement.backends,
             backend_model=placement.backend_model,
             shares=tuple(Share(arm.name, arm.version, arm.weight) for arm in arms),
-            why=tuple(self._why(entry, kind, reference or model.partition("@")[2], version, placement)),
+            why=(
+                *self._why_version(entry, kind, reference or model.partition("@")[2]),
+                *_why_arm(told, entry.serving, said),
+                *self._why_state(entry, version, placement),
+            ),
+            decided_by=told.decided_by,
+            rule=told.rule,
+            bucket=told.bucket,
         )
 
-    def _why(
-        self,
-        entry: ModelEntry,
-        kind: ReferenceKind,
-        reference: str,
-        version: Version,
-        placement: VersionPlacement,
-    ) -> list[str]:
-        """The decision in sentences, in its order."""
+    def _why_version(self, entry: ModelEntry, kind: ReferenceKind, reference: str) -> list[str]:
+        """What the reference means, in sentences."""
         serving = entry.serving
-        said = []
-        if kind is ReferenceKind.SPLIT:
+        if kind is not ReferenceKind.SPLIT:
+            said = [f"{reference!r} is {_article(kind)} of {entry.registered.name}, so it pins a version"]
+        else:
             origin = "implicit route" if serving.implicit else "route in the store"
             asked = f"{reference!r} is what the stable arm names" if reference else "no reference"
-            said.append(f"{asked}: the {origin} decides, {_route_line(self._route_of(entry))}")
-        else:
-            said.append(f"{reference!r} is {_article(kind)} of {entry.registered.name}, so it pins a version")
-        said += [f"{wait.what} waits: {wait.sentence}" for wait in serving.waiting]
+            said = [f"{asked}: the {origin} decides, {_route_line(self._route_of(entry))}"]
+        return said + [f"{wait.what} waits: {wait.sentence}" for wait in serving.waiting]
+
+    def _why_state(self, entry: ModelEntry, version: Version, placement: VersionPlacement) -> list[str]:
+        """Where the version is."""
         if placement.backends:
-            said.append(f"version {version.version} is ready on {', '.join(placement.backends)}")
-        else:
-            reason = self._reason(entry, version)
-            said.append(
-                f"version {version.version} is {self._state(entry, version)}: "
-                + (reason or "a request would load it")
-            )
-        return said
+            return [f"version {version.version} is ready on {', '.join(placement.backends)}"]
+        reason = self._reason(entry, version) or "a request would load it"
+        return [f"version {version.version} is {self._state(entry, version)}: {reason}"]
 
     # Routing
 
@@ -588,6 +594,29 @@ def _route_line(route: Route | None) -> str:
 
 def _waiting(serving: Serving, what: str) -> str:
     return next((wait.sentence for wait in serving.waiting if wait.what == what), "")
+
+
+def _why_arm(told: Explanation, serving: Serving, said: Said) -> list[str]:
+    """What decided on the arm, in a sentence; nothing where there was no choice."""
+    sticky = serving.assignment.sticky
+    match told.decided_by:
+        case "forced":
+            return [f"the header stagegate-arm asks for arm {told.arm}, and the route is open for it"]
+        case "rule" if told.rule is not None:
+            when = " and ".join(
+                f"{c.kind} {c.name} = {c.value!r}" for c in serving.assignment.rules[told.rule].conditions
+            )
+            return [f"match rule {told.rule + 1} fits ({when}): arm {told.arm}"]
+        case "bucket":
+            own = any(name.lower() == "stagegate-key" and value for name, value in said.headers.items())
+            key = "header:stagegate-key" if own or sticky is None else sticky.by
+            return [f"the key of {key} is in bucket {told.bucket} of {WHOLE}, which is arm {told.arm}'s"]
+        case "chance" if sticky is not None and sticky.by:
+            return [f"the request has no key ({sticky.by}): chance decides, by weight"]
+        case "chance":
+            return ["chance decides on the arm, by weight"]
+        case _:
+            return []
 
 
 def _article(kind: ReferenceKind) -> str:

@@ -33,6 +33,21 @@ PINNED_ARM = "pinned"
 MOST_SHADOWS = 8
 """Shadows that a route may have: each of them costs a copy."""
 
+MOST_RULES = 64
+"""Match rules that a route may have: each request looks at them in turn."""
+
+MOST_CONDITIONS = 16
+"""Conditions that one match rule may have."""
+
+HEADER = "header"
+"""What a request says of itself in its metadata."""
+
+PARAMETER = "parameter"
+"""What a request says of itself in its parameters."""
+
+_MOST_SAID = 256
+_HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,128}")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9._:-]{1,256}")
 _ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
@@ -215,6 +230,74 @@ class Shadow:
             raise InvalidRoute(f"shadow {self.name!r}: version is missing")
 
 
+BucketRuns = tuple[tuple[str, int], ...]
+"""Buckets of sticky keys, in order: an arm and how many neighbouring ones it has; 10,000 in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sticky:
+    """What keeps a caller on its arm.
+
+    Attributes:
+        by: `header:NAME`, in lower case, or `parameter:NAME`; "" for no key but the request's own.
+        salt: hashed with every key, so that another experiment draws its callers anew; "" for the model's
+            name.
+    """
+
+    by: str = ""
+    salt: str = ""
+
+    def __post_init__(self) -> None:
+        if self.by:
+            kind, _, name = self.by.partition(":")
+            check_said(kind, name, "sticky key")
+        if len(self.salt) > _MOST_SAID:
+            raise InvalidRoute(f"the salt has {len(self.salt)} characters, at most {_MOST_SAID}")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Something that a request says of itself: a header (name in lower case) or a parameter, exactly."""
+
+    kind: str
+    name: str
+    value: str
+
+    def __post_init__(self) -> None:
+        check_said(self.kind, self.name, "condition")
+        if len(self.value) > _MOST_SAID or (self.kind == HEADER and not _HEADER_VALUE.fullmatch(self.value)):
+            raise InvalidRoute(
+                f"{self.kind} {self.name!r} cannot have the value {self.value[:80]!r}",
+                hint=f"at most {_MOST_SAID} characters, those of a header printable ASCII",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class MatchRule:
+    """Requests for which all conditions hold go to an arm."""
+
+    conditions: tuple[Condition, ...]
+    arm: str
+
+    def __post_init__(self) -> None:
+        count = len(self.conditions)
+        if not 1 <= count <= MOST_CONDITIONS:
+            many = f"{count} conditions, not 1 to {MOST_CONDITIONS}"
+            raise InvalidRoute(f"a rule to arm {self.arm!r} has {many}")
+
+
+def check_said(kind: str, name: str, what: str) -> None:
+    """Raises InvalidRoute where a request cannot have such a header or parameter."""
+    if kind not in (HEADER, PARAMETER):
+        raise InvalidRoute(f"{what} {kind!r} is neither header nor parameter")
+    fits = _HEADER_NAME.fullmatch(name) if kind == HEADER else 0 < len(name) <= _MOST_SAID
+    if not fits:
+        raise InvalidRoute(
+            f"{what}: {name[:80]!r} cannot be the name of a {kind}",
+            hint="a header's is in lower case: letters, digits and -_. are usual",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """The traffic policy of a model.
@@ -223,6 +306,11 @@ class Route:
         registry: where its references resolve; "" means the default registry.
         deadline: seconds, or None for the gateway's default.
         shadows: who gets copies of what the split answers, at most 8.
+        match: rules that come before the weights; the first that fits wins.
+        sticky: what keeps a caller on its arm, or None.
+        arm_header: whether a client may name its arm in the request header `stagegate-arm`.
+        buckets: whose each bucket of sticky keys is. The store's own, from one route to the next; empty for
+            each arm in one piece. No part of what a route says: two routes may be equal without it.
     """
 
     model: ModelName
@@ -230,6 +318,10 @@ class Route:
     registry: str = ""
     deadline: float | None = None
     shadows: tuple[Shadow, ...] = ()
+    match: tuple[MatchRule, ...] = ()
+    sticky: Sticky | None = None
+    arm_header: bool = False
+    buckets: BucketRuns = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.arms:
@@ -245,6 +337,18 @@ class Route:
                 hint="change a weight so that all arms together give 100",
             )
         self._check_shadows(names)
+        self._check_match(names)
+
+    def _check_match(self, arms: list[str]) -> None:
+        for rule in self.match:
+            if rule.arm not in arms:
+                raise InvalidRoute(
+                    f"route of {self.model!r}: a match rule names arm {rule.arm!r}, which is not there",
+                    hint="arms: " + ", ".join(arms),
+                )
+        if len(self.match) > MOST_RULES:
+            many = f"{len(self.match)} match rules, at most {MOST_RULES}"
+            raise InvalidRoute(f"route of {self.model!r}: {many}")
 
     def _check_shadows(self, arms: list[str]) -> None:
         names = [shadow.name for shadow in self.shadows]

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from gateway import admin_messages as messages
 from gateway.operations import (
+    NOTHING,
     ModelSummary,
     ModelVersions,
     ReloadReport,
@@ -18,6 +19,7 @@ from gateway.operations import (
     RouteChange,
     RouteTable,
     RouteView,
+    Said,
     StatusReport,
 )
 from protos.gen.stagegate.admin.v1 import admin_pb2, admin_pb2_grpc
@@ -78,9 +80,11 @@ class AdminClient:
         request = admin_pb2.ListVersionsRequest(model=model)
         return messages.read_versions(self._call(self._stub.ListVersions, request))
 
-    def resolve(self, model: str, reference: str) -> Resolution:
+    def resolve(self, model: str, reference: str, said: Said = NOTHING) -> Resolution:
         """What a request would meet."""
-        request = admin_pb2.ResolveRequest(model=model, reference=reference)
+        request = admin_pb2.ResolveRequest(
+            model=model, reference=reference, headers=said.headers, parameters=said.parameters
+        )
         return messages.read_resolution(self._call(self._stub.Resolve, request))
 
     def routes(self) -> RouteTable:

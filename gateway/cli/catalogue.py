@@ -11,6 +11,8 @@ import typer
 from gateway.cli.options import DEFAULT_SERVER, Json, Model, Server, admin
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gateway.operations import (
         ModelSummary,
         ModelVersions,
@@ -118,19 +120,45 @@ def resolve(
         str,
         typer.Argument(metavar="MODEL[@REF]", help="Such as digits, digits@production, digits@@champion."),
     ],
+    *,
+    headers: Annotated[
+        list[str] | None,
+        typer.Option("--header", metavar="NAME=VALUE", help="Metadata that the request has."),
+    ] = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", metavar="NAME=VALUE", help="A parameter that the request has."),
+    ] = None,
+    key: Annotated[str, typer.Option("--key", help="The request's own sticky key (stagegate-key).")] = "",
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
     """Show which version, arm and backend a request would meet, and why."""
     from gateway.cli import output
+    from gateway.operations import Said
 
     model, _, name = reference.partition("@")
+    said = Said(_pairs("--header", headers or []), _pairs("--parameter", parameters or []))
+    if key:
+        said = Said({**said.headers, "stagegate-key": key}, said.parameters)
     with admin(server) as client:
-        found = client.resolve(model, name)
+        found = client.resolve(model, name, said)
     if as_json:
         output.print_json(found)
         return
     _show_resolution(found)
+
+
+def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
+    from router.errors import InvalidInput
+
+    pairs: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise InvalidInput(f"{option}: {text!r} is not NAME=VALUE")
+        pairs[name] = value
+    return pairs
 
 
 def _show_resolution(found: Resolution) -> None:

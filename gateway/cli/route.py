@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gateway.config import Document
     from gateway.operations import Mismatch, RouteChange, RouteView, ShadowComparison, ShadowView
     from router.errors import ConfigProblem
-    from router.model import Route
+    from router.model import MatchRule, Route
 
 commands = typer.Typer(no_args_is_help=True, help="Where the traffic of a model goes.")
 
@@ -46,6 +46,8 @@ def _show_route(view: RouteView) -> None:
             ("model", route.model),
             ("registry", route.registry or "(default)"),
             ("deadline", "" if route.deadline is None else format_deadline(route.deadline)),
+            ("sticky", _sticky(route)),
+            ("arm header", "clients may name their arm (stagegate-arm)" if route.arm_header else ""),
             ("set by", by),
             ("reason", view.reason),
             ("revision", "" if view.implicit else str(view.revision)),
@@ -68,8 +70,23 @@ def _show_route(view: RouteView) -> None:
         ),
         empty="it has no arms",
     )
+    if route.match:
+        output.heading("match, the first that fits")
+        rows = ((_conditions(rule), rule.arm) for rule in route.match)
+        output.table(("WHEN", "ARM"), rows, empty="")
     if view.shadows:
         _show_shadows(view.shadows)
+
+
+def _sticky(route: Route) -> str:
+    if route.sticky is None:
+        return ""
+    salt = f", salt {route.sticky.salt!r}" if route.sticky.salt else ""
+    return (route.sticky.by or "none") + salt
+
+
+def _conditions(rule: MatchRule) -> str:
+    return " and ".join(f"{said.kind} {said.name} = {said.value}" for said in rule.conditions)
 
 
 def _show_shadows(shadows: Sequence[ShadowView]) -> None:
@@ -158,6 +175,10 @@ def set_route(
     *,
     registry: Annotated[str, typer.Option("--registry", help="Where references resolve.")] = "",
     deadline: Annotated[str, typer.Option("--deadline", help="Of unary calls, such as 2s.")] = "",
+    sticky: Annotated[
+        str,
+        typer.Option("--sticky", help="What keeps a caller on its arm: header:NAME or parameter:NAME."),
+    ] = "",
     reason: Reason = "",
     expected_revision: Revision = None,
     server: Server = DEFAULT_SERVER,
@@ -166,7 +187,7 @@ def set_route(
     """Set the route of a model in short form; weights sum to 100."""
     from router.traffic.routes import parse_short
 
-    route = parse_short(model, arms, registry=registry, deadline=deadline)
+    route = parse_short(model, arms, registry=registry, deadline=deadline, sticky=sticky)
     _apply([route], expected_revision, reason, server, as_json)
 
 
@@ -249,7 +270,7 @@ def _show_changes(changes: Sequence[RouteChange], as_json: bool) -> None:
 
 
 def short(route: Route | None) -> str:
-    """A route in the form of `route set`, with its shadows; `(implicit)` for none."""
+    """A route in the form of `route set`, with what else it has; `(implicit)` for none."""
     from router.model import format_weight
 
     if route is None:
@@ -262,6 +283,12 @@ def short(route: Route | None) -> str:
     parts += [
         f"{shadow.name}={shadow.reference}:{shadow.sample / 10_000:g} (shadow)" for shadow in route.shadows
     ]
+    if route.match:
+        parts.append(f"({len(route.match)} match rule{'s' if len(route.match) > 1 else ''})")
+    if route.sticky:
+        parts.append(f"(sticky {_sticky(route)})")
+    if route.arm_header:
+        parts.append("(arm header)")
     return " ".join(parts)
 
 

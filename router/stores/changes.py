@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from router.errors import Conflict, InvalidInput, RouteNotFound
 from router.model import ModelName, Route
+from router.traffic.buckets import keep_buckets
 
 
 def check_routes(routes: Sequence[Route]) -> None:
@@ -16,6 +18,12 @@ def check_routes(routes: Sequence[Route]) -> None:
     for model in models:
         if models.count(model) > 1:
             raise InvalidInput(f"two routes for model {model!r} were given", hint="give one for each model")
+
+
+def with_buckets(before: Route | None, after: Route) -> Route:
+    """A route as it is to be stored: with the buckets of the one before it, as few handed over as its weights
+    demand, whatever the caller gave."""
+    return replace(after, buckets=keep_buckets(before, after))
 
 
 def check_revision(current: int, expected: int | None) -> None:

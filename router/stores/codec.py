@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 from router.errors import InvalidRoute, StateUnavailable
 from router.model import Route
@@ -19,8 +20,11 @@ def canonical(value: object) -> str:
 
 
 def encode_route(route: Route) -> str:
-    """A route as text."""
-    return canonical({"format": ROUTE_FORMAT, "route": route_to_document(route)})
+    """A route as text, with its buckets where they say more than its weights do."""
+    document: dict[str, object] = {"format": ROUTE_FORMAT, "route": route_to_document(route)}
+    if route.buckets:
+        document["buckets"] = [list(run) for run in route.buckets]
+    return canonical(document)
 
 
 def decode_route(model: str, text: str) -> Route:
@@ -34,7 +38,9 @@ def decode_route(model: str, text: str) -> Route:
                 f"the stored route of {model!r} has format {found!r}; this version reads {ROUTE_FORMAT}",
                 hint="use the version that wrote it",
             )
-        return route_from_document(document["route"])
+        route = route_from_document(document["route"])
+        runs = tuple((str(arm), int(length)) for arm, length in document.get("buckets", ()))
+        return replace(route, buckets=runs)
     except (ValueError, KeyError, TypeError, InvalidRoute) as error:
         raise StateUnavailable(f"the stored route of {model!r} cannot be read: {error}") from error
 

@@ -9,7 +9,7 @@ from router.errors import StateUnavailable
 from router.model import ModelName, Route
 from router.ports import RouteChangeRecord, StoredRoute
 from router.stores.audit import AuditEntry, change_of, seal
-from router.stores.changes import check_revision, check_routes, no_route
+from router.stores.changes import check_revision, check_routes, no_route, with_buckets
 from router.stores.codec import encode_route
 
 
@@ -39,8 +39,10 @@ class MemoryStore:
         self._check_open()
         check_routes(routes)
         check_revision(len(self._audit), expected_revision)
-        entry = self._record("put_routes", actor, reason, {route.model: route for route in routes})
-        for route in routes:
+        stored = {model: old.route for model, old in self._routes.items()}
+        after = [with_buckets(stored.get(route.model), route) for route in routes]
+        entry = self._record("put_routes", actor, reason, {route.model: route for route in after})
+        for route in after:
             self._routes[route.model] = StoredRoute(route, entry.revision, actor, reason, entry.at)
         return entry.revision
 

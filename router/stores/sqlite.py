@@ -21,7 +21,7 @@ from router.errors import StateUnavailable
 from router.model import ModelName, Route
 from router.ports import RouteChangeRecord, StoredRoute
 from router.stores.audit import AuditEntry, change_of, seal, verify_chain
-from router.stores.changes import check_revision, check_routes, no_route
+from router.stores.changes import check_revision, check_routes, no_route, with_buckets
 from router.stores.codec import canonical, decode_route, encode_route
 from router.stores.lockfile import LockFile
 
@@ -245,6 +245,10 @@ class SqliteStore:
             for model, route in after.items():
                 if route is None and before[model] is None:
                     raise no_route(model)
+            after = {
+                model: with_buckets(_decoded(model, before[model]), route) if route else None
+                for model, route in after.items()
+            }
             last = db.execute("SELECT hash FROM audit ORDER BY revision DESC LIMIT 1").fetchone()
             entry = seal(
                 revision=current + 1,
@@ -281,6 +285,10 @@ class SqliteStore:
             self._connection = None
         if self._lock is not None:
             self._lock.release()
+
+
+def _decoded(model: str, text: str | None) -> Route | None:
+    return decode_route(model, text) if text else None
 
 
 @contextlib.contextmanager

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from router.model import Capacity, RegisteredModel, Version, VersionId
+from router.model import Capacity, MatchRule, RegisteredModel, Sticky, Version, VersionId
+from router.traffic.buckets import in_one_piece
 from router.traffic.serving import Serving
-from router.traffic.table import ArmSpec, ModelSpec, PointerSpec, ShadowSpec, VersionSpec
+from router.traffic.table import (
+    ArmSpec,
+    BucketRunSpec,
+    ConditionSpec,
+    MatchRuleSpec,
+    ModelSpec,
+    PointerSpec,
+    ShadowSpec,
+    VersionSpec,
+)
 
 READY = "ready"
 COLD = "cold"
@@ -70,6 +80,7 @@ def compile_model(
         metadata: makes a serialised `inference.ModelMetadataResponse` from a version's contract, b"" where
             the contract does not suffice. Asked only for versions that no backend can describe now.
     """
+    sticky = serving.assignment.sticky or Sticky()
     return ModelSpec(
         name=serving.model,
         versions=tuple(
@@ -82,7 +93,24 @@ def compile_model(
         deadline_ms=serving.deadline_ms,
         unroutable=serving.unroutable,
         shadows=tuple(ShadowSpec(shadow.name, shadow.version, shadow.sample) for shadow in serving.shadows),
+        sticky=sticky.by,
+        salt=sticky.salt,
+        buckets=_compile_buckets(serving),
+        rules=tuple(_compile_rule(rule) for rule in serving.assignment.rules),
+        arm_header=serving.assignment.arm_header,
     )
+
+
+def _compile_buckets(serving: Serving) -> tuple[BucketRunSpec, ...]:
+    runs = serving.assignment.buckets
+    if runs == in_one_piece({arm.name: arm.weight for arm in serving.arms}):
+        return ()
+    return tuple(BucketRunSpec(arm, length) for arm, length in runs)
+
+
+def _compile_rule(rule: MatchRule) -> MatchRuleSpec:
+    conditions = (ConditionSpec(said.kind, said.name, said.value) for said in rule.conditions)
+    return MatchRuleSpec(tuple(conditions), rule.arm)
 
 
 def _compile_version(

@@ -27,13 +27,14 @@ from router.model import (
     format_weight,
     parse_model_name,
 )
+from router.traffic.assignment import ASSIGNMENT_KEYS, AssignmentReader, assignment_to_document
 
-_ROUTE_KEYS = ("model", "registry", "arms", "deadline", "shadows")
+_ROUTE_KEYS = ("model", "registry", "arms", "deadline", "shadows", *ASSIGNMENT_KEYS)
 _ARM_KEYS = ("name", "version", "weight", "backend_model")
 _SHADOW_KEYS = ("name", "version", "sample", "compare")
 _COMPARE_KEYS = ("atol", "rtol")
 _BACKEND_MODEL_KEYS = ("name", "version")
-_NOT_SERVED = ("registry_model", "match", "sticky", "fallback")
+_NOT_SERVED = ("registry_model", "fallback")
 
 _WEIGHT = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,2}))?")
 _SAMPLE = re.compile(r"([01])(?:\.([0-9]{1,4}))?")
@@ -131,10 +132,12 @@ def route_to_document(route: Route) -> dict[str, object]:
         document["deadline"] = format_deadline(route.deadline)
     if route.shadows:
         document["shadows"] = [_shadow_to_document(shadow) for shadow in route.shadows]
-    return document
+    return document | assignment_to_document(route)
 
 
-def parse_short(model: str, arms: Sequence[str], *, registry: str = "", deadline: str = "") -> Route:
+def parse_short(
+    model: str, arms: Sequence[str], *, registry: str = "", deadline: str = "", sticky: str = ""
+) -> Route:
     """Read the CLI's short form: `fraud`, `["stable=production:90", "canary=@challenger:10"]`.
 
     Raises:
@@ -157,6 +160,8 @@ def parse_short(model: str, arms: Sequence[str], *, registry: str = "", deadline
         document["registry"] = registry
     if deadline:
         document["deadline"] = deadline
+    if sticky:
+        document["sticky"] = {"by": sticky}
     return route_from_document(document)
 
 
@@ -194,9 +199,22 @@ class _RouteReader:
         arms = self._arms(document.get("arms"))
         deadline = self._deadline(document.get("deadline"))
         shadows = self._shadows(document.get("shadows"), arms)
+        assignment = AssignmentReader(self.problems, self._unknown_keys)
+        match = assignment.match(document.get("match"), arms)
+        sticky = assignment.sticky(document.get("sticky"))
+        arm_header = assignment.arm_header(document.get("arm_header"))
         if self.problems or model is None:
             raise InvalidRoute(f"route of {document.get('model', '?')!r}: " + "; ".join(self.problems))
-        return Route(model=model, arms=arms, registry=registry, deadline=deadline, shadows=shadows)
+        return Route(
+            model=model,
+            arms=arms,
+            registry=registry,
+            deadline=deadline,
+            shadows=shadows,
+            match=match,
+            sticky=sticky,
+            arm_header=arm_header,
+        )
 
     def _model(self, document: Mapping[str, object]) -> ModelName | None:
         if "model" not in document:

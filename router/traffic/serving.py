@@ -7,8 +7,8 @@ loaded. `settle` holds both together with four rules:
    one is gone from the registry. A pointer that is seen for the first time goes straight to its target.
 2. Arms resolve through the pointers *as served*, so a weight change is never held up by a stage whose
    new version is still loading (or cannot be loaded): it takes effect on the old one.
-3. A split that would put a version in front of clients that was not there before waits as a whole until
-   that version is ready. A split between versions that already answer takes effect at once.
+3. A split (or a match rule) that would put a version in front of clients that was not there before waits as
+   a whole until that version is ready. A split between versions that already answer takes effect at once.
 4. What cannot be resolved never takes away what serves: the last version of that arm goes on, else its
    weight goes to the stable arm.
 
@@ -29,15 +29,19 @@ from router.model import (
     WHOLE,
     Arm,
     BackendModel,
+    BucketRuns,
+    MatchRule,
     ModelName,
     PointerKind,
     RegisteredModel,
     Route,
     Shadow,
+    Sticky,
     Version,
     VersionId,
     format_weight,
 )
+from router.traffic.buckets import served_buckets
 
 PRODUCTION = "production"
 """The stage that the implicit route follows where a model has it."""
@@ -57,11 +61,36 @@ class Pointer:
 
 @dataclass(frozen=True, slots=True)
 class ServedArm:
-    """One target of the split in force; `weight` in hundredths of a percent."""
+    """One target of the split in force; `weight` in hundredths of a percent.
+
+    Attributes:
+        ruled: whether a match rule leads to it, so that clients meet it without any weight.
+    """
 
     name: str
     version: VersionId
     weight: int
+    ruled: bool = False
+
+    @property
+    def meets_clients(self) -> bool:
+        """Whether requests that do not insist on it get here."""
+        return self.weight > 0 or self.ruled
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """How requests find their arms in the split in force, other than by chance.
+
+    Attributes:
+        rules: their arms are all in force.
+        buckets: whose each bucket of sticky keys is; empty where one arm has everything.
+    """
+
+    sticky: Sticky | None = None
+    rules: tuple[MatchRule, ...] = ()
+    arm_header: bool = False
+    buckets: BucketRuns = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +132,7 @@ class Serving:
             moved pointers and arms, all weighted versions of a split of two or more arms, and shadows.
         unroutable: why a request without a reference cannot be answered; "" otherwise.
         shadows: who gets copies, as soon as its version is ready.
+        assignment: how requests find their arms.
     """
 
     model: ModelName
@@ -115,6 +145,7 @@ class Serving:
     wanted: tuple[VersionId, ...]
     unroutable: str
     shadows: tuple[ServedShadow, ...] = ()
+    assignment: Assignment = Assignment()
 
 
 def backend_version_id(model: BackendModel) -> VersionId:
@@ -209,6 +240,8 @@ class _Settling:
         self.wanted: set[VersionId] = set()
         self.old_arms = previous.arms if previous else ()
         self.old_reference = previous.split_reference if previous else ""
+        self.old_assignment = previous.assignment if previous else Assignment()
+        self.goes_on = False
         self.old_pointers = {(p.kind, p.name): p.version for p in previous.pointers} if previous else {}
 
     def run(self) -> Serving:
@@ -227,6 +260,22 @@ class _Settling:
             wanted=tuple(v.version for v in self.model.versions.values() if self._to_load(v)),
             unroutable=unroutable,
             shadows=shadows,
+            assignment=self._assignment(arms),
+        )
+
+    def _assignment(self, arms: Sequence[ServedArm]) -> Assignment:
+        """The route's, or where the split before goes on, that of before."""
+        if self.route is None:
+            return Assignment()
+        said = Assignment(self.route.sticky, self.route.match, self.route.arm_header)
+        if self.goes_on:
+            said = self.old_assignment
+        names = {arm.name for arm in arms}
+        weights = {arm.name: arm.weight for arm in arms}
+        return replace(
+            said,
+            rules=tuple(rule for rule in said.rules if rule.arm in names),
+            buckets=served_buckets(self.route, self.old_assignment.buckets, weights),
         )
 
     # Pointers
@@ -271,7 +320,7 @@ class _Settling:
             # Where a version that is gone was replaced, its successor is in front of clients already.
             blocked = [arm for arm in desired if self._blocks(arm, held)]
         if held and blocked:
-            arms, reference = held, self.old_reference
+            arms, reference, self.goes_on = held, self.old_reference, True
         else:
             arms, reference = self._first_split(desired, blocked, route.stable.name), route.stable.reference
         # Where every cold arm is in force already, requests wait for the loads and no arm does.
@@ -313,12 +362,14 @@ class _Settling:
             return (), "", f"arm {stable.arm.name!r} cannot be resolved: {stable.problem}"
         self._wait(f"arm {stable.arm.name}", VersionId(""), f"{stable.problem}; until then: {_show(arms)}")
         self._keep_loaded(arms)
+        self.goes_on = True
         return arms, self.old_reference, ""
 
     def _desired(self, targets: Sequence[_Target], stable: _Target) -> list[ServedArm]:
         """The arms as the route wants them; the weight of an arm without a version goes to stable."""
         arms: list[ServedArm] = []
         loose = 0
+        ruled = {rule.arm for rule in self.route.match} if self.route else set()
         for target in targets:
             what = f"arm {target.arm.name}"
             if target.version is None:
@@ -328,7 +379,8 @@ class _Settling:
                 continue
             if target.problem:
                 self._wait(what, VersionId(""), f"{target.problem}; version {target.version} goes on")
-            arms.append(ServedArm(target.arm.name, target.version, target.arm.weight))
+            name = target.arm.name
+            arms.append(ServedArm(name, target.version, target.arm.weight, name in ruled))
         return _add_weight(arms, stable.arm.name, loose)
 
     def _blocks(self, arm: ServedArm, before: Sequence[ServedArm]) -> bool:
@@ -336,10 +388,10 @@ class _Settling:
 
         It does not where clients meet that version already, nor where what the arm gave them is gone.
         """
-        if arm.weight == 0 or arm.version in self.ready:
+        if not arm.meets_clients or arm.version in self.ready:
             return False
         return not any(
-            old.weight
+            old.meets_clients
             and (old.version == arm.version or (old.name == arm.name and not self._existing(old.version)))
             for old in before
         )
@@ -380,7 +432,7 @@ class _Settling:
     def _keep_loaded(self, split: Sequence[ServedArm]) -> None:
         """A version of a real split is never loaded by the request that meets it first."""
         if len(split) > 1:
-            self.wanted.update(arm.version for arm in split if arm.weight)
+            self.wanted.update(arm.version for arm in split if arm.meets_clients)
 
     # Shadows
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,19 @@ async def test_a_closed_store_says_so(store: StateStore) -> None:
         await store.revision()
     with pytest.raises(StateUnavailable, match="closed"):
         await put(store, PLAIN)
+
+
+async def test_buckets_follow_from_one_route_to_the_next(store: StateStore) -> None:
+    """Raising a weight hands over the surplus; what a caller gives counts for nothing."""
+    given = replace(a_route(("stable", "1", 90), ("canary", "2", 10)), buckets=(("canary", 10_000),))
+    tables = []
+    for route in (given, a_route(("stable", "1", 70), ("canary", "2", 10), ("blue", "3", 20))):
+        await put(store, route)
+        _, routes = await store.routes()
+        tables.append(routes[DIGITS].route.buckets)
+    await put(store, a_route(("stable", "1", 100)))
+    _, routes = await store.routes()
+
+    assert tables[0] == (("stable", 9_000), ("canary", 1_000))
+    assert tables[1] == (("stable", 7_000), ("blue", 2_000), ("canary", 1_000))
+    assert routes[DIGITS].route.buckets == ()

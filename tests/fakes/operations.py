@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.operations import (
+    NOTHING,
     ArmView,
     BackendStatus,
     Change,
@@ -24,6 +25,7 @@ from gateway.operations import (
     RouteTable,
     RouteView,
     RouteWeight,
+    Said,
     ShadowComparison,
     ShadowView,
     Share,
@@ -168,10 +170,25 @@ class FakeOperations:
         self._fail()
         return self._versions(model)
 
-    async def resolve(self, model: ModelName, reference: str) -> Resolution:
+    async def resolve(self, model: ModelName, reference: str, said: Said = NOTHING) -> Resolution:
         """Version 1 by the split, anything that version rows name as pinned."""
         self._fail()
         found = self._versions(model)
+        if not reference and said.headers.get("x-team") == "risk":
+            return Resolution(
+                model=model,
+                registry=found.registry,
+                reference="",
+                kind=ReferenceKind.SPLIT,
+                arm="canary",
+                version="2",
+                state=VersionState.READY,
+                backends=("t0",),
+                shares=(Share("stable", "1", 9_000), Share("canary", "2", 1_000)),
+                why=("match rule 1 fits",),
+                decided_by="rule",
+                rule=0,
+            )
         if not reference:
             return Resolution(
                 model=model,

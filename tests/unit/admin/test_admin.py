@@ -15,7 +15,7 @@ import pytest
 from gateway.admin import serve_admin
 from gateway.cli.admin_client import AdminClient, connect
 from gateway.config import Address
-from gateway.operations import ReferenceKind, RouteChange, RouteView, VersionState
+from gateway.operations import ReferenceKind, RouteChange, RouteView, Said, VersionState
 from protos.gen.stagegate.admin.v1 import admin_pb2, admin_pb2_grpc
 from router.errors import (
     ConfigInvalid,
@@ -363,3 +363,11 @@ async def test_a_model_name_reaches_the_gateway_checked(server: str) -> None:
 
     assert isinstance(error, InvalidInput)
     assert "is not allowed" in error.message
+
+
+async def test_what_a_request_says_decides_on_its_arm(server: str) -> None:
+    """With the number of the rule that fits."""
+    found = await ask(server, lambda client: client.resolve("digits", "", Said({"x-team": "risk"})))
+
+    assert (found.arm, found.version, found.decided_by, found.rule) == ("canary", "2", "rule", 0)
+    assert found.bucket is None

@@ -207,3 +207,14 @@ async def test_a_row_is_one_line_for_a_pipe(terminal: Terminal, operations: Fake
     outcome = await terminal.run("models")
 
     assert len(outcome.out.splitlines()) == 3
+
+
+async def test_a_request_is_resolved_with_what_it_says(terminal: Terminal) -> None:
+    """Metadata as options; what is no pair is refused before anybody is asked."""
+    found = await terminal.run("resolve", "digits", "--header", "x-team=risk")
+    wrong = await terminal.run("resolve", "digits", "--parameter", "tier")
+
+    assert found.code == 0, found.err
+    assert "match rule 1 fits" in found.out
+    assert wrong.code != 0
+    assert "--parameter: 'tier' is not NAME=VALUE" in wrong.err

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.operations import RouteView
-from router.model import Arm, ModelName, Route, Shadow, Tolerance
+from router.model import Arm, Condition, MatchRule, ModelName, Route, Shadow, Sticky, Tolerance
 from tests.fakes.operations import DIGITS, SHADOW_VIEWS, VERSIONS, FakeOperations
 from tests.unit.cli.conftest import Terminal
 
@@ -237,3 +237,42 @@ async def test_a_change_of_shadows_is_seen_in_the_history(
         Shadow("next", "staging", 2_500, Tolerance(0.001, 0.001)),
     )
     assert "stable=production:100 next=staging:0.25 (shadow)" in outcome.out
+
+
+RULED = """
+model: digits
+arms:
+  - {name: stable, version: production, weight: 90}
+  - {name: canary, version: "@challenger", weight: 10}
+match:
+  - {when: {header: {X-Team: risk}, parameter: {tier: 7}}, arm: canary}
+sticky: {by: "header:X-User-Id", salt: second}
+arm_header: true
+"""
+
+
+async def test_rules_and_keys_are_applied_and_shown(
+    terminal: Terminal, operations: FakeOperations, tmp_path: Path
+) -> None:
+    """From YAML to the store and back, all of it."""
+    file = tmp_path / "routes.yaml"
+    file.write_text(RULED)
+
+    applied = await terminal.run("route", "apply", str(file))
+    shown = await terminal.run("route", "get", "digits")
+
+    assert applied.code == 0, applied.err
+    route = operations.stored[DIGITS].route
+    assert (route.sticky, route.arm_header) == (Sticky("header:x-user-id", "second"), True)
+    said = (Condition("header", "x-team", "risk"), Condition("parameter", "tier", "7"))
+    assert route.match == (MatchRule(said, "canary"),)
+    assert "(1 match rule) (sticky header:x-user-id, salt 'second') (arm header)" in applied.out
+    assert "sticky      header:x-user-id, salt 'second'" in shown.out
+    assert "header x-team = risk and parameter tier = 7  canary" in shown.out
+
+
+async def test_the_key_may_be_set_in_short_form(terminal: Terminal, operations: FakeOperations) -> None:
+    """Beside the weights."""
+    await terminal.run("route", "set", "digits", "a=1:50", "b=2:50", "--sticky", "parameter:user")
+
+    assert operations.stored[DIGITS].route.sticky == Sticky("parameter:user")

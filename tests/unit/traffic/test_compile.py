@@ -6,10 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from router.model import Shadow, Version, VersionId
+from router.model import Condition, MatchRule, Shadow, Sticky, Version, VersionId
 from router.traffic.compile import VersionPlacement, compile_model
 from router.traffic.serving import settle
-from router.traffic.table import ArmSpec, ModelSpec, PointerSpec, ShadowSpec, VersionSpec
+from router.traffic.table import (
+    ArmSpec,
+    BucketRunSpec,
+    ConditionSpec,
+    MatchRuleSpec,
+    ModelSpec,
+    PointerSpec,
+    ShadowSpec,
+    VersionSpec,
+)
 from tests.fakes.models import a_model, a_route, ids
 
 
@@ -60,3 +69,27 @@ def test_a_placement_that_contradicts_itself_is_refused(
     """Before it reaches the data plane."""
     with pytest.raises(ValueError, match=r"state|version that is"):
         VersionPlacement(state, backends, reason=reason)
+
+
+def test_what_decides_on_arms_is_put_together() -> None:
+    """Buckets only where they are not simply the weights in order."""
+    rule = MatchRule((Condition("header", "x-team", "risk"), Condition("parameter", "tier", "7")), "canary")
+    route = replace(
+        a_route(("stable", "1", 90), ("canary", "2", 10)),
+        match=(rule,),
+        sticky=Sticky("parameter:user", "second"),
+        arm_header=True,
+        buckets=(("canary", 1_000), ("stable", 9_000)),
+    )
+    plain = replace(route, buckets=(("stable", 9_000), ("canary", 1_000)))
+
+    specs = [
+        compile_model(settle(None, a_model(), one, ids("1", "2"), {}), a_model(), {}, described)
+        for one in (route, plain)
+    ]
+
+    conditions = (ConditionSpec("header", "x-team", "risk"), ConditionSpec("parameter", "tier", "7"))
+    assert specs[0].rules == (MatchRuleSpec(conditions, "canary"),)
+    assert (specs[0].sticky, specs[0].salt, specs[0].arm_header) == ("parameter:user", "second", True)
+    assert specs[0].buckets == (BucketRunSpec("canary", 1_000), BucketRunSpec("stable", 9_000))
+    assert specs[1] == replace(specs[0], buckets=())

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from router.errors import InvalidRoute
-from router.model import Arm, BackendModel, ModelName, Route, Shadow, Tolerance
+from router.model import (
+    Arm,
+    BackendModel,
+    Condition,
+    MatchRule,
+    ModelName,
+    Route,
+    Shadow,
+    Sticky,
+    Tolerance,
+)
 from router.stores.codec import decode_route, encode_route
 from router.traffic.routes import (
     format_deadline,
@@ -131,7 +141,7 @@ def test_all_mistakes_come_in_one_error() -> None:
         assert part in message
 
 
-@pytest.mark.parametrize("key", ["match", "sticky", "fallback", "registry_model"])
+@pytest.mark.parametrize("key", ["fallback", "registry_model"])
 def test_keys_of_later_versions_are_named(key: str) -> None:
     """They are no typing mistakes; the message says what is the matter."""
     with pytest.raises(InvalidRoute, match=f"{key}: this version does not serve '{key}' yet"):
@@ -275,3 +285,91 @@ def test_every_bad_arm_of_the_short_form_is_named() -> None:
         *(True, False, True, True)
     ]
     assert "stable=production:90" in caught.value.message
+
+
+ASSIGNED = {
+    "model": "fraud",
+    "arms": [
+        {"name": "stable", "version": "production", "weight": 90},
+        {"name": "canary", "version": "@challenger", "weight": 10},
+    ],
+    "match": [
+        {"when": {"header": {"X-Team": "risk"}, "parameter": {"tier": 7}}, "arm": "canary"},
+        {"when": {"parameter": {"beta": True}}, "arm": "canary"},
+    ],
+    "sticky": {"by": "header:X-User-Id", "salt": "second"},
+    "arm_header": "true",
+}
+
+
+def test_rules_and_keys_are_read_and_written() -> None:
+    """Names of headers have no case; every value is text."""
+    route = route_from_document(ASSIGNED)
+
+    assert route.match == (
+        MatchRule((Condition("header", "x-team", "risk"), Condition("parameter", "tier", "7")), "canary"),
+        MatchRule((Condition("parameter", "beta", "true"),), "canary"),
+    )
+    assert (route.sticky, route.arm_header) == (Sticky("header:x-user-id", "second"), True)
+    assert route_from_document(route_to_document(route)) == route
+
+
+def test_no_key_is_the_same_as_none_at_all() -> None:
+    """`none` says so in words; with a salt it still means the request's own key."""
+    none = route_from_document(ASSIGNED | {"sticky": {"by": "none"}, "arm_header": False, "match": []})
+    salted = route_from_document(ASSIGNED | {"sticky": {"salt": "second"}})
+
+    assert (none.sticky, none.arm_header, none.match) == (None, False, ())
+    assert salted.sticky == Sticky("", "second")
+    assert route_from_document(route_to_document(salted)) == salted
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            {"sticky": {"by": "cookie:a"}},
+            "sticky.by: 'cookie:a' is not 'header:NAME', 'parameter:NAME' or 'none'",
+        ),
+        ({"sticky": {"by": "header:a b"}}, "sticky.by: sticky key: 'a b' cannot be the name of a header"),
+        ({"sticky": {"by": "parameter:"}}, "sticky.by: sticky key: '' cannot be the name of a parameter"),
+        ({"sticky": "header:a"}, "sticky: is not a mapping of by, salt"),
+        ({"sticky": {"be": "header:a"}}, "sticky.be: unknown key; known keys: by, salt"),
+        ({"arm_header": "yes"}, "arm_header: 'yes' is neither true nor false"),
+        ({"match": {"arm": "canary"}}, "match: is not a list of {when, arm}"),
+        ({"match": [{"arm": "canary"}]}, "match[0].when: is missing"),
+        (
+            {"match": [{"when": {}, "arm": "canary"}]},
+            "match[0].when: a rule to arm 'canary' has 0 conditions",
+        ),
+        (
+            {"match": [{"when": {"header": {"a": "b"}}, "arm": "blue"}]},
+            "match[0].arm: there is no arm 'blue'; arms: stable, canary",
+        ),
+        (
+            {"match": [{"when": {"headers": {"a": "b"}}, "arm": "canary"}]},
+            "match[0].when.headers: unknown key; did you mean 'header'?",
+        ),
+        (
+            {"match": [{"when": {"header": {"a": "b\n"}}, "arm": "canary"}]},
+            "match[0].when.header: header 'a' cannot have the value",
+        ),
+        (
+            {"match": [{"when": {"header": {"a": ["b"]}}, "arm": "canary"}]},
+            "match[0].when.header.a: ['b'] is not text",
+        ),
+    ],
+)
+def test_a_mistake_in_a_rule_or_a_key_is_named_with_its_path(change: dict[str, object], problem: str) -> None:
+    """All of them in one error, like every other mistake of a route."""
+    with pytest.raises(InvalidRoute) as refused:
+        route_from_document(ASSIGNED | change)
+
+    assert problem in refused.value.message
+
+
+def test_the_short_form_may_say_the_key() -> None:
+    """What keeps callers on their arms is what most splits need beside weights."""
+    route = parse_short("fraud", ["a=1:50", "b=2:50"], sticky="parameter:user")
+
+    assert route.sticky == Sticky("parameter:user")

@@ -9,11 +9,14 @@ import pytest
 from router.model import (
     Arm,
     BackendModel,
+    Condition,
+    MatchRule,
     ModelName,
     PointerKind,
     RegisteredModel,
     Route,
     Shadow,
+    Sticky,
     VersionId,
 )
 from router.traffic.serving import (
@@ -454,3 +457,47 @@ def test_pointers_are_sorted() -> None:
         (PointerKind.STAGE, "b"),
     ]
     assert serving.arms == (ServedArm("stable", VersionId("3"), 10_000),)
+
+
+RULE = MatchRule((Condition("header", "x-team", "risk"),), "canary")
+
+
+def test_an_arm_of_a_rule_is_loaded_and_waited_for_like_one_with_weight() -> None:
+    """A cold version is not put in front of the clients that a rule names either."""
+    model = a_model(("1", "2"), stages={"production": "1"})
+    before = served(None, model, ready=("1",))
+    ruled = replace(a_route(("stable", "1", 100), ("canary", "2", 0)), match=(RULE,))
+
+    waiting = served(before, model, ruled, ready=("1",))
+    done = served(waiting, model, ruled, ready=("1", "2"))
+
+    assert (arms(waiting), waiting.assignment.rules) == ([("stable", "1", 100)], ())
+    assert "2" in waiting.wanted
+    assert "waits for version 2" in sentences(waiting)
+    assert (arms(done), done.assignment.rules) == ([("stable", "1", 100), ("canary", "2", 0)], (RULE,))
+    assert served(done, model, ruled, ready=("1", "2")) == done
+
+
+def test_keys_stay_where_they_are_while_a_split_waits() -> None:
+    """Then the route's own table takes over, and with it the rest of what it says."""
+    model = a_model(stages={"production": "1"})
+    first = replace(a_route(("stable", "1", 90), ("canary", "2", 10)), sticky=Sticky("header:a"))
+    runs = (("stable", 8_000), ("blue", 1_000), ("canary", 1_000))
+    second = a_route(("stable", "1", 80), ("canary", "2", 10), ("blue", "3", 10))
+    second = replace(second, sticky=Sticky("header:b"), buckets=runs)
+    before = served(None, model, first, ready=("1", "2"))
+
+    waiting = served(before, model, second, ready=("1", "2"))
+    done = served(waiting, model, second, ready=("1", "2", "3"))
+
+    assert waiting.assignment == before.assignment
+    assert before.assignment.buckets == (("stable", 9_000), ("canary", 1_000))
+    assert (done.assignment.buckets, done.assignment.sticky) == (runs, Sticky("header:b"))
+
+
+def test_a_rule_to_an_arm_that_is_not_in_force_is_left_out() -> None:
+    """Its requests go by the weights, like all others."""
+    model = a_model(("1",), stages={"production": "1"})
+    route = replace(a_route(("stable", "1", 90), ("canary", "@nobody", 10)), match=(RULE,))
+
+    assert served(None, model, route, ready=("1",)).assignment.rules == ()
