@@ -1,8 +1,9 @@
 """The one wiring place: picks the adapters, starts everything in order, drains and stops it.
 
-Order of starting: state, data plane (ports are taken early, so a port in use is told at once), local
-Tritons under `up`, control loop, then the admin API and the HTTP endpoints. Stopping is the reverse, with
-a drain first, and happens whatever way the process ends short of SIGKILL.
+Order of starting: state, data plane (ports are taken early, so a port in use is told at once; connections
+wait there until the models are known), admin API and HTTP endpoints, local Tritons under `up`, control
+loop. Stopping is the reverse, with a drain first, and happens whatever way the process ends short of
+SIGKILL.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import errno
 import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -25,6 +27,7 @@ from gateway.bridge import DataPlane, Settings
 from gateway.certificates import Certificates, FrontTls, read_material
 from gateway.clock import SystemClock
 from gateway.config import Address, GatewayConfig
+from gateway.handover import Owner, Taken, offer, take_over
 from gateway.http import serve_http
 from gateway.local_triton import LocalTritons
 from gateway.log import set_up_logging
@@ -40,11 +43,11 @@ from router.backends.triton import TritonServer
 from router.control.controller import Controller, ControllerSettings
 from router.control.residents import BackendState
 from router.control.watchers import Watchers
-from router.errors import StagegateError, Unavailable
+from router.errors import InvalidInput, StagegateError, Unavailable
 from router.model import Backend, BackendTls, Control
 from router.ports import StateStore
 from router.registries import open_registry
-from router.stores import open_store
+from router.stores import SqliteStore, open_store
 
 LOG = logging.getLogger("stagegate")
 
@@ -56,6 +59,9 @@ DRAIN_SECONDS = 30.0
 
 COMPARE_AGAIN_SECONDS = 1.0
 """Pause after the comparing of shadows' answers broke."""
+
+TAKEOVER_SECONDS = 30.0
+"""How long a gateway that takes another one over waits for backends that do not answer."""
 
 WARM_MODELS = 16
 """`up` loads the stable version of at most this many models before it says that it is ready."""
@@ -82,13 +88,14 @@ class _Stop:
         self.asked.set()
 
 
-async def serve(config: GatewayConfig, *, up: bool, progress: Progress) -> int:
+async def serve(config: GatewayConfig, *, up: bool, progress: Progress, takeover: bool = False) -> int:
     """Run a gateway until SIGTERM or SIGINT; return the exit code of the process.
 
     Args:
         config: checked configuration.
         up: also start local Tritons, and load the stable version of every model at once.
         progress: where steps of the start are told to people.
+        takeover: take the ports and the state of the gateway that runs on them over; it drains and ends.
 
     Raises:
         StagegateError: something that a start needs is not to be had; everything begun was stopped.
@@ -97,7 +104,8 @@ async def serve(config: GatewayConfig, *, up: bool, progress: Progress) -> int:
     stop = _Stop()
     try:
         async with _signals(stop), AsyncExitStack() as stack:
-            running = await _start(stack, config, up=up, progress=progress, stop=stop)
+            start = _Start(config, stack, up=up, progress=progress, stop=stop)
+            running = await _start(stack, start, await _take_over(start) if takeover else None)
             if running is not None:
                 await stop.asked.wait()
                 await _drain(running, stop)
@@ -128,15 +136,92 @@ class _Parts:
     data_plane: DataPlane
 
 
-async def _start(
-    stack: AsyncExitStack, config: GatewayConfig, *, up: bool, progress: Progress, stop: _Stop
-) -> _Parts | None:
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What a start is told."""
+
+    config: GatewayConfig
+    stack: AsyncExitStack
+    up: bool
+    progress: Progress
+    stop: _Stop
+
+    @property
+    def runs_triton(self) -> bool:
+        """Whether a Triton is a part of this process."""
+        return self.up and self.config.triton.instances > 0
+
+
+class _Door:
+    """A server that can be closed and opened again."""
+
+    def __init__(self, serve: Callable[[], AbstractAsyncContextManager[Address]]) -> None:
+        self._serve = serve
+        self._open = AsyncExitStack()
+
+    async def open(self) -> Address:
+        """Serve; gives the bound address. Raises OSError."""
+        return await self._open.enter_async_context(self._serve())
+
+    async def close(self) -> None:
+        """Serve no more. Idempotent."""
+        await self._open.aclose()
+
+
+async def _take_over(start: _Start) -> Taken:
+    """Ask the gateway that runs for what it has. Raises StagegateError where that cannot be."""
+    if start.runs_triton:
+        raise InvalidInput(
+            "`stagegate up` starts a Triton that ends with it, so that --takeover would interrupt its models",
+            hint="set triton.instances to 0 and name the Tritons in `backends`, or use `stagegate gateway`",
+        )
+    taken = await take_over(start.config.listen.inference)
+    start.stack.callback(taken.close)
+    return taken
+
+
+def _owner(
+    start: _Start, store: StateStore, data_plane: DataPlane, doors: tuple[_Door, _Door], metrics: int
+) -> Owner:
+    """What the gateway lets go of when another process takes it over."""
+    admin_door, metrics_door = doors
+
+    async def let_go() -> tuple[int, ...]:
+        await admin_door.close()
+        if isinstance(store, SqliteStore):
+            await store.lend()
+        return (*data_plane.listeners, metrics)
+
+    async def take_back() -> None:
+        if isinstance(store, SqliteStore):
+            await store.take_back()
+        await admin_door.open()
+
+    async def gone() -> None:
+        await metrics_door.close()
+        start.stop.ask()
+
+    refusal = ""
+    if start.runs_triton:
+        refusal = "it runs a Triton of its own (`stagegate up`), which would end with it"
+    elif not isinstance(store, SqliteStore):
+        refusal = f"its routes are kept in its memory (state: {start.config.state}) and would be lost"
+    return Owner(refusal, let_go, take_back, gone)
+
+
+async def _open_store(start: _Start) -> StateStore:
+    store = await open_store(start.config.state.kind, start.config.state.path)
+    start.stack.push_async_callback(store.close)
+    return store
+
+
+async def _start(stack: AsyncExitStack, start: _Start, taken: Taken | None) -> _Parts | None:
     """Start everything; None where a stop was asked for meanwhile."""
+    config, progress, stop = start.config, start.progress, start.stop
     clock = SystemClock()
-    store = await open_store(config.state.kind, config.state.path)
-    stack.push_async_callback(store.close)
+    store = await _open_store(start)
     material = read_material(config)
-    data_plane = _start_data_plane(config, material.front)
+    data_plane = _start_data_plane(config, material.front, taken.data_plane if taken else ())
     stack.callback(data_plane.stop)
     certificates = Certificates(config, material, data_plane)
     make_backends = partial(make_backend_states, tls=certificates.backend)
@@ -163,15 +248,20 @@ async def _start(
         comparisons=comparer.comparisons,
     )
     with _named_port("listen.metrics", config.listen.metrics):
-        bound = await stack.enter_async_context(
-            serve_http(config.listen.metrics, gateway, data_plane, recorder)
-        )
-        gateway.listens(metrics=bound)
+        metrics = taken.metrics if taken else _listen(config.listen.metrics)
+    stack.callback(metrics.close)
+    metrics_door = _Door(
+        lambda: serve_http(config.listen.metrics, gateway, data_plane, recorder, metrics.dup())
+    )
+    stack.push_async_callback(metrics_door.close)
+    if taken is None:
+        gateway.listens(metrics=await metrics_door.open())
+    admin_door = _Door(lambda: serve_admin(config.listen.admin, gateway))
+    stack.push_async_callback(admin_door.close)
     with _named_port("listen.admin", config.listen.admin):
-        bound = await stack.enter_async_context(serve_admin(config.listen.admin, gateway))
-        gateway.listens(admin=bound)
+        gateway.listens(admin=await admin_door.open())
     _warn(config)
-    if up and config.triton.instances:
+    if start.runs_triton:
         tritons = await _start_tritons(stack, config, progress, stop)
         if tritons is None:
             return None
@@ -185,24 +275,50 @@ async def _start(
     watch = asyncio.create_task(certificates.watch(), name="certificates")
     stack.push_async_callback(_cancel, watch)
     await _begin(controller, config, make_backends)
-    await _synced(controller, stop)
+    await _synced(controller, stop, all_up=taken is not None)
     gateway.synced = True
-    data_plane.set_ready(True)
+    _serve(data_plane, begin=taken is None)
     stack.push_async_callback(reloader.idle)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.on_signal)
-    if up:
+    if start.up:
         await _warm(controller, progress, stop)
-    _tell_ready(config, gateway.addresses, controller, progress, up=up)
+    if taken is not None:
+        if stop.asked.is_set():
+            return None
+        gateway.listens(metrics=await metrics_door.open())
+        _serve_instead(data_plane, taken)
+    inference = replace(config.listen.inference, port=data_plane.inference_port)
+    owner = _owner(start, store, data_plane, (admin_door, metrics_door), metrics.fileno())
+    await stack.enter_async_context(offer(inference, owner))
+    _tell_ready(config, gateway.addresses, controller, progress, up=start.up)
     return _Parts(gateway, data_plane)
 
 
-def _start_data_plane(config: GatewayConfig, front: FrontTls | None) -> DataPlane:
+def _serve(data_plane: DataPlane, *, begin: bool) -> None:
+    """Say that it is ready and, unless another gateway still serves its port, begin to accept."""
+    data_plane.set_ready(True)
+    if begin:
+        data_plane.accept()
+
+
+def _serve_instead(data_plane: DataPlane, taken: Taken) -> None:
+    """Begin to accept; the gateway before may go."""
+    data_plane.accept()
+    taken.serving()
+
+
+def _listen(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.numeric else socket.AF_INET
+    return socket.create_server((address.numeric, address.port), family=family, backlog=128)
+
+
+def _start_data_plane(config: GatewayConfig, front: FrontTls | None, inherited: Sequence[int]) -> DataPlane:
     settings = data_plane_settings(config)
     if front is not None:
         settings = replace(settings, tls_cert=front.cert, tls_key=front.key, tls_client_ca=front.client_ca)
     address, http = config.listen.inference, config.listen.http
     try:
-        return DataPlane(settings)
+        return DataPlane(settings, inherited, held=True)
     except OSError as problem:
         is_http = http is not None and f"{http.host}:{http.port}" in str(problem)
         key, taken = ("listen.http", http) if is_http and http else ("listen.inference", address)
@@ -334,8 +450,10 @@ async def _unless_stopped(stop: _Stop, work: Coroutine[None, None, None]) -> boo
         await _cancel(doing)
 
 
-async def _synced(controller: Controller, stop: _Stop) -> None:
+async def _synced(controller: Controller, stop: _Stop, *, all_up: bool) -> None:
     """Wait until every registry and backend was looked at once, with or without success.
+
+    With `all_up` backends are waited for, in a bound.
 
     There is no bound: a gateway that is ready before it has read a large registry would answer NOT_FOUND.
     """
@@ -350,7 +468,22 @@ async def _synced(controller: Controller, stop: _Stop) -> None:
         await _unless_stopped(stop, controller.until(lambda: not _not_looked_at(controller)))
     finally:
         await _cancel(telling)
+    if all_up:
+        await _all_up(controller, stop)
     await controller.turned()
+
+
+async def _all_up(controller: Controller, stop: _Stop) -> None:
+    """Wait for every backend, in a bound: the gateway that is taken over has them, and serves meanwhile."""
+
+    def down() -> list[str]:
+        return [one.name for one in controller.residents.backends.values() if not one.up]
+
+    try:
+        async with asyncio.timeout(TAKEOVER_SECONDS):
+            await _unless_stopped(stop, controller.until(lambda: not down()))
+    except TimeoutError:
+        LOG.warning("taking over without %s", ", ".join(down()))
 
 
 def _not_looked_at(controller: Controller) -> list[str]:

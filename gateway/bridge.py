@@ -155,15 +155,26 @@ class DataPlane:
     process: every method raises RuntimeError there.
 
     Args:
-        settings: fixed for its life.
+        settings: fixed for its life, but for what `set_limits` changes.
+        inherited: `listeners` of another data plane; they stay the caller's.
+        held: connections are left waiting until `accept`, when there is something to answer them with.
 
     Raises:
         OSError: the port cannot be listened on; names the address.
         TypeError, ValueError: a setting of the wrong type or beyond its range; names the field.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._core = Core(settings)
+    def __init__(self, settings: Settings, inherited: Sequence[int] = (), *, held: bool = False) -> None:
+        self._core = Core(settings, tuple(inherited), held)
+
+    def accept(self) -> None:
+        """Begin to accept connections; some may wait already."""
+        self._core.accept()
+
+    @property
+    def listeners(self) -> tuple[int, ...]:
+        """Descriptors of the listening sockets, for another process; () once it drains."""
+        return tuple(self._core.listeners())
 
     @property
     def inference_port(self) -> int:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import re
+import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -81,17 +82,27 @@ class _BadRequestError(Exception):
 
 @contextlib.asynccontextmanager
 async def serve_http(
-    address: Address, operations: Operations, counters: CounterSource, loads: LoadRecorder
+    address: Address,
+    operations: Operations,
+    counters: CounterSource,
+    loads: LoadRecorder,
+    inherited: socket.socket | None = None,
 ) -> AsyncIterator[Address]:
     """Serve the endpoints while the context is open; yields the bound address.
+
+    Args:
+        inherited: a listening socket to serve instead of one of its own; it becomes this server's.
 
     Raises:
         OSError: the address cannot be listened on (EADDRINUSE: somebody else does).
     """
     handler = _Connections(_Endpoints(operations, counters, loads))
-    server = await asyncio.start_server(
-        handler.serve, address.numeric, address.port, limit=MAX_HEADER, reuse_port=False
-    )
+    if inherited is None:
+        server = await asyncio.start_server(
+            handler.serve, address.numeric, address.port, limit=MAX_HEADER, reuse_port=False
+        )
+    else:
+        server = await asyncio.start_server(handler.serve, sock=inherited, limit=MAX_HEADER)
     try:
         yield Address(address.host, server.sockets[0].getsockname()[1])
     finally:

@@ -24,8 +24,16 @@ _Config = Annotated[
     ),
 ]
 
+_Takeover = Annotated[
+    bool,
+    typer.Option(
+        "--takeover",
+        help="Take the ports and the state of the gateway that runs here over; it finishes and ends.",
+    ),
+]
 
-def up(config: _Config = None) -> None:
+
+def up(config: _Config = None, takeover: _Takeover = False) -> None:
     """Start everything on this machine: Triton, a gateway, SQLite state, a folder registry.
 
     Without --config: models in ./models, state in ./.stagegate, Triton's own ports.
@@ -34,10 +42,10 @@ def up(config: _Config = None) -> None:
     from gateway.progress import people_progress
 
     found = built_in_config(Path.cwd(), os.environ) if config is None else load_config(config, os.environ)
-    _serve(found, up=True, progress=people_progress())
+    _serve(found, up=True, progress=people_progress(), takeover=takeover)
 
 
-def gateway(config: _Config = None) -> None:
+def gateway(config: _Config = None, takeover: _Takeover = False) -> None:
     """Start a gateway in front of the Tritons that the configuration names."""
     from gateway.config import load_config
     from gateway.progress import Silent
@@ -54,15 +62,15 @@ def gateway(config: _Config = None) -> None:
             "backends", 0, "a gateway needs at least one; 'stagegate up' starts a Triton of its own"
         )
         raise ConfigInvalid(found.source, [problem])
-    _serve(found, up=False, progress=Silent())
+    _serve(found, up=False, progress=Silent(), takeover=takeover)
 
 
-def _serve(config: GatewayConfig, *, up: bool, progress: Progress) -> None:
+def _serve(config: GatewayConfig, *, up: bool, progress: Progress, takeover: bool) -> None:
     import asyncio
 
     from gateway.app import serve
 
-    code = asyncio.run(serve(config, up=up, progress=progress))
+    code = asyncio.run(serve(config, up=up, progress=progress, takeover=takeover))
     if code:
         raise typer.Exit(code)
 

@@ -129,6 +129,14 @@ class SqliteStore:
         """The whole log, oldest first. Raises StateUnavailable."""
         return await self._run(lambda: tuple(_entries(self._db)))
 
+    async def lend(self) -> None:
+        """Let another process have it; until `take_back` every call raises StateUnavailable."""
+        await self._run(self._close)
+
+    async def take_back(self) -> None:
+        """Hold it again after `lend`. Raises StateUnavailable, as `open` does."""
+        await self._run(self._open)
+
     async def close(self) -> None:
         """Close the file and give the lock back; a second call does nothing."""
         if self._closed:

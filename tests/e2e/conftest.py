@@ -108,12 +108,22 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
-def start_gateway(folder: Path, command: str, body: str, models: Path) -> Gateway:
+def start_gateway(
+    folder: Path,
+    command: str,
+    body: str,
+    models: Path,
+    *,
+    addresses: tuple[str, str, str, str] | None = None,
+    variables: dict[str, str] | None = None,
+) -> Gateway:
     """Write a configuration, start `stagegate up|gateway` on it and wait until it is ready.
 
-    `body` is YAML that follows the `listen` and `state` keys.
+    `body` is YAML that follows the `listen` and `state` keys. `addresses` are those for inference, REST,
+    metrics and admin; `variables` are added to the environment.
     """
-    inference, http, metrics, admin = (f"127.0.0.1:{port}" for port in free_ports(4))
+    free = (f"127.0.0.1:{port}" for port in free_ports(4))
+    inference, http, metrics, admin = free if addresses is None else addresses
     config = folder / "stagegate.yaml"
     config.write_text(
         f'listen: {{inference: "{inference}", http: "{http}", metrics: "{metrics}", admin: "{admin}"}}\n'
@@ -126,7 +136,7 @@ def start_gateway(folder: Path, command: str, body: str, models: Path) -> Gatewa
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=environment(),
+            env={**environment(), **(variables or {})},
             cwd=folder,
             start_new_session=True,
         )

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,6 +33,8 @@ pub struct Dataplane {
 struct Threads {
     acceptors: Vec<Acceptor>,
     workers: Vec<WorkerHandle>,
+    /// The listening sockets once more, for who is to take them over.
+    listeners: Vec<TcpListener>,
 }
 
 impl Dataplane {
@@ -40,13 +44,33 @@ impl Dataplane {
     /// The port is taken, the address is none, the certificate cannot be used (`InvalidInput`), or the
     /// machine has no room for the threads.
     pub fn start(settings: Settings, published: Arc<Published>) -> io::Result<Self> {
+        let started = Self::hold(settings, published, Vec::new())?;
+        started.accept();
+        Ok(started)
+    }
+
+    /// The same, but connections are left waiting until [`accept`](Self::accept). `inherited` are the
+    /// [`listeners`](Self::listeners) of another process, taken where their port is asked for.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub fn hold(
+        settings: Settings,
+        published: Arc<Published>,
+        inherited: Vec<TcpListener>,
+    ) -> io::Result<Self> {
         let front = front(&settings)?;
-        let listener = listen::bind(&settings.host, settings.port)?;
+        let mut inherited = inherited;
+        let listener = listen::take_or_bind(&mut inherited, &settings.host, settings.port)?;
+        let mut listeners = vec![listener.try_clone()?];
         let port = listener.local_addr()?.port();
         let rest = match &*settings.http_host {
             "" => None,
-            host => Some(listen::bind(host, settings.http_port)?),
+            host => Some(listen::take_or_bind(&mut inherited, host, settings.http_port)?),
         };
+        if let Some(rest) = &rest {
+            listeners.push(rest.try_clone()?);
+        }
         let http_port = match &rest {
             Some(rest) => Some(rest.local_addr()?.port()),
             None => None,
@@ -64,6 +88,7 @@ impl Dataplane {
             ready: watch::Sender::new(false),
             draining: false.into(),
             buffered: Arc::default(),
+            held: true.into(),
             connections: 0.into(),
         });
         let count = shared.settings.threads.max(1);
@@ -85,7 +110,11 @@ impl Dataplane {
             shared,
             port,
             http_port,
-            threads: Mutex::new(Threads { acceptors, workers }),
+            threads: Mutex::new(Threads {
+                acceptors,
+                workers,
+                listeners,
+            }),
         })
     }
 
@@ -99,6 +128,18 @@ impl Dataplane {
     #[must_use]
     pub fn http_port(&self) -> Option<u16> {
         self.http_port
+    }
+
+    /// Begin to accept connections; some may wait already.
+    pub fn accept(&self) {
+        self.shared.held.store(false, Relaxed);
+    }
+
+    /// Descriptors of the listening sockets, for another process to take over; none once it drains.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<RawFd> {
+        let threads = self.threads();
+        threads.listeners.iter().map(AsRawFd::as_raw_fd).collect()
     }
 
     /// What happened that the control plane should know.
@@ -148,6 +189,7 @@ impl Dataplane {
         self.shared.ready.send_replace(false);
         let mut threads = self.threads();
         threads.acceptors.iter_mut().for_each(Acceptor::stop);
+        threads.listeners.clear();
         let until = Instant::now() + timeout;
         for worker in &threads.workers {
             let _ = worker.commands.send(Command::Drain(until));
@@ -164,6 +206,7 @@ impl Dataplane {
     pub fn stop(&self) {
         let mut threads = self.threads();
         threads.acceptors.iter_mut().for_each(Acceptor::stop);
+        threads.listeners.clear();
         for worker in threads.workers.drain(..) {
             let _ = worker.commands.send(Command::Stop);
             // A worker that panicked has nothing more to say.

@@ -4,11 +4,12 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags};
+use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 
@@ -18,6 +19,12 @@ use crate::worker::Command;
 const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed, such as for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How often a held acceptor looks whether it may begin.
+const HELD: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 10_000_000,
+};
 
 /// Where the acceptor sends connections to.
 pub(crate) type Target = (mpsc::UnboundedSender<Command>, Arc<Load>);
@@ -56,6 +63,22 @@ pub(crate) fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
         let address = format!("{host}:{port}");
         io::Error::new(error.kind(), Unbound { address, error })
     })
+}
+
+/// The socket that another process handed over for that port, or one of its own.
+pub(crate) fn take_or_bind(
+    inherited: &mut Vec<TcpListener>,
+    host: &str,
+    port: u16,
+) -> io::Result<TcpListener> {
+    let is_on_port = |listener: &TcpListener| {
+        let address = listener.local_addr();
+        port != 0 && address.is_ok_and(|address| address.port() == port)
+    };
+    match inherited.iter().position(is_on_port) {
+        Some(at) => Ok(inherited.swap_remove(at)),
+        None => bind(host, port),
+    }
 }
 
 fn bind_any(host: &str, port: u16) -> io::Result<TcpListener> {
@@ -123,6 +146,9 @@ fn accept_until(
     targets: &[Target],
     shared: &Arc<Shared>,
 ) {
+    if !wait_while_held(stop, shared) {
+        return;
+    }
     loop {
         let mut fds = [
             PollFd::new(listener, PollFlags::IN),
@@ -147,6 +173,17 @@ fn accept_until(
             }
         }
     }
+}
+
+/// Whether the acceptor is to begin at all. Meanwhile connections queue in the kernel.
+fn wait_while_held(stop: &OwnedFd, shared: &Shared) -> bool {
+    while shared.held.load(Relaxed) {
+        let mut fds = [PollFd::new(stop, PollFlags::IN)];
+        if poll(&mut fds, Some(&HELD)).is_ok_and(|ready| ready > 0) {
+            return false;
+        }
+    }
+    true
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {

@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) draining: AtomicBool,
     /// Bytes of requests that the threads have taken.
     pub(crate) buffered: Arc<Taken>,
+    /// Connections are left waiting until there is something to answer them with.
+    pub(crate) held: AtomicBool,
     /// Open client connections.
     pub(crate) connections: AtomicUsize,
     pub(crate) most: MostConnections,

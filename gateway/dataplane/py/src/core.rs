@@ -11,6 +11,7 @@ use stagegate_table::{pick_for, Decision, PickError, Published, State, Table, Ta
 use stagegate_wire::names::Names;
 use stagegate_wire::params::{put, Value};
 
+use crate::inherit;
 use crate::mirror::read;
 use crate::values::{tuple, Counters, Event, Explanation, ShadowPair};
 
@@ -57,12 +58,19 @@ fn refused(error: TableError) -> PyErr {
 #[pymethods]
 impl Core {
     #[new]
-    fn new(py: Python<'_>, settings: &Bound<'_, PyAny>) -> PyResult<Self> {
+    #[pyo3(signature = (settings, inherited = Vec::new(), held = false))]
+    fn new(
+        py: Python<'_>,
+        settings: &Bound<'_, PyAny>,
+        inherited: Vec<i32>,
+        held: bool,
+    ) -> PyResult<Self> {
+        let inherited = inherit::listeners(py, &inherited)?;
         let settings: Settings = read(settings)?;
         let published = Published::new();
         let shared = Arc::clone(&published);
         let plane = py
-            .detach(|| Dataplane::start(settings, shared))
+            .detach(|| Dataplane::hold(settings, shared, inherited))
             .map_err(|error| {
                 let unbound = error
                     .get_ref()
@@ -75,6 +83,9 @@ impl Core {
                     None => PyOSError::new_err(text),
                 }
             })?;
+        if !held {
+            plane.accept();
+        }
         Ok(Self {
             plane: Some(plane),
             published,
@@ -92,6 +103,17 @@ impl Core {
     #[getter]
     fn http_port(&self) -> PyResult<u16> {
         Ok(self.plane()?.http_port().unwrap_or(0))
+    }
+
+    /// Begin to accept connections; some may wait already.
+    fn accept(&self) -> PyResult<()> {
+        self.plane()?.accept();
+        Ok(())
+    }
+
+    /// Descriptors of the listening sockets, for another process to take over.
+    fn listeners(&self) -> PyResult<Vec<i32>> {
+        Ok(self.plane()?.listeners())
     }
 
     /// A descriptor that is readable while there are events.

@@ -1,12 +1,14 @@
 //! The Python extension `gateway._dataplane`; only `gateway/bridge.py` imports it.
 //!
 //! - [`core`]: the class `Core`, a running data plane.
+//! - [`inherit`]: listening sockets that another process handed over.
 //! - [`mirror`]: the structs that Python hands over, read by the names of their fields.
 //! - [`values`]: what Python gets back.
 //!
 //! The threads of the data plane never attach to Python, and nothing of Python is kept by them.
 
 mod core;
+mod inherit;
 mod mirror;
 mod values;
 
