@@ -180,25 +180,54 @@ async def _take_over(start: _Start) -> Taken:
     return taken
 
 
-def _owner(
-    start: _Start, store: StateStore, data_plane: DataPlane, doors: tuple[_Door, _Door], metrics: int
-) -> Owner:
+@dataclass(frozen=True, slots=True)
+class _Doors:
+    """What operators and probes come in by. The socket of the metrics port stays open until the end."""
+
+    admin: _Door
+    metrics: _Door
+    metrics_socket: socket.socket
+
+
+async def _open_doors(
+    start: _Start,
+    taken: Taken | None,
+    gateway: RunningGateway,
+    data_plane: DataPlane,
+    recorder: LoadRecorder,
+) -> _Doors:
+    """Open the admin API and, unless another gateway still serves it, the metrics port."""
+    listen = start.config.listen
+    with _named_port("listen.metrics", listen.metrics):
+        sock = taken.metrics if taken else _listen(listen.metrics)
+    start.stack.callback(sock.close)
+    metrics = _Door(lambda: serve_http(listen.metrics, gateway, data_plane, recorder, sock.dup()))
+    start.stack.push_async_callback(metrics.close)
+    if taken is None:
+        gateway.listens(metrics=await metrics.open())
+    admin = _Door(lambda: serve_admin(listen.admin, gateway))
+    start.stack.push_async_callback(admin.close)
+    with _named_port("listen.admin", listen.admin):
+        gateway.listens(admin=await admin.open())
+    return _Doors(admin, metrics, sock)
+
+
+def _owner(start: _Start, store: StateStore, data_plane: DataPlane, doors: _Doors) -> Owner:
     """What the gateway lets go of when another process takes it over."""
-    admin_door, metrics_door = doors
 
     async def let_go() -> tuple[int, ...]:
-        await admin_door.close()
+        await doors.admin.close()
         if isinstance(store, SqliteStore):
             await store.lend()
-        return (*data_plane.listeners, metrics)
+        return (*data_plane.listeners, doors.metrics_socket.fileno())
 
     async def take_back() -> None:
         if isinstance(store, SqliteStore):
             await store.take_back()
-        await admin_door.open()
+        await doors.admin.open()
 
     async def gone() -> None:
-        await metrics_door.close()
+        await doors.metrics.close()
         start.stop.ask()
 
     refusal = ""
@@ -247,19 +276,7 @@ async def _start(stack: AsyncExitStack, start: _Start, taken: Taken | None) -> _
         certificates=certificates,
         comparisons=comparer.comparisons,
     )
-    with _named_port("listen.metrics", config.listen.metrics):
-        metrics = taken.metrics if taken else _listen(config.listen.metrics)
-    stack.callback(metrics.close)
-    metrics_door = _Door(
-        lambda: serve_http(config.listen.metrics, gateway, data_plane, recorder, metrics.dup())
-    )
-    stack.push_async_callback(metrics_door.close)
-    if taken is None:
-        gateway.listens(metrics=await metrics_door.open())
-    admin_door = _Door(lambda: serve_admin(config.listen.admin, gateway))
-    stack.push_async_callback(admin_door.close)
-    with _named_port("listen.admin", config.listen.admin):
-        gateway.listens(admin=await admin_door.open())
+    doors = await _open_doors(start, taken, gateway, data_plane, recorder)
     _warn(config)
     if start.runs_triton:
         tritons = await _start_tritons(stack, config, progress, stop)
@@ -285,10 +302,10 @@ async def _start(stack: AsyncExitStack, start: _Start, taken: Taken | None) -> _
     if taken is not None:
         if stop.asked.is_set():
             return None
-        gateway.listens(metrics=await metrics_door.open())
+        gateway.listens(metrics=await doors.metrics.open())
         _serve_instead(data_plane, taken)
     inference = replace(config.listen.inference, port=data_plane.inference_port)
-    owner = _owner(start, store, data_plane, (admin_door, metrics_door), metrics.fileno())
+    owner = _owner(start, store, data_plane, doors)
     await stack.enter_async_context(offer(inference, owner))
     _tell_ready(config, gateway.addresses, controller, progress, up=start.up)
     return _Parts(gateway, data_plane)
