@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
@@ -114,6 +115,7 @@ def instead_of(gateway: Gateway) -> Gateway:
         gateway.models,
         log,
         gateway.environment,
+        gateway.rest,
     )
     wait_until("it serves", lambda: "serves 1 models" in taken.said() or process.poll() is not None)
     assert process.poll() is None, taken.said()
@@ -201,6 +203,8 @@ def test_a_new_process_takes_over_and_no_call_notices(gateway: Gateway) -> None:
             new = instead_of(now)
             assert now.process.wait(START_SECONDS) == 0, now.said()
             assert new.http("/readyz")[0] == 200
+            with urllib.request.urlopen(f"http://{new.rest}/v2/health/ready", timeout=5) as answer:
+                assert answer.status == 200
             assert new.json("route", "get", "m")["arms"][0]["name"] == "stable"
             now = new
     assert callers.failures == []
@@ -253,7 +257,7 @@ def test_stops_behind_a_second_gateway_cost_no_call(backend: str, tmp_path: Path
             for turn in range(ROUNDS):
                 one = both[turn % 2]
                 assert one.stop() == 0
-                addresses = (one.inference, one.http_address, one.metrics, one.admin)
+                addresses = (one.inference, one.rest, one.metrics, one.admin)
                 both[turn % 2] = start_gateway(
                     one.folder, "gateway", body(backend), one.folder, addresses=addresses
                 )

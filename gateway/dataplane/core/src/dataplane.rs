@@ -66,7 +66,11 @@ impl Dataplane {
         let port = listener.local_addr()?.port();
         let rest = match &*settings.http_host {
             "" => None,
-            host => Some(listen::take_or_bind(&mut inherited, host, settings.http_port)?),
+            host => Some(listen::take_or_bind(
+                &mut inherited,
+                host,
+                settings.http_port,
+            )?),
         };
         if let Some(rest) = &rest {
             listeners.push(rest.try_clone()?);
