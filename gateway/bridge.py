@@ -106,6 +106,7 @@ class Settings:
         shadow_bytes: bytes of requests and answers that the copies of one thread hold.
         shadow_deadline_ms: time that a copy may take, waiting included.
         shadow_lag_ms: how late a thread may be before it gives its copies up.
+        shadow_busy_percent: share of its time beyond which a busy thread gives its copies up.
         cancels_per_second: streams towards one backend that are reset because nobody wants their answer.
         max_buffered: bytes of requests that all threads together hold.
         http_host: address to listen on for the REST protocol; "" where it is not served.
@@ -142,6 +143,7 @@ class Settings:
     shadow_bytes: int = 16 << 20
     shadow_deadline_ms: int = 10_000
     shadow_lag_ms: int = 50
+    shadow_busy_percent: int = 80
     cancels_per_second: int = 2_000
     max_buffered: int = 1 << 30
     http_host: str = ""

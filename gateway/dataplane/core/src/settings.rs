@@ -63,6 +63,8 @@ pub struct Settings {
     pub shadow_deadline_ms: u64,
     /// How late a thread may be before it gives its copies up, in milliseconds.
     pub shadow_lag_ms: u64,
+    /// Share of its time beyond which a busy thread gives its copies up, in percent.
+    pub shadow_busy_percent: u32,
     /// Streams towards one backend that are reset within a second, because nobody wants their answer.
     pub cancels_per_second: usize,
     /// Bytes of requests that all threads together hold.
@@ -116,6 +118,7 @@ impl Default for Settings {
             shadow_bytes: 16 << 20,
             shadow_deadline_ms: 10_000,
             shadow_lag_ms: 50,
+            shadow_busy_percent: 80,
             cancels_per_second: 2_000,
             max_buffered: 1 << 30,
             http_host: String::new(),

@@ -45,6 +45,7 @@ fn second(state: &str, backends: &[&str]) -> VersionSpec {
 fn patient() -> Settings {
     Settings {
         shadow_lag_ms: 60_000,
+        shadow_busy_percent: u32::MAX,
         shadow_deadline_ms: 60_000,
         ..Settings::default()
     }
@@ -412,6 +413,26 @@ async fn copies_are_given_up_first_when_the_thread_is_behind() {
 
     until_counted(&pair.gateway, ShadowResult::Overload, 10).await;
     assert!(pair.shadow.seen().is_empty());
+}
+
+/// A thread that has no time left for anything more gives its copies up as well.
+#[tokio::test]
+async fn copies_are_given_up_first_when_the_thread_is_busy() {
+    let settings = Settings {
+        shadow_busy_percent: 0,
+        ..patient()
+    };
+    let pair = start(settings).await;
+    let client = pair.gateway.client().await;
+
+    let mut asked = 0;
+    while counted(&pair.gateway, ShadowResult::Overload) == 0 {
+        assert_eq!(0, client.infer("digits", &[]).await.code());
+        asked += 1;
+        assert!(asked < 100_000, "never found busy");
+    }
+
+    until("all are accounted for", || sampled(&pair.gateway) == asked).await;
 }
 
 /// A request that failed is not repeated at the shadow, whoever it failed by.

@@ -139,6 +139,7 @@ mirrors! {
         replay, answer_timeout_ms, resets_per_second, connections_per_address, max_connection_age_ms,
         tls_cert, tls_key, tls_client_ca,
         shadow_queue, shadow_concurrency, shadow_bytes, shadow_deadline_ms, shadow_lag_ms,
+        shadow_busy_percent,
         cancels_per_second,
         max_buffered,
         http_host, http_port,

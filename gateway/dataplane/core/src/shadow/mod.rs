@@ -4,6 +4,7 @@
 //! - `kept`: an answer that is kept as it passes, up to a cap.
 //! - `budget`: the bytes that all copies of a thread may hold.
 //! - `queue`: who waits, who runs, and what is given up when there is too much.
+//! - `pulse`: how busy the thread is.
 //! - `send`: one copy on its way, to the end of its answer.
 //! - `pairs`: two answers for the control plane to compare.
 //!
@@ -16,6 +17,7 @@ mod budget;
 mod capture;
 mod kept;
 mod pairs;
+mod pulse;
 mod queue;
 mod send;
 

@@ -6,11 +6,13 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use stagegate_table::counters::ShadowResult;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::settings::Settings;
 use crate::shadow::budget::Budget;
 use crate::shadow::capture::{Original, Target};
+use crate::shadow::pulse::Pulse;
 use crate::shadow::send;
 use crate::worker::Worker;
 
@@ -34,6 +36,7 @@ pub(crate) struct Shadows {
     /// When the task that sends them was woken and did not come yet.
     woken: Cell<Option<Instant>>,
     behind_until: Cell<Option<Instant>>,
+    pulse: Pulse,
     wake: Notify,
 }
 
@@ -58,6 +61,7 @@ impl Shadows {
             running: Cell::new(0),
             woken: Cell::new(None),
             behind_until: Cell::new(None),
+            pulse: Pulse::new(settings.shadow_busy_percent),
             wake: Notify::new(),
         }
     }
@@ -88,13 +92,13 @@ impl Shadows {
         }
     }
 
-    /// The task that sends comes: everything that waits is given up where it took too long to come,
-    /// because then clients wait for this thread too.
-    fn arrive(&self, now: Instant) {
-        let Some(woken) = self.woken.take() else {
-            return;
-        };
-        if now.saturating_duration_since(woken) > self.limits.lag {
+    /// The task that sends comes: everything that waits is given up where it took too long to come, or
+    /// where the thread has no time left, because then clients wait for this thread too. `busy` tells for
+    /// how long it has been at work in all.
+    fn arrive(&self, now: Instant, busy: impl FnOnce() -> Duration) {
+        let late = |woken| now.saturating_duration_since(woken) > self.limits.lag;
+        let is_late = self.woken.take().is_some_and(late);
+        if is_late || self.pulse.is_full(now, busy) {
             self.behind_until.set(Some(now + RESPITE));
             for copy in self.queue.take() {
                 copy.target.count(ShadowResult::Overload);
@@ -136,7 +140,8 @@ impl Drop for Running {
 pub(crate) async fn drive(worker: Rc<Worker>) {
     loop {
         worker.shadows.wake.notified().await;
-        worker.shadows.arrive(Instant::now());
+        let busy = || Handle::current().metrics().worker_total_busy_duration(0);
+        worker.shadows.arrive(Instant::now(), busy);
         while let Some(copy) = worker.shadows.next(Instant::now()) {
             let running = Running(Rc::clone(&worker));
             tokio::task::spawn_local(async move { send::send(&running.0, &copy).await });
@@ -275,17 +280,31 @@ mod tests {
     fn a_thread_that_comes_late_gives_up_all_that_waits_and_takes_none_for_a_while() {
         let (mut source, shadows, now) = (Source::new(), shadows(8, 8), Instant::now());
         source.push(&shadows, now);
-        shadows.arrive(now + LAG);
+        shadows.arrive(now + LAG, Duration::default);
         assert!(!shadows.is_behind(now + LAG));
         source.push(&shadows, now);
         source.push(&shadows, now + LAG);
 
         let late = now + LAG + Duration::from_millis(1);
-        shadows.arrive(late);
+        shadows.arrive(late, Duration::default);
 
         assert_eq!(3, source.counted(ShadowResult::Overload));
         assert!(shadows.next(late).is_none());
         assert!(shadows.is_behind(late + RESPITE / 2));
         assert!(!shadows.is_behind(late + RESPITE));
+    }
+
+    #[test]
+    fn a_thread_without_time_gives_up_all_that_waits() {
+        let (mut source, shadows, now) = (Source::new(), shadows(8, 8), Instant::now());
+        source.push(&shadows, now);
+        shadows.arrive(now, Duration::default);
+        assert!(shadows.next(now).is_some());
+
+        source.push(&shadows, now + TIME);
+        shadows.arrive(now + TIME, || TIME);
+
+        assert_eq!(1, source.counted(ShadowResult::Overload));
+        assert!(shadows.next(now + TIME).is_none() && shadows.is_behind(now + TIME));
     }
 }
