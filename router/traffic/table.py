@@ -129,6 +129,8 @@ class ModelSpec:
         rules: they come before the buckets; the first that fits wins.
         arm_header: whether the request header `stagegate-arm` names the arm.
         shadows: who gets copies of what the split answers; no name of an arm is among theirs.
+        fallback_codes: gRPC status names with which an arm may fail for another to answer; empty for none.
+        fallback_to: the arm that answers then; it may be gone from `arms`, then nobody answers instead.
     """
 
     name: str
@@ -144,6 +146,8 @@ class ModelSpec:
     rules: tuple[MatchRuleSpec, ...] = ()
     arm_header: bool = False
     shadows: tuple[ShadowSpec, ...] = ()
+    fallback_codes: tuple[str, ...] = ()
+    fallback_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)

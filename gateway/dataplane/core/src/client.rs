@@ -104,6 +104,8 @@ pub(crate) struct Client {
     /// Whether the deadline is the client's own.
     pub(crate) has_deadline: bool,
     pub(crate) started: Instant,
+    /// The gRPC code with which the arm failed that was chosen first, where another one answers.
+    pub(crate) fell_back: Option<u8>,
     /// When a backend's answer had been forwarded.
     pub(crate) answered: Option<Instant>,
     pub(crate) path: PathAndQuery,
@@ -132,6 +134,7 @@ impl Client {
             deadline: Deadline::new(&worker.deadlines, None),
             has_deadline: false,
             started: Instant::now(),
+            fell_back: None,
             answered: None,
             path,
             headers,

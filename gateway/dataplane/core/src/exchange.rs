@@ -77,7 +77,9 @@ pub(crate) async fn ask_version(
             Err(failure) => failure,
             done @ Ok(_) => return done,
         };
-        let Some(wait) = tries.wait() else {
+        // Another arm that answers at once is better than waiting.
+        let waits = routed.instead(Code::Unavailable as u8).is_none();
+        let Some(wait) = tries.wait().filter(|_| waits) else {
             return Err(failure);
         };
         Box::pin(retry::wait(worker, client, routed, wait, failure)).await?;
@@ -110,7 +112,7 @@ pub(crate) async fn exchange(
             sent: Instant::now(),
         };
         let may_retry = tries.count < TRIES && client.message.is_kept();
-        let missed = match send(worker, client, ask, &via, may_retry) {
+        let missed = match send(worker, client, ask, &via) {
             Ok(mut response) => {
                 let waited = client.wait(|_, cx| Pin::new(&mut response).poll(cx)).await;
                 match waited {
@@ -394,10 +396,9 @@ fn send(
     client: &mut Client,
     ask: &Ask<'_>,
     via: &Via,
-    may_retry: bool,
 ) -> Result<ResponseFuture, h2::Error> {
     let upstream = via.lease.upstream();
-    let (path, mut headers) = if may_retry {
+    let (path, mut headers) = if client.message.is_kept() {
         (client.path.clone(), client.headers.clone())
     } else {
         (client.path.clone(), std::mem::take(&mut client.headers))

@@ -24,6 +24,7 @@ mod events;
 mod exchange;
 #[cfg(feature = "failpoints")]
 mod failpoint;
+mod fallback;
 mod forward;
 mod frame_watch;
 mod framer;

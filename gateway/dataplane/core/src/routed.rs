@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue};
-use stagegate_table::{pick_for, Model, Pick, PickError, RefKind, Series, Version, PINNED, WHOLE};
+use stagegate_table::{
+    pick_for, Arm, Model, Pick, PickError, RefKind, Series, Version, PINNED, WHOLE,
+};
 use stagegate_wire::names::Names;
 
 use crate::client::Failure;
@@ -40,6 +42,12 @@ impl Count {
     /// The series that it counts in.
     pub(crate) fn series(&self) -> Arc<Series> {
         Arc::clone(&self.series)
+    }
+
+    /// It failed with that code, and another arm answers.
+    pub(crate) fn fall_back(&mut self, code: u8, now: Instant) {
+        self.series.fell_back(code);
+        self.end(code, now);
     }
 
     /// How it ended, and when. Without this it counts as cancelled, or as internal where its task
@@ -99,6 +107,20 @@ impl Routed {
             Some(id) => std::slice::from_ref(id),
             None => &self.version.backends,
         }
+    }
+
+    /// Who answers where this arm fails with that gRPC code. What a client pinned answers for itself, and
+    /// so does a sequence.
+    pub(crate) fn instead(&self, code: u8) -> Option<Self> {
+        let arm: &Arm = self.model.fallback_of(code)?;
+        let is_other = self.arm != arm.header && self.arm != PINNED && self.sequence.is_none();
+        is_other.then(|| Self {
+            model: Arc::clone(&self.model),
+            version: Arc::clone(self.model.arm_version(arm)),
+            arm: arm.header.clone(),
+            sequence: None,
+            pinned_backend: None,
+        })
     }
 
     /// A version that nobody was routed to.

@@ -2,11 +2,15 @@
 
 use std::time::Instant;
 
-use crate::admission;
+use h2::RecvStream;
+use http::Response;
+
+use crate::admission::{self, Admitted};
 use crate::client::{Client, Failure};
 use crate::cold;
 use crate::download::{self, Rename};
 use crate::exchange::{ask_version, Via};
+use crate::fallback;
 use crate::headers;
 use crate::message;
 use crate::routed::{Count, Routed};
@@ -30,6 +34,9 @@ pub(crate) async fn infer(worker: &Worker, client: &mut Client) -> Result<(), Fa
         Ok(code) => count.end(*code, now),
         Err(Failure::Status(status)) => count.end(status.code, now),
         Err(Failure::Gone) => {}
+    }
+    if let Some(code) = client.fell_back {
+        count.fall_back(code, now);
     }
     outcome.map(|_| ())
 }
@@ -84,8 +91,24 @@ pub(crate) fn usual_deadline(worker: &Worker, started: Instant) -> Option<Instan
 }
 
 async fn answer(worker: &Worker, client: &mut Client, routed: &mut Routed) -> Result<u8, Failure> {
+    if routed.model.fallback.is_some() {
+        return Box::pin(fallback::answer(worker, client, routed)).await;
+    }
+    let asked = ask(worker, client, routed).await?;
+    forward(worker, client, routed, asked).await
+}
+
+/// A backend's answer that has begun, the way to it, and the request's place at the version.
+pub(crate) type Asked = (Response<RecvStream>, Via, Admitted);
+
+/// Send the request to a backend that has the version, and wait for the head of its answer.
+pub(crate) async fn ask(
+    worker: &Worker,
+    client: &mut Client,
+    routed: &mut Routed,
+) -> Result<Asked, Failure> {
     cold::ready_for(worker, client, routed).await?;
-    let mut place = admission::admit(worker, client, routed).await?;
+    let place = admission::admit(worker, client, routed).await?;
     worker.choose_for_sequence(routed)?;
     if !routed.model.shadows.is_empty() && routed.sequence.is_none() {
         client.capture = shadow::sample(worker, client, routed);
@@ -98,6 +121,16 @@ async fn answer(worker: &Worker, client: &mut Client, routed: &mut Routed) -> Re
             return Err(failure);
         }
     };
+    Ok((response, via, place))
+}
+
+/// Send the answer on to the client; gives its gRPC code.
+pub(crate) async fn forward(
+    worker: &Worker,
+    client: &mut Client,
+    routed: &Routed,
+    (response, via, mut place): Asked,
+) -> Result<u8, Failure> {
     let version = &routed.version;
     let rename = Rename {
         tail: &version.answer_tail,

@@ -126,7 +126,7 @@ mirrors! {
     BucketRunSpec { arm, length }
     ModelSpec {
         name, versions, pointers, arms, split_reference, deadline_ms, unroutable, sticky, salt,
-        buckets, rules, arm_header, shadows,
+        buckets, rules, arm_header, shadows, fallback_codes, fallback_to,
     }
     Snapshot { revision, backends, models }
     Delta {

@@ -13,7 +13,7 @@ use crate::assign::{Assignment, Given};
 use crate::backends::ByName;
 use crate::cell::{ArmCell, ModelCell, VersionCell};
 use crate::grammar::{is_model_name, is_reference, Reference};
-use crate::model::{Arm, Model, Pointer, Shadow, State, Version, LINEAR};
+use crate::model::{Arm, Fallback, Model, Pointer, Shadow, State, Version, LINEAR};
 use crate::pick::RefKind;
 use crate::spec::{ArmSpec, ModelSpec, PointerSpec, ShadowSpec, VersionSpec};
 use crate::{TableError, PINNED, WHOLE};
@@ -46,6 +46,7 @@ pub(crate) fn model(
         deadline: (spec.deadline_ms > 0).then(|| Duration::from_millis(spec.deadline_ms)),
         unroutable: cut(&spec.unroutable, MAX_REASON).into(),
         shadows: Box::new([]),
+        fallback: None,
         cell: old.map_or_else(
             || Arc::new(ModelCell::default()),
             |old| Arc::clone(&old.cell),
@@ -66,6 +67,7 @@ pub(crate) fn model(
         arm_header: spec.arm_header,
     };
     model.assignment = Assignment::build(&model.name, given, &model.arms).map_err(fail)?;
+    model.fallback = fallback(&model, &spec.fallback_codes, &spec.fallback_to).map_err(fail)?;
     model.shadows = shadows(&model, spec.shadows, old).map_err(fail)?;
     if !spec.split_reference.is_empty() {
         let reference = Reference::parse(&spec.split_reference).ok_or_else(|| {
@@ -319,6 +321,16 @@ fn arm_header(name: &str) -> Result<HeaderValue, String> {
     value.put_slice(name.as_bytes());
     HeaderValue::from_maybe_shared(value.freeze())
         .map_err(|_| format!("arm name {name:?} cannot be a header value"))
+}
+
+/// Where the arm is not in force now, nobody answers instead: its weight went to another one meanwhile.
+fn fallback(model: &Model, codes: &[String], to: &str) -> Result<Option<Box<Fallback>>, String> {
+    let Some(at) = model.arms.iter().position(|arm| *arm.name == *to) else {
+        return Ok(None);
+    };
+    let fallback =
+        Fallback::new(codes, at as u32).map_err(|why| format!("fallback_codes: {why}"))?;
+    Ok((!codes.is_empty()).then(|| Box::new(fallback)))
 }
 
 fn shadows(

@@ -37,7 +37,7 @@ pub use assign::{Caller, Decision};
 pub use cell::{ArmCell, ModelCell, VersionCell, Waiting};
 pub use counters::{Counters, Histogram, Series, ThreadCounters};
 pub use health::{Admission, Ejected, Fault, Health};
-pub use model::{Arm, Model, Shadow, State, Version};
+pub use model::{Arm, Fallback, Model, Shadow, State, Version};
 pub use pick::{pick, pick_for, Pick, PickError, PickErrorKind, RefKind};
 pub use publish::{Published, Reader};
 pub use table::{Backend, Table};

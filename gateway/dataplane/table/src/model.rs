@@ -174,6 +174,58 @@ pub struct Model {
     /// None where the split has one arm.
     pub(crate) assignment: Option<Box<Assignment>>,
     pub(crate) sorted: Box<[u32]>,
+    /// Which failures of an arm another one answers.
+    pub fallback: Option<Box<Fallback>>,
+}
+
+/// Failures of arms that one arm answers instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fallback {
+    /// gRPC status codes, one bit each.
+    codes: u32,
+    /// The place of the arm that answers in [`Model::arms`].
+    pub(crate) to: u32,
+}
+
+/// gRPC status names by code.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+impl Fallback {
+    /// The name that is no failure's, where one is given.
+    pub(crate) fn new(names: &[String], to: u32) -> Result<Self, String> {
+        let mut codes = 0;
+        for name in names {
+            match CODES.iter().position(|known| known == name) {
+                Some(code) if code > 0 => codes |= 1 << code,
+                _ => return Err(format!("{name:?} is no gRPC status of a failure")),
+            }
+        }
+        Ok(Self { codes, to })
+    }
+
+    /// Whether a failure with that gRPC code is answered by the other arm.
+    #[must_use]
+    pub fn takes(&self, code: u8) -> bool {
+        code < 32 && self.codes & (1 << code) != 0
+    }
 }
 
 impl Model {
@@ -187,6 +239,16 @@ impl Model {
     #[must_use]
     pub fn arm(&self, name: &str) -> Option<&Arm> {
         self.arms.iter().find(|arm| *arm.name == *name)
+    }
+
+    /// The arm that answers where another one fails with that gRPC code.
+    #[must_use]
+    pub fn fallback_of(&self, code: u8) -> Option<&Arm> {
+        let fallback = self
+            .fallback
+            .as_ref()
+            .filter(|fallback| fallback.takes(code))?;
+        self.arms.get(fallback.to as usize)
     }
 
     /// The version that an arm of this model names.

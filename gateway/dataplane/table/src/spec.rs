@@ -130,6 +130,10 @@ pub struct ModelSpec {
     pub arm_header: bool,
     /// Who gets copies of what the split answers.
     pub shadows: Vec<ShadowSpec>,
+    /// gRPC status names with which an arm may fail for another one to answer; empty for none.
+    pub fallback_codes: Vec<String>,
+    /// The arm that answers then.
+    pub fallback_to: String,
 }
 
 /// The whole table.

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use stagegate_wire::encode::{put_len, put_number};
+use stagegate_wire::encode::{put_len, put_number, put_varint};
+use stagegate_wire::fields::Fields;
 use stagegate_wire::names::scan_message;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -36,6 +37,10 @@ struct State {
     at_once: AtomicUsize,
     most_at_once: AtomicUsize,
     refused: AtomicBool,
+    /// What inferences get that ask for nothing.
+    usual: Mutex<String>,
+    frozen: AtomicBool,
+    thawed: Notify,
     goaway: Notify,
     stop: Notify,
 }
@@ -70,6 +75,31 @@ impl Backend {
             .lock()
             .unwrap()
             .push(triton_name.to_owned());
+    }
+
+    /// Do this for inferences that ask for nothing themselves.
+    pub fn does(&self, what: &str) {
+        what.clone_into(&mut self.state.usual.lock().unwrap());
+    }
+
+    /// Neither read nor write any more, as a process that was stopped; new connections are left waiting.
+    pub fn freeze(&self) {
+        self.state.frozen.store(true, SeqCst);
+        // Whoever waits for the next frame looks at it.
+        self.state.goaway.notify_waiters();
+    }
+
+    pub fn thaw(&self) {
+        self.state.frozen.store(false, SeqCst);
+        self.state.thawed.notify_waiters();
+    }
+
+    /// Inferences that came.
+    pub fn inferences(&self) -> usize {
+        let seen = self.state.seen.lock().unwrap();
+        seen.iter()
+            .filter(|seen| seen.path.ends_with("/ModelInfer"))
+            .count()
     }
 
     pub fn seen(&self) -> Vec<Seen> {
@@ -117,7 +147,18 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
     }
 }
 
+async fn until_thawed(state: &State) {
+    loop {
+        let thawed = state.thawed.notified();
+        if !state.frozen.load(SeqCst) {
+            return;
+        }
+        thawed.await;
+    }
+}
+
 async fn serve(tcp: TcpStream, state: Arc<State>) {
+    until_thawed(&state).await;
     tcp.set_nodelay(true).unwrap();
     let mut builder = h2::server::Builder::new();
     let builder = builder
@@ -131,9 +172,14 @@ async fn serve(tcp: TcpStream, state: Arc<State>) {
     tokio::pin!(goaway, stop);
     let mut going = false;
     loop {
+        until_thawed(&state).await;
         tokio::select! {
             () = &mut stop => break,
             () = &mut goaway, if !going => {
+                if state.frozen.load(SeqCst) {
+                    goaway.set(state.goaway.notified());
+                    continue;
+                }
                 going = true;
                 h2.graceful_shutdown();
             }
@@ -147,11 +193,15 @@ async fn serve(tcp: TcpStream, state: Arc<State>) {
 }
 
 async fn answer(state: Arc<State>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    let is_infer = request.uri().path().ends_with("/ModelInfer");
+    let usual = state.usual.lock().unwrap().clone();
     let is_copy = request.headers().contains_key("stagegate-shadow");
     let what = request
         .headers()
         .get(if is_copy { "x-do-copy" } else { "x-do" })
-        .map_or("", |value| value.to_str().unwrap())
+        .map_or(if is_infer { &*usual } else { "" }, |value| {
+            value.to_str().unwrap()
+        })
         .to_owned();
     if what == "refuse-once" && !state.refused.swap(true, SeqCst) {
         respond.send_reset(Reason::REFUSED_STREAM);
@@ -179,6 +229,11 @@ async fn answer(state: Arc<State>, request: Request<RecvStream>, mut respond: Se
     (seen.body, seen.ended_well) = (body, true);
     let (body, path) = (seen.body.clone(), seen.path.clone());
     state.seen.lock().unwrap().push(seen);
+    if path.ends_with("ModelMetadata") {
+        let mut metadata = message_for(&body);
+        put_len(&mut metadata, 4, &tensor("INPUT", -1));
+        return reply(&mut respond, &metadata, &what).await;
+    }
     if path.ends_with("ModelStatistics") {
         let mut statistics = Vec::new();
         let asked = scan_message(&body[5..]).unwrap().model;
@@ -227,6 +282,15 @@ async fn act(state: &State, mut respond: SendResponse<Bytes>, body: &Bytes, what
                 .insert("grpc-status-details-bin", HeaderValue::from_static("AAE"));
             respond.send_response(head, true).unwrap();
         }
+        "status" => {
+            let (code, text) = what["status=".len()..].split_once(' ').unwrap();
+            let mut head = Response::new(());
+            let headers = head.headers_mut();
+            headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+            headers.insert("grpc-status", code.parse().unwrap());
+            headers.insert("grpc-message", text.parse().unwrap());
+            respond.send_response(head, true).unwrap();
+        }
         "http" => {
             let mut head = Response::new(());
             *head.status_mut() = (number(what) as u16).try_into().unwrap();
@@ -249,6 +313,23 @@ fn message_for(body: &[u8]) -> Vec<u8> {
     put_len(&mut out, 1, names.model);
     put_len(&mut out, 2, b"1");
     put_len(&mut out, 3, b"id-1");
+    // Where tensors came in, one goes out.
+    let mut fields = Fields::new(body.get(5..).unwrap_or_default());
+    if fields.any(|field| field.unwrap().is(5)) {
+        put_len(&mut out, 5, &tensor("OUTPUT", 1));
+        put_len(&mut out, 6, &[0; 16]);
+    }
+    out
+}
+
+/// A tensor of rows of four floats.
+fn tensor(name: &str, rows: i64) -> Vec<u8> {
+    let (mut out, mut shape) = (Vec::new(), Vec::new());
+    put_len(&mut out, 1, name.as_bytes());
+    put_len(&mut out, 2, b"FP32");
+    put_varint(&mut shape, rows.cast_unsigned());
+    put_varint(&mut shape, 4);
+    put_len(&mut out, 3, &shape);
     out
 }
 

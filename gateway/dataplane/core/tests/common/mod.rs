@@ -4,6 +4,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod proxy;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

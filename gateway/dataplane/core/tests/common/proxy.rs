@@ -1,0 +1,176 @@
+//! What stands between a gateway and a backend and makes trouble, frame by frame.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+const PREFACE: usize = 24;
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const GOAWAY: u8 = 7;
+
+#[derive(Default)]
+struct State {
+    delay_ms: AtomicU64,
+    /// Whether the next answer's DATA breaks the connection.
+    cut: AtomicBool,
+    cuts: AtomicUsize,
+    goaway: Notify,
+}
+
+/// A proxy on a port of its own.
+pub struct Proxy {
+    address: SocketAddr,
+    state: Arc<State>,
+}
+
+impl Proxy {
+    pub async fn before(backend: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State::default());
+        let shared = Arc::clone(&state);
+        tokio::spawn(async move {
+            while let Ok((gateway, _)) = listener.accept().await {
+                let Ok(server) = TcpStream::connect(&backend).await else {
+                    continue;
+                };
+                tokio::spawn(join(gateway, server, Arc::clone(&shared)));
+            }
+        });
+        Self { address, state }
+    }
+
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Hold everything that the backend says back for so long.
+    pub fn delay(&self, time: Duration) {
+        self.state.delay_ms.store(time.as_millis() as u64, SeqCst);
+    }
+
+    /// Break the connection at the next answer, behind its head and before its message.
+    pub fn cut(&self) {
+        self.state.cut.store(true, SeqCst);
+    }
+
+    pub fn cuts(&self) -> usize {
+        self.state.cuts.load(SeqCst)
+    }
+
+    /// Say GOAWAY on every connection at once and in one step: what is on its way then is not let through,
+    /// what was let through before is finished.
+    pub fn goaway(&self) {
+        self.state.goaway.notify_waiters();
+    }
+}
+
+struct Frame {
+    bytes: Vec<u8>,
+}
+
+impl Frame {
+    fn kind(&self) -> u8 {
+        self.bytes[3]
+    }
+
+    fn stream(&self) -> u32 {
+        u32::from_be_bytes(self.bytes[5..9].try_into().unwrap())
+    }
+}
+
+async fn read_frame(from: &mut OwnedReadHalf) -> Option<Frame> {
+    let mut bytes = vec![0; 9];
+    from.read_exact(&mut bytes).await.ok()?;
+    let len = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize;
+    bytes.resize(9 + len, 0);
+    from.read_exact(&mut bytes[9..]).await.ok()?;
+    Some(Frame { bytes })
+}
+
+async fn join(gateway: TcpStream, server: TcpStream, state: Arc<State>) {
+    gateway.set_nodelay(true).unwrap();
+    server.set_nodelay(true).unwrap();
+    let (from_gateway, to_gateway) = gateway.into_split();
+    let (from_server, to_server) = server.into_split();
+    let passed = Arc::new((AtomicU32::new(0), AtomicBool::new(false)));
+    let up = requests(from_gateway, to_server, Arc::clone(&passed));
+    let down = answers(from_server, to_gateway, passed, state);
+    tokio::select! {
+        _ = up => {}
+        _ = down => {}
+    }
+}
+
+/// `passed`: the last stream that was let through, and whether none may follow.
+async fn requests(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    passed: Arc<(AtomicU32, AtomicBool)>,
+) -> Option<()> {
+    let mut preface = [0; PREFACE];
+    from.read_exact(&mut preface).await.ok()?;
+    to.write_all(&preface).await.ok()?;
+    loop {
+        let frame = read_frame(&mut from).await?;
+        let stream = frame.stream();
+        if stream > passed.0.load(SeqCst) {
+            if passed.1.load(SeqCst) {
+                continue;
+            }
+            if frame.kind() == HEADERS {
+                passed.0.store(stream, SeqCst);
+            }
+        }
+        to.write_all(&frame.bytes).await.ok()?;
+    }
+}
+
+async fn answers(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    passed: Arc<(AtomicU32, AtomicBool)>,
+    state: Arc<State>,
+) -> Option<()> {
+    loop {
+        let frame = tokio::select! {
+            frame = read_frame_whole(&mut from) => frame?,
+            () = state.goaway.notified() => {
+                passed.1.store(true, SeqCst);
+                to.write_all(&goaway(passed.0.load(SeqCst))).await.ok()?;
+                continue;
+            }
+        };
+        if frame.kind() == DATA && state.cut.swap(false, SeqCst) {
+            state.cuts.fetch_add(1, SeqCst);
+            return None;
+        }
+        let delay = Duration::from_millis(state.delay_ms.load(SeqCst));
+        if delay.is_zero() {
+            to.write_all(&frame.bytes).await.ok()?;
+            continue;
+        }
+        tokio::time::sleep(delay).await;
+        to.write_all(&frame.bytes).await.ok()?;
+    }
+}
+
+/// A frame; nothing of it is lost where another branch of a `select` comes first between two frames.
+async fn read_frame_whole(from: &mut OwnedReadHalf) -> Option<Frame> {
+    from.readable().await.ok()?;
+    read_frame(from).await
+}
+
+fn goaway(last: u32) -> Vec<u8> {
+    let mut bytes = vec![0, 0, 8, GOAWAY, 0, 0, 0, 0, 0];
+    bytes.extend_from_slice(&last.to_be_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes
+}
