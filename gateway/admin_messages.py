@@ -36,6 +36,7 @@ from router.model import (
     Arm,
     BackendModel,
     Condition,
+    Fallback,
     MatchRule,
     Route,
     Shadow,
@@ -222,6 +223,7 @@ def write_route(route: Route) -> pb.Route:
         match=[_write_rule(rule) for rule in route.match],
         sticky=pb.Sticky(by=route.sticky.by, salt=route.sticky.salt) if route.sticky else None,
         arm_header=route.arm_header,
+        fallback=_write_fallback(route.fallback),
     )
 
 
@@ -232,6 +234,10 @@ def _write_rule(rule: MatchRule) -> pb.MatchRule:
 
 def _read_rule(rule: pb.MatchRule) -> MatchRule:
     return MatchRule(tuple(Condition(c.kind, c.name, c.value) for c in rule.conditions), rule.arm)
+
+
+def _write_fallback(fallback: Fallback | None) -> pb.Fallback | None:
+    return None if fallback is None else pb.Fallback(codes=fallback.codes, to=fallback.to)
 
 
 def _write_shadow(shadow: Shadow) -> pb.Shadow:
@@ -264,6 +270,9 @@ def read_route(message: pb.Route) -> Route:
     arms = tuple(_read_arm(arm) for arm in message.arms)
     shadows = tuple(_read_shadow(shadow) for shadow in message.shadows)
     sticky = Sticky(message.sticky.by, message.sticky.salt) if message.HasField("sticky") else None
+    fallback = None
+    if message.HasField("fallback"):
+        fallback = Fallback(tuple(message.fallback.codes), message.fallback.to)
     return Route(
         model=model,
         arms=arms,
@@ -273,6 +282,7 @@ def read_route(message: pb.Route) -> Route:
         match=tuple(_read_rule(rule) for rule in message.match),
         sticky=sticky,
         arm_header=message.arm_header,
+        fallback=fallback,
     )
 
 

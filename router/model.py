@@ -298,6 +298,52 @@ def check_said(kind: str, name: str, what: str) -> None:
         )
 
 
+FAILURES = (
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+)
+"""gRPC's names of failures, by number from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """Who answers where an arm of a split fails.
+
+    Attributes:
+        codes: gRPC status names of the failures that are answered by another arm.
+        to: that arm; `stable` is the arm of that role.
+    """
+
+    codes: tuple[str, ...]
+    to: str
+
+    def __post_init__(self) -> None:
+        if not self.codes:
+            raise InvalidRoute("fallback: codes are missing", hint="such as [UNAVAILABLE, INTERNAL]")
+        for code in self.codes:
+            if code not in FAILURES:
+                raise InvalidRoute(
+                    f"fallback: code {code[:80]!r} is no gRPC status of a failure",
+                    hint=f"they are {', '.join(FAILURES)}",
+                )
+            if self.codes.count(code) > 1:
+                raise InvalidRoute(f"fallback: code {code!r} is given twice")
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """The traffic policy of a model.
@@ -311,6 +357,7 @@ class Route:
         arm_header: whether a client may name its arm in the request header `stagegate-arm`.
         buckets: whose each bucket of sticky keys is. The store's own, from one route to the next; empty for
             each arm in one piece. No part of what a route says: two routes may be equal without it.
+        fallback: who answers where an arm fails; None where nobody does.
     """
 
     model: ModelName
@@ -322,6 +369,7 @@ class Route:
     sticky: Sticky | None = None
     arm_header: bool = False
     buckets: BucketRuns = field(default=(), compare=False, repr=False)
+    fallback: Fallback | None = None
 
     def __post_init__(self) -> None:
         if not self.arms:
@@ -338,6 +386,11 @@ class Route:
             )
         self._check_shadows(names)
         self._check_match(names)
+        if self.fallback is not None and self.fallback.to not in (*names, "stable"):
+            raise InvalidRoute(
+                f"route of {self.model!r}: fallback goes to {self.fallback.to!r}, which is none of its arms",
+                hint=f"its arms: {', '.join(names)}",
+            )
 
     def _check_match(self, arms: list[str]) -> None:
         for rule in self.match:
@@ -359,6 +412,13 @@ class Route:
                 )
         if len(names) > MOST_SHADOWS:
             raise InvalidRoute(f"route of {self.model!r}: {len(names)} shadows, at most {MOST_SHADOWS}")
+
+    @property
+    def fallback_arm(self) -> Arm | None:
+        """The arm that answers for others; None where none does."""
+        if self.fallback is None:
+            return None
+        return next((arm for arm in self.arms if arm.name == self.fallback.to), self.stable)
 
     @property
     def stable(self) -> Arm:

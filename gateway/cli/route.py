@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gateway.config import Document
     from gateway.operations import Mismatch, RouteChange, RouteView, ShadowComparison, ShadowView
     from router.errors import ConfigProblem
-    from router.model import MatchRule, Route
+    from router.model import Fallback, MatchRule, Route
 
 commands = typer.Typer(no_args_is_help=True, help="Where the traffic of a model goes.")
 
@@ -48,6 +48,7 @@ def _show_route(view: RouteView) -> None:
             ("deadline", "" if route.deadline is None else format_deadline(route.deadline)),
             ("sticky", _sticky(route)),
             ("arm header", "clients may name their arm (stagegate-arm)" if route.arm_header else ""),
+            ("fallback", "" if route.fallback is None else _fallback(route.fallback)),
             ("set by", by),
             ("reason", view.reason),
             ("revision", "" if view.implicit else str(view.revision)),
@@ -87,6 +88,10 @@ def _sticky(route: Route) -> str:
 
 def _conditions(rule: MatchRule) -> str:
     return " and ".join(f"{said.kind} {said.name} = {said.value}" for said in rule.conditions)
+
+
+def _fallback(fallback: Fallback) -> str:
+    return f"{fallback.to} answers {', '.join(fallback.codes)}"
 
 
 def _show_shadows(shadows: Sequence[ShadowView]) -> None:
@@ -179,6 +184,14 @@ def set_route(
         str,
         typer.Option("--sticky", help="What keeps a caller on its arm: header:NAME or parameter:NAME."),
     ] = "",
+    fallback: Annotated[
+        str,
+        typer.Option(
+            "--fallback",
+            metavar="CODE,...[=ARM]",
+            help="Failures of an arm that another one answers, such as UNAVAILABLE,INTERNAL=stable.",
+        ),
+    ] = "",
     reason: Reason = "",
     expected_revision: Revision = None,
     server: Server = DEFAULT_SERVER,
@@ -187,7 +200,7 @@ def set_route(
     """Set the route of a model in short form; weights sum to 100."""
     from router.traffic.routes import parse_short
 
-    route = parse_short(model, arms, registry=registry, deadline=deadline, sticky=sticky)
+    route = parse_short(model, arms, registry=registry, deadline=deadline, sticky=sticky, fallback=fallback)
     _apply([route], expected_revision, reason, server, as_json)
 
 

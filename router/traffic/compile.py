@@ -98,6 +98,8 @@ def compile_model(
         buckets=_compile_buckets(serving),
         rules=tuple(_compile_rule(rule) for rule in serving.assignment.rules),
         arm_header=serving.assignment.arm_header,
+        fallback_codes=serving.fallback_codes,
+        fallback_to=serving.fallback_to,
     )
 
 

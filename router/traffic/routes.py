@@ -20,6 +20,7 @@ from router.model import (
     WHOLE,
     Arm,
     BackendModel,
+    Fallback,
     ModelName,
     Route,
     Shadow,
@@ -29,12 +30,13 @@ from router.model import (
 )
 from router.traffic.assignment import ASSIGNMENT_KEYS, AssignmentReader, assignment_to_document
 
-_ROUTE_KEYS = ("model", "registry", "arms", "deadline", "shadows", *ASSIGNMENT_KEYS)
+_ROUTE_KEYS = ("model", "registry", "arms", "deadline", "shadows", "fallback", *ASSIGNMENT_KEYS)
 _ARM_KEYS = ("name", "version", "weight", "backend_model")
 _SHADOW_KEYS = ("name", "version", "sample", "compare")
 _COMPARE_KEYS = ("atol", "rtol")
+_FALLBACK_KEYS = ("codes", "to")
 _BACKEND_MODEL_KEYS = ("name", "version")
-_NOT_SERVED = ("registry_model", "fallback")
+_NOT_SERVED = ("registry_model",)
 
 _WEIGHT = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,2}))?")
 _SAMPLE = re.compile(r"([01])(?:\.([0-9]{1,4}))?")
@@ -132,13 +134,25 @@ def route_to_document(route: Route) -> dict[str, object]:
         document["deadline"] = format_deadline(route.deadline)
     if route.shadows:
         document["shadows"] = [_shadow_to_document(shadow) for shadow in route.shadows]
+    if route.fallback is not None:
+        document["fallback"] = {"codes": list(route.fallback.codes), "to": route.fallback.to}
     return document | assignment_to_document(route)
 
 
 def parse_short(
-    model: str, arms: Sequence[str], *, registry: str = "", deadline: str = "", sticky: str = ""
+    model: str,
+    arms: Sequence[str],
+    *,
+    registry: str = "",
+    deadline: str = "",
+    sticky: str = "",
+    fallback: str = "",
 ) -> Route:
     """Read the CLI's short form: `fraud`, `["stable=production:90", "canary=@challenger:10"]`.
+
+    Args:
+        fallback: codes with commas between them, and the arm that answers: `UNAVAILABLE,INTERNAL=stable`;
+            without an arm it is stable.
 
     Raises:
         InvalidRoute: names every problem.
@@ -162,6 +176,9 @@ def parse_short(
         document["deadline"] = deadline
     if sticky:
         document["sticky"] = {"by": sticky}
+    if fallback:
+        codes, _, to = fallback.partition("=")
+        document["fallback"] = {"codes": codes.split(","), "to": to or "stable"}
     return route_from_document(document)
 
 
@@ -203,6 +220,7 @@ class _RouteReader:
         match = assignment.match(document.get("match"), arms)
         sticky = assignment.sticky(document.get("sticky"))
         arm_header = assignment.arm_header(document.get("arm_header"))
+        fallback = self._fallback(document.get("fallback"), arms)
         if self.problems or model is None:
             raise InvalidRoute(f"route of {document.get('model', '?')!r}: " + "; ".join(self.problems))
         return Route(
@@ -214,6 +232,7 @@ class _RouteReader:
             match=match,
             sticky=sticky,
             arm_header=arm_header,
+            fallback=fallback,
         )
 
     def _model(self, document: Mapping[str, object]) -> ModelName | None:
@@ -234,6 +253,31 @@ class _RouteReader:
             return parse_deadline(value)
         except InvalidRoute as error:
             self.problems.append(f"deadline: {error}")
+            return None
+
+    def _fallback(self, value: object, arms: Sequence[Arm]) -> Fallback | None:
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            self.problems.append(f"fallback: is not a mapping of {', '.join(_FALLBACK_KEYS)}")
+            return None
+        before = len(self.problems)
+        self._unknown_keys("fallback.", value, _FALLBACK_KEYS)
+        codes = value.get("codes", ())
+        if not isinstance(codes, Sequence) or isinstance(codes, str):
+            self.problems.append("fallback.codes: is not a list of gRPC status names, such as [UNAVAILABLE]")
+            return None
+        names = [self._text(f"fallback.codes[{index}]", code) for index, code in enumerate(codes)]
+        to = self._text("fallback.to", value.get("to", "stable"))
+        # Arms that could not be read are a complaint of their own.
+        if arms and to not in (*(arm.name for arm in arms), "stable"):
+            self.problems.append(f"fallback.to: {to!r} is none of the arms")
+        if len(self.problems) != before:
+            return None
+        try:
+            return Fallback(tuple(names), to)
+        except InvalidRoute as error:
+            self.problems.append(error.message)
             return None
 
     def _arms(self, value: object) -> tuple[Arm, ...]:

@@ -133,6 +133,8 @@ class Serving:
         unroutable: why a request without a reference cannot be answered; "" otherwise.
         shadows: who gets copies, as soon as its version is ready.
         assignment: how requests find their arms.
+        fallback_codes: gRPC status names of failures that another arm answers.
+        fallback_to: that arm; "" for none.
     """
 
     model: ModelName
@@ -146,6 +148,8 @@ class Serving:
     unroutable: str
     shadows: tuple[ServedShadow, ...] = ()
     assignment: Assignment = Assignment()
+    fallback_codes: tuple[str, ...] = ()
+    fallback_to: str = ""
 
 
 def backend_version_id(model: BackendModel) -> VersionId:
@@ -249,6 +253,10 @@ class _Settling:
         arms, reference, unroutable = self._split(self.route, pointers)
         shadows = tuple(self._shadows(self.route.shadows if self.route else (), pointers))
         deadline = self.route.deadline if self.route else None
+        fallback = self.route.fallback if self.route else None
+        fallback_arm = self.route.fallback_arm if self.route else None
+        # Who is to answer for others must not have to be loaded first.
+        self.wanted.update(arm.version for arm in arms if fallback_arm and arm.name == fallback_arm.name)
         return Serving(
             model=self.model.name,
             pointers=pointers,
@@ -261,6 +269,8 @@ class _Settling:
             unroutable=unroutable,
             shadows=shadows,
             assignment=self._assignment(arms),
+            fallback_codes=fallback.codes if fallback else (),
+            fallback_to=fallback_arm.name if fallback_arm else "",
         )
 
     def _assignment(self, arms: Sequence[ServedArm]) -> Assignment:

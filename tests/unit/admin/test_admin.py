@@ -29,7 +29,7 @@ from router.errors import (
     StateUnavailable,
     Unavailable,
 )
-from router.model import Arm, BackendModel, Route, Shadow, Tolerance
+from router.model import Arm, BackendModel, Fallback, Route, Shadow, Tolerance
 from tests.fakes.operations import BROKEN, DIGITS, SHADOW_VIEWS, STATUS, SUMMARY, VERSIONS, FakeOperations
 
 LOOPBACK = Address("127.0.0.1", 0)
@@ -39,6 +39,7 @@ SHADOWED = replace(
     SPLIT,
     shadows=(Shadow("next", "staging", 2_500, Tolerance(0.001, 0.01)), Shadow("old", "@champion")),
 )
+FALLBACK = replace(SPLIT, fallback=Fallback(("UNAVAILABLE", "INTERNAL"), "canary"))
 Result = TypeVar("Result")
 
 
@@ -104,7 +105,9 @@ async def test_an_alias_is_resolved(server: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "route", [SPLIT, BACKEND_ROUTE, SHADOWED], ids=["references", "backend model", "shadows"]
+    "route",
+    [SPLIT, BACKEND_ROUTE, SHADOWED, FALLBACK],
+    ids=["references", "backend model", "shadows", "fallback"],
 )
 async def test_a_route_that_is_applied_is_the_route_that_is_read(
     server: str, operations: FakeOperations, route: Route

@@ -11,6 +11,7 @@ from router.model import (
     Arm,
     BackendModel,
     Condition,
+    Fallback,
     MatchRule,
     ModelName,
     Route,
@@ -131,7 +132,7 @@ def test_all_mistakes_come_in_one_error() -> None:
     for part in (
         "model: model name 'fr aud'",
         "armz: unknown key; did you mean 'arms'?",
-        "fallback: this version does not serve 'fallback' yet",
+        "fallback: is not a mapping of codes, to",
         "deadline: deadline 'soon'",
         "arms[0].version: reference '@' is empty",
         "arms[0].weight: weight '90.123'",
@@ -141,7 +142,7 @@ def test_all_mistakes_come_in_one_error() -> None:
         assert part in message
 
 
-@pytest.mark.parametrize("key", ["fallback", "registry_model"])
+@pytest.mark.parametrize("key", ["registry_model"])
 def test_keys_of_later_versions_are_named(key: str) -> None:
     """They are no typing mistakes; the message says what is the matter."""
     with pytest.raises(InvalidRoute, match=f"{key}: this version does not serve '{key}' yet"):
@@ -169,6 +170,43 @@ def test_arms_that_cannot_be(arms: object, complaint: str) -> None:
     """Each names what is wrong."""
     with pytest.raises(InvalidRoute) as caught:
         route_from_document({"model": "fraud", "arms": arms})
+
+    assert complaint in caught.value.message
+
+
+def test_a_fallback_is_read_and_written_back() -> None:
+    """Stable answers where no arm is named; that role is the first arm's where none has the name."""
+    route = route_from_document({**DOCUMENT, "fallback": {"codes": ["UNAVAILABLE", "INTERNAL"]}})
+
+    assert route.fallback == Fallback(("UNAVAILABLE", "INTERNAL"), "stable")
+    assert route.fallback_arm == route.arms[0]
+    assert route_from_document(route_to_document(route)) == route
+    assert decode_route("fraud", encode_route(route)) == route
+    short = parse_short("fraud", ["a=1:50", "b=2:50"], fallback="INTERNAL=b")
+    assert short.fallback == Fallback(("INTERNAL",), "b")
+    assert short.fallback_arm == short.arms[1]
+    role = parse_short("fraud", ["a=1:50", "b=2:50"], fallback="INTERNAL")
+    assert role.fallback_arm == role.arms[0]
+
+
+@pytest.mark.parametrize(
+    ("fallback", "complaint"),
+    [
+        ("stable", "fallback: is not a mapping of codes, to"),
+        ({}, "fallback: codes are missing"),
+        ({"codes": "UNAVAILABLE"}, "fallback.codes: is not a list"),
+        ({"codes": ["OK"]}, "fallback: code 'OK' is no gRPC status of a failure"),
+        ({"codes": ["unavailable"]}, "fallback: code 'unavailable' is no"),
+        ({"codes": [[]]}, "fallback.codes[0]: [] is not text"),
+        ({"codes": ["INTERNAL", "INTERNAL"]}, "fallback: code 'INTERNAL' is given twice"),
+        ({"codes": ["INTERNAL"], "to": "nobody"}, "fallback.to: 'nobody' is none of the arms"),
+        ({"codes": ["INTERNAL"], "too": "stable"}, "fallback.too: unknown key; did you mean 'to'?"),
+    ],
+)
+def test_fallbacks_that_cannot_be(fallback: object, complaint: str) -> None:
+    """Each with its path."""
+    with pytest.raises(InvalidRoute) as caught:
+        route_from_document({**DOCUMENT, "fallback": fallback})
 
     assert complaint in caught.value.message
 

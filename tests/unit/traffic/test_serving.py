@@ -10,6 +10,7 @@ from router.model import (
     Arm,
     BackendModel,
     Condition,
+    Fallback,
     MatchRule,
     ModelName,
     PointerKind,
@@ -396,6 +397,17 @@ def test_an_arm_that_left_with_its_version_gives_its_weight_back() -> None:
     serving = served(before, a_model(("1", "3"), stages={"production": "1"}), route, ready=("1",))
 
     assert arms(serving) == [("stable", "1", 100)]
+
+
+def test_who_answers_for_others_is_kept_loaded() -> None:
+    """Also without a share of the traffic: it must not have to be loaded when the others fail."""
+    route = a_route(("stable", "1", 0), ("canary", "2", 100))
+    assert not served(None, a_model(), route).fallback_codes
+
+    serving = served(None, a_model(), replace(route, fallback=Fallback(("INTERNAL",), "stable")))
+
+    assert (serving.fallback_codes, serving.fallback_to) == (("INTERNAL",), "stable")
+    assert "1" in serving.wanted
 
 
 def test_a_deadline_is_in_milliseconds() -> None:

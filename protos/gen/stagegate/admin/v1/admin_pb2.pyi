@@ -554,6 +554,7 @@ class Route(_message.Message):
     MATCH_FIELD_NUMBER: _builtins.int
     STICKY_FIELD_NUMBER: _builtins.int
     ARM_HEADER_FIELD_NUMBER: _builtins.int
+    FALLBACK_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     registry: _builtins.str
     """Where its references resolve; empty for the default registry."""
@@ -573,6 +574,10 @@ class Route(_message.Message):
 
     @_builtins.property
     def sticky(self) -> Global___Sticky: ...
+    @_builtins.property
+    def fallback(self) -> Global___Fallback:
+        """Who answers where an arm fails; not set where nobody does."""
+
     def __init__(
         self,
         *,
@@ -584,10 +589,11 @@ class Route(_message.Message):
         match: _abc.Iterable[Global___MatchRule] | None = ...,
         sticky: Global___Sticky | None = ...,
         arm_header: _builtins.bool = ...,
+        fallback: Global___Fallback | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "deadline", b"deadline", "sticky", b"sticky"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "deadline", b"deadline", "fallback", b"fallback", "sticky", b"sticky"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "arm_header", b"arm_header", "arms", b"arms", "deadline", b"deadline", "match", b"match", "model", b"model", "registry", b"registry", "shadows", b"shadows", "sticky", b"sticky"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "arm_header", b"arm_header", "arms", b"arms", "deadline", b"deadline", "fallback", b"fallback", "match", b"match", "model", b"model", "registry", b"registry", "shadows", b"shadows", "sticky", b"sticky"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline: _TypeAlias = _typing.Literal["deadline"]  # noqa: Y015
     _WhichOneofArgType__deadline: _TypeAlias = _typing.Literal["_deadline", b"_deadline"]  # noqa: Y015
@@ -674,6 +680,34 @@ class Sticky(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Sticky: _TypeAlias = Sticky  # noqa: Y015
+
+@_typing.final
+class Fallback(_message.Message):
+    """Failures of arms that one arm answers instead."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODES_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    to: _builtins.str
+    """An arm; `stable` is the arm of that role."""
+    @_builtins.property
+    def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """gRPC status names."""
+
+    def __init__(
+        self,
+        *,
+        codes: _abc.Iterable[_builtins.str] | None = ...,
+        to: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fallback: _TypeAlias = Fallback  # noqa: Y015
 
 @_typing.final
 class Shadow(_message.Message):
