@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 const PREFACE: usize = 24;
 const DATA: u8 = 0;
@@ -72,6 +73,17 @@ impl Proxy {
     }
 }
 
+/// What of the gateway's frames was let through.
+#[derive(Default)]
+struct Passed {
+    /// The last stream.
+    last: AtomicU32,
+    /// Whether none may follow.
+    closed: AtomicBool,
+    /// One did.
+    held: Notify,
+}
+
 struct Frame {
     bytes: Vec<u8>,
 }
@@ -100,7 +112,7 @@ async fn join(gateway: TcpStream, server: TcpStream, state: Arc<State>) {
     server.set_nodelay(true).unwrap();
     let (from_gateway, to_gateway) = gateway.into_split();
     let (from_server, to_server) = server.into_split();
-    let passed = Arc::new((AtomicU32::new(0), AtomicBool::new(false)));
+    let passed = Arc::<Passed>::default();
     let up = requests(from_gateway, to_server, Arc::clone(&passed));
     let down = answers(from_server, to_gateway, passed, state);
     tokio::select! {
@@ -109,11 +121,10 @@ async fn join(gateway: TcpStream, server: TcpStream, state: Arc<State>) {
     }
 }
 
-/// `passed`: the last stream that was let through, and whether none may follow.
 async fn requests(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    passed: Arc<(AtomicU32, AtomicBool)>,
+    passed: Arc<Passed>,
 ) -> Option<()> {
     let mut preface = [0; PREFACE];
     from.read_exact(&mut preface).await.ok()?;
@@ -121,12 +132,13 @@ async fn requests(
     loop {
         let frame = read_frame(&mut from).await?;
         let stream = frame.stream();
-        if stream > passed.0.load(SeqCst) {
-            if passed.1.load(SeqCst) {
+        if stream > passed.last.load(SeqCst) {
+            if passed.closed.load(SeqCst) {
+                passed.held.notify_one();
                 continue;
             }
             if frame.kind() == HEADERS {
-                passed.0.store(stream, SeqCst);
+                passed.last.store(stream, SeqCst);
             }
         }
         to.write_all(&frame.bytes).await.ok()?;
@@ -136,18 +148,22 @@ async fn requests(
 async fn answers(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    passed: Arc<(AtomicU32, AtomicBool)>,
+    passed: Arc<Passed>,
     state: Arc<State>,
 ) -> Option<()> {
     loop {
-        let frame = tokio::select! {
-            frame = read_frame_whole(&mut from) => frame?,
+        tokio::select! {
+            ready = from.readable() => ready.ok()?,
             () = state.goaway.notified() => {
-                passed.1.store(true, SeqCst);
-                to.write_all(&goaway(passed.0.load(SeqCst))).await.ok()?;
+                passed.closed.store(true, SeqCst);
+                // So that there is a stream that the backend never saw, where there is any load.
+                let _ = timeout(Duration::from_millis(100), passed.held.notified()).await;
+                to.write_all(&goaway(passed.last.load(SeqCst))).await.ok()?;
                 continue;
             }
-        };
+        }
+        // Read outside of the `select`, so that no part of a frame is lost.
+        let frame = read_frame(&mut from).await?;
         if frame.kind() == DATA && state.cut.swap(false, SeqCst) {
             state.cuts.fetch_add(1, SeqCst);
             return None;
@@ -160,12 +176,6 @@ async fn answers(
         tokio::time::sleep(delay).await;
         to.write_all(&frame.bytes).await.ok()?;
     }
-}
-
-/// A frame; nothing of it is lost where another branch of a `select` comes first between two frames.
-async fn read_frame_whole(from: &mut OwnedReadHalf) -> Option<Frame> {
-    from.readable().await.ok()?;
-    read_frame(from).await
 }
 
 fn goaway(last: u32) -> Vec<u8> {
