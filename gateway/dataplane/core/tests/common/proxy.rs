@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::timeout;
 
 const PREFACE: usize = 24;
@@ -112,20 +112,15 @@ async fn join(gateway: TcpStream, server: TcpStream, state: Arc<State>) {
     server.set_nodelay(true).unwrap();
     let (from_gateway, to_gateway) = gateway.into_split();
     let (from_server, to_server) = server.into_split();
-    let passed = Arc::<Passed>::default();
-    let up = requests(from_gateway, to_server, Arc::clone(&passed));
-    let down = answers(from_server, to_gateway, passed, state);
+    let (to_gateway, passed) = (Mutex::new(to_gateway), Passed::default());
     tokio::select! {
-        _ = up => {}
-        _ = down => {}
+        _ = requests(from_gateway, to_server, &passed) => {}
+        _ = answers(from_server, &to_gateway, &state) => {}
+        _ = goaways(&to_gateway, &passed, &state) => {}
     }
 }
 
-async fn requests(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    passed: Arc<Passed>,
-) -> Option<()> {
+async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, passed: &Passed) -> Option<()> {
     let mut preface = [0; PREFACE];
     from.read_exact(&mut preface).await.ok()?;
     to.write_all(&preface).await.ok()?;
@@ -145,36 +140,29 @@ async fn requests(
     }
 }
 
-async fn answers(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    passed: Arc<Passed>,
-    state: Arc<State>,
-) -> Option<()> {
+async fn answers(mut from: OwnedReadHalf, to: &Mutex<OwnedWriteHalf>, state: &State) -> Option<()> {
     loop {
-        tokio::select! {
-            ready = from.readable() => ready.ok()?,
-            () = state.goaway.notified() => {
-                passed.closed.store(true, SeqCst);
-                // So that there is a stream that the backend never saw, where there is any load.
-                let _ = timeout(Duration::from_millis(100), passed.held.notified()).await;
-                to.write_all(&goaway(passed.last.load(SeqCst))).await.ok()?;
-                continue;
-            }
-        }
-        // Read outside of the `select`, so that no part of a frame is lost.
         let frame = read_frame(&mut from).await?;
         if frame.kind() == DATA && state.cut.swap(false, SeqCst) {
             state.cuts.fetch_add(1, SeqCst);
             return None;
         }
         let delay = Duration::from_millis(state.delay_ms.load(SeqCst));
-        if delay.is_zero() {
-            to.write_all(&frame.bytes).await.ok()?;
-            continue;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
         }
-        tokio::time::sleep(delay).await;
-        to.write_all(&frame.bytes).await.ok()?;
+        to.lock().await.write_all(&frame.bytes).await.ok()?;
+    }
+}
+
+async fn goaways(to: &Mutex<OwnedWriteHalf>, passed: &Passed, state: &State) -> Option<()> {
+    loop {
+        state.goaway.notified().await;
+        passed.closed.store(true, SeqCst);
+        // So that there is a stream that the backend never saw, where there is any load.
+        let _ = timeout(Duration::from_millis(100), passed.held.notified()).await;
+        let goaway = goaway(passed.last.load(SeqCst));
+        to.lock().await.write_all(&goaway).await.ok()?;
     }
 }
 
