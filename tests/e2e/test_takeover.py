@@ -25,11 +25,11 @@ from gateway.config import Address
 from gateway.handover import NothingToTakeOver, take_over
 from tests.e2e.conftest import START_SECONDS, Gateway, start_gateway, wait_until
 
-_OPTIONS = (
+OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.lb_policy_name", "round_robin"),
     # Of several addresses gRPC makes a list with commas, which is no authority.
-    ("grpc.default_authority", "gateway"),
+    ("grpc.default_authority", "localhost"),
     # One that ended is tried again soon: for the tests' sake.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 200),
@@ -127,6 +127,7 @@ class Callers:
     """Stock clients of several kinds, each with a connection of its own, that ask until told to stop."""
 
     target: str
+    credentials: grpc.ChannelCredentials | None = None
     answers: int = 0
     failures: list[str] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -155,7 +156,9 @@ class Callers:
             self.failures.append(f"{error.code()}: {error.details()}")  # type: ignore[attr-defined]
 
     def _channel(self) -> grpc.Channel:
-        return grpc.insecure_channel(self.target, options=_OPTIONS)
+        if self.credentials is not None:
+            return grpc.secure_channel(self.target, self.credentials, options=OPTIONS)
+        return grpc.insecure_channel(self.target, options=OPTIONS)
 
     def _steady(self) -> None:
         """One connection for all."""
@@ -175,8 +178,13 @@ class Callers:
         """Sixteen at once on one connection."""
         asyncio.run(self._ask_at_once())
 
+    def _aio_channel(self) -> grpc.aio.Channel:
+        if self.credentials is not None:
+            return grpc.aio.secure_channel(self.target, self.credentials, options=OPTIONS)
+        return grpc.aio.insecure_channel(self.target, options=OPTIONS)
+
     async def _ask_at_once(self) -> None:
-        async with grpc.aio.insecure_channel(self.target, options=_OPTIONS) as channel:
+        async with self._aio_channel() as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
             async def ask() -> None:
