@@ -39,6 +39,13 @@ impl Allow {
         Self(allow.to_vec())
     }
 
+    /// Whether a method is open, by its name or by its group's.
+    pub(crate) fn is_open(&self, method: &str) -> bool {
+        let group = GROUPS.iter().find(|(_, methods)| methods.contains(&method));
+        let is_it = |open: &str| open == method || group.is_some_and(|(group, _)| open == *group);
+        self.0.iter().any(|open| is_it(open))
+    }
+
     /// Judge one method by its full path.
     pub(crate) fn judge(&self, path: &str) -> Verdict {
         let method = path
@@ -47,7 +54,7 @@ impl Allow {
         let Some((group, _)) = GROUPS.iter().find(|(_, methods)| methods.contains(&method)) else {
             return Verdict::Closed(format!("the method {path} does not exist here"));
         };
-        if self.0.iter().any(|open| open == group || open == method) {
+        if self.is_open(method) {
             return Verdict::Open;
         }
         Verdict::Closed(format!(

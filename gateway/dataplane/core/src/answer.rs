@@ -9,27 +9,40 @@ use crate::message::malformed;
 use crate::status::{Code, Status};
 use crate::worker::Worker;
 
-/// Extensions that work through the gateway whatever is allowed.
-const EXTENSIONS: [&str; 5] = [
-    "classification",
-    "schedule_policy",
-    "model_configuration",
-    "parameters",
-    "statistics",
-];
-
-/// Extensions that need a group of `protocol.allow`.
-const ALLOWED: [(&str, &[&str]); 4] = [
+/// Extensions of the protocol, each with the methods that must be open for it; in Triton's order.
+const EXTENSIONS: [(&str, &[&str]); 12] = [
+    ("classification", &[]),
+    ("sequence", &[]),
     (
-        "repository",
-        &["model_repository", "model_repository(unload_dependents)"],
+        "model_repository",
+        &["RepositoryModelLoad", "RepositoryModelUnload"],
     ),
     (
-        "shared_memory",
-        &["system_shared_memory", "cuda_shared_memory"],
+        "model_repository(unload_dependents)",
+        &["RepositoryModelUnload"],
     ),
-    ("trace", &["trace"]),
-    ("log", &["logging"]),
+    ("schedule_policy", &[]),
+    ("model_configuration", &[]),
+    (
+        "system_shared_memory",
+        &[
+            "SystemSharedMemoryStatus",
+            "SystemSharedMemoryRegister",
+            "SystemSharedMemoryUnregister",
+        ],
+    ),
+    (
+        "cuda_shared_memory",
+        &[
+            "CudaSharedMemoryStatus",
+            "CudaSharedMemoryRegister",
+            "CudaSharedMemoryUnregister",
+        ],
+    ),
+    ("parameters", &[]),
+    ("statistics", &[]),
+    ("trace", &["TraceSetting"]),
+    ("logging", &["LogSettings"]),
 ];
 
 /// `ServerLive`: whoever answers lives.
@@ -51,14 +64,11 @@ pub(crate) fn server_metadata(worker: &Worker) -> Bytes {
 
 /// The extensions of the protocol that work through this gateway.
 pub(crate) fn extensions(worker: &Worker) -> Vec<&'static str> {
-    let settings = &worker.shared.settings;
-    let allowed = ALLOWED
-        .iter()
-        .filter(|(group, _)| settings.allow.iter().any(|open| open == group));
+    let allow = &worker.shared.allow;
     EXTENSIONS
         .iter()
-        .copied()
-        .chain(allowed.flat_map(|(_, names)| names.iter().copied()))
+        .filter(|(_, methods)| methods.iter().all(|method| allow.is_open(method)))
+        .map(|(name, _)| *name)
         .collect()
 }
 

@@ -74,6 +74,41 @@ async fn the_server_is_called_triton() {
     assert!(!extensions.contains(&"system_shared_memory".to_owned()));
 }
 
+/// Extensions that need open methods are told where all of these are open, by group or one by one.
+#[tokio::test]
+async fn open_methods_are_told_as_extensions() {
+    let backend = Backend::start().await;
+    for (allow, told) in [
+        (
+            &["repository"][..],
+            vec!["model_repository", "model_repository(unload_dependents)"],
+        ),
+        (&["RepositoryModelLoad"], vec![]),
+        (
+            &["RepositoryModelUnload", "TraceSetting"],
+            vec!["model_repository(unload_dependents)", "trace"],
+        ),
+    ] {
+        let settings = Settings {
+            allow: allow.iter().map(|word| (*word).to_owned()).collect(),
+            ..Settings::default()
+        };
+        let gateway = Gateway::with(snapshot(&[&backend], vec![]), settings);
+
+        let (_, message) = ask(&gateway, &format!("{SERVICE}/ServerMetadata"), b"").await;
+        let opened = [
+            "model_repository",
+            "trace",
+            "logging",
+            "system_shared_memory",
+        ];
+        let found = texts(&message, 3).into_iter();
+        let found = found.filter(|name| opened.iter().any(|word| name.starts_with(word)));
+
+        assert_eq!(told, found.collect::<Vec<_>>(), "{allow:?}");
+    }
+}
+
 /// A model is ready where a request would be taken; what is unknown is not ready.
 #[tokio::test]
 async fn model_ready_says_whether_a_request_would_be_taken() {
