@@ -53,7 +53,7 @@ CODES = (
 )
 """gRPC status names by number."""
 
-REJECTIONS = ("queue_full", "deadline", "displaced")
+REJECTIONS = ("queue_full", "deadline", "displaced", "timeout")
 """Why a request is not admitted, in the order in which the data plane counts."""
 
 SHADOW_RESULTS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup, ModelQueuePolicy
 
 from router.model import UNBOUNDED, Capacity
 
@@ -21,12 +21,18 @@ def capacity_of(config: ModelConfig) -> Capacity:
     Args:
         config: as Triton gives it for a loaded model, with everything filled in.
     """
-    levels, default = 0, 0
-    if config.HasField("dynamic_batching"):
-        levels = int(config.dynamic_batching.priority_levels)
-        default = int(config.dynamic_batching.default_priority_level)
-    idle = int(config.sequence_batching.max_sequence_idle_microseconds)
-    return Capacity(_at_once(config), min(levels, UNBOUNDED), min(default, UNBOUNDED), idle)
+    batching = config.dynamic_batching
+    policy = batching.default_queue_policy
+    # A request whose time is over is only put back by the other action, not refused.
+    rejects = policy.timeout_action == ModelQueuePolicy.REJECT
+    return Capacity(
+        at_once=_at_once(config),
+        priority_levels=min(int(batching.priority_levels), UNBOUNDED),
+        default_priority=min(int(batching.default_priority_level), UNBOUNDED),
+        sequence_idle_us=int(config.sequence_batching.max_sequence_idle_microseconds),
+        queue_timeout_us=int(policy.default_timeout_microseconds) if rejects else 0,
+        timeout_override=bool(policy.allow_timeout_override),
+    )
 
 
 def _at_once(config: ModelConfig) -> int:

@@ -130,4 +130,6 @@ def _compile_version(
         priority_levels=placement.capacity.priority_levels,
         default_priority=placement.capacity.default_priority,
         sequence_idle_us=placement.capacity.sequence_idle_us,
+        queue_timeout_us=placement.capacity.queue_timeout_us,
+        timeout_override=placement.capacity.timeout_override,
     )

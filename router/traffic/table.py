@@ -42,6 +42,8 @@ class VersionSpec:
         priority_levels: Triton's priority levels of the model; 0 for none.
         default_priority: the level of requests that name none; 0 where there are no levels.
         sequence_idle_us: time after which Triton forgets an idle sequence, in microseconds; 0: its default.
+        queue_timeout_us: longest wait in Triton's queue by the model's own policy, in microseconds; 0: any.
+        timeout_override: whether a request's `timeout` may make that shorter.
     """
 
     version: str
@@ -55,6 +57,8 @@ class VersionSpec:
     priority_levels: int = 0
     default_priority: int = 0
     sequence_idle_us: int = 0
+    queue_timeout_us: int = 0
+    timeout_override: bool = False
 
 
 @dataclass(frozen=True, slots=True)

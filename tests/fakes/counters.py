@@ -42,7 +42,7 @@ class QueueCounters:
     sum_us: int = 250_000
     waiting: int = 5
     queued: int = 4
-    rejected: tuple[int, ...] = (3, 0, 1)
+    rejected: tuple[int, ...] = (3, 0, 1, 0)
     limit: int = 2
     sequences: int = 6
 

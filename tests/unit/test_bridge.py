@@ -44,7 +44,7 @@ def test_requests_that_reached_no_version_are_left_out() -> None:
 
 def test_requests_that_wait_are_told() -> None:
     """Also of a version that answered none yet."""
-    queue = QueueCounters("digits", "1", NO_TIMES, 0, 3, 7, (0, 0, 0), 2, 0)
+    queue = QueueCounters("digits", "1", NO_TIMES, 0, 3, 7, (0, 0, 0, 0), 2, 0)
 
     assert version_use(counters(queues=(queue,))) == (VersionUse("digits", "1", 0, 0, 3),)
 

@@ -62,6 +62,16 @@ def test_the_idle_time_of_sequences_is_the_sequence_batchers() -> None:
     )
 
 
+def test_the_queue_s_time_is_that_of_a_policy_which_rejects() -> None:
+    """What Triton would refuse after a time in its queue is not to wait here for longer."""
+    policy = "default_timeout_microseconds: 5000 allow_timeout_override: true"
+    rejects = f"dynamic_batching {{ default_queue_policy {{ {policy} }} }}"
+    delays = f"dynamic_batching {{ default_queue_policy {{ timeout_action: DELAY {policy} }} }}"
+
+    assert capacity_of(config(rejects)) == Capacity(queue_timeout_us=5_000, timeout_override=True)
+    assert capacity_of(config(delays)).queue_timeout_us == 0
+
+
 @pytest.mark.parametrize(
     ("copies", "at_once"),
     [((), 0), ((2,), 2), ((2, 3), 5), ((2, 0), 0), ((2, UNBOUNDED), UNBOUNDED)],

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use stagegate_table::gate::{Ask, Permit, Place, Reason, Refusal, UNBOUNDED};
 use stagegate_table::{Model, State, Version};
 use stagegate_wire::params::Params;
+use tokio::time::timeout;
 
 use crate::client::{Client, Failure};
 use crate::cold;
@@ -114,10 +115,10 @@ async fn wait_for(
         client.message.release(client.message.len());
     }
     let _rest = client.message.hold_rest()?;
-    let priority = priority(client);
+    let wish = wish(client);
     let deadline = client.deadline.at();
     let outcome = {
-        let mut waiting = pin!(permit(worker, routed, priority, deadline));
+        let mut waiting = pin!(permit(worker, routed, wish, deadline));
         client.wait(|_, cx| waiting.as_mut().poll(cx)).await
     };
     match outcome {
@@ -129,27 +130,58 @@ async fn wait_for(
     }
 }
 
-/// The `priority` parameter; 0 where there is none yet in what was read of the message.
-fn priority(client: &Client) -> u64 {
+/// What a request says of its place in the queue, by its parameters.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wish {
+    /// 0 for none.
+    priority: u64,
+    /// In microseconds; 0 for none.
+    timeout: u64,
+}
+
+impl From<Params<'_>> for Wish {
+    fn from(params: Params<'_>) -> Self {
+        Self {
+            priority: params.priority,
+            timeout: params.timeout_us,
+        }
+    }
+}
+
+impl From<u64> for Wish {
+    fn from(priority: u64) -> Self {
+        Self {
+            priority,
+            timeout: 0,
+        }
+    }
+}
+
+/// Of a call of gRPC, by what was read of its message.
+fn wish(client: &Client) -> Wish {
     let names = client.message.names();
-    names.map_or(0, |names| Params::scan(names.parameters).priority)
+    names.map_or_else(
+        |_| Wish::default(),
+        |names| Params::scan(names.parameters).into(),
+    )
 }
 
 /// A permit for a request of any kind.
 ///
-/// It follows the version into today's table if it had to wait. `priority` is the request's parameter, 0
-/// for none; a request that cannot be answered before `deadline` is refused before that.
+/// It follows the version into today's table if it had to wait. The `wish` is the request's parameters, or
+/// its priority alone; a request that cannot be answered before `deadline` is refused before that.
 pub(crate) async fn permit(
     worker: &Worker,
     routed: &mut Routed,
-    priority: u64,
+    wish: impl Into<Wish>,
     deadline: Option<Instant>,
 ) -> Result<Permit, Status> {
+    let wish = wish.into();
     loop {
         if let Some(permit) = Permit::try_new(&routed.version.cell) {
             return Ok(permit);
         }
-        let permit = queue(worker, routed, priority, deadline).await?;
+        let permit = queue(worker, routed, wish, deadline).await?;
         cold::look_again(worker, routed)?;
         if routed.version.state == State::Ready {
             return Ok(permit);
@@ -159,22 +191,30 @@ pub(crate) async fn permit(
     }
 }
 
+const EXPIRED: Refusal = Refusal {
+    reason: Reason::Expired,
+    room_in: Duration::ZERO,
+};
+
 async fn queue(
     worker: &Worker,
     routed: &Routed,
-    priority: u64,
+    wish: Wish,
     deadline: Option<Instant>,
 ) -> Result<Permit, Status> {
     let most = worker.limits().queue_per_model;
     let ask = Ask {
-        rank: routed.version.rank(priority),
+        rank: routed.version.rank(wish.priority),
         deadline,
         most: u32::try_from(most).unwrap_or(u32::MAX),
     };
     let outcome = match Place::take(&routed.version.cell, ask) {
         Ok(place) => {
             let _counted = Counted::start(worker, routed);
-            place.await
+            match routed.version.longest_wait(wish.timeout) {
+                None => place.await,
+                Some(time) => timeout(time, place).await.unwrap_or(Err(EXPIRED)),
+            }
         }
         Err(refusal) => Err(refusal),
     };
@@ -198,6 +238,8 @@ fn refused(worker: &Worker, routed: &Routed, refusal: Refusal) -> Status {
         Reason::Late => {
             format!("{what} is busy and would not answer before the deadline of this request")
         }
+        // As Triton says it, whose policy this is.
+        Reason::Expired => return Status::unavailable("Request timeout expired"),
         Reason::Displaced => {
             format!("{what} is busy and requests of higher priority took all places in its queue")
         }

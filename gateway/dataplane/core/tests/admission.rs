@@ -101,7 +101,7 @@ async fn a_full_queue_refuses_at_once() {
         refused.text()
     );
     assert!(push_back(&refused) > 0);
-    assert_eq!([1, 0, 0], queue(&gateway).rejected);
+    assert_eq!([1, 0, 0, 0], queue(&gateway).rejected);
     assert_eq!(0, client.infer("other", &[]).await.code());
 }
 
@@ -126,7 +126,7 @@ async fn a_deadline_that_cannot_be_met_refuses_at_once() {
         refused.text()
     );
     assert!(push_back(&refused) > 0);
-    assert_eq!([0, 1, 0], queue(&gateway).rejected);
+    assert_eq!([0, 1, 0, 0], queue(&gateway).rejected);
     drop(held);
 }
 
@@ -171,7 +171,7 @@ async fn priority_goes_first() {
     assert_eq!(0, urgent.answer().await.unwrap().code());
     assert_eq!(8, displaced.code());
     assert!(push_back(&displaced) > 0);
-    assert_eq!([0, 0, 1], queue(&gateway).rejected);
+    assert_eq!([0, 0, 1, 0], queue(&gateway).rejected);
     drop(usual);
 }
 
@@ -196,6 +196,34 @@ async fn those_who_leave_take_no_place() {
     };
     until("nothing is held", || gate(&gateway) == 0).await;
     assert_eq!(0, client.infer("busy", &[]).await.code());
+}
+
+/// What Triton's policy for a model would refuse after a time in its queue waits here no longer, and a
+/// request's own `timeout` makes that shorter where the policy allows it.
+#[tokio::test]
+async fn triton_s_policy_bounds_the_wait() {
+    let (backend, gateway) = started(Settings::default()).await;
+    gateway.put(model(
+        "busy",
+        VersionSpec {
+            capacity: 1,
+            queue_timeout_us: 30_000_000,
+            timeout_override: true,
+            ..version("busy", "ready", &["t0"])
+        },
+    ));
+    let client = gateway.client().await;
+    let _held = fill(&backend, &client).await;
+    let mut message = request("busy", "", 100);
+    put(&mut message, b"timeout", Value::Int(20_000));
+
+    let late = client.call(INFER, &[], &[&framed(&message)]).await;
+
+    assert_eq!(
+        (14, "Request timeout expired"),
+        (late.code(), &*late.text())
+    );
+    assert_eq!([0, 0, 0, 1], queue(&gateway).rejected);
 }
 
 /// What a client gave up may still be worked on: it keeps its place for the usual time.

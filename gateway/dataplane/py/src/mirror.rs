@@ -116,7 +116,7 @@ mirrors! {
     BackendSpec { name, address, http }
     VersionSpec {
         version, state, backends, backend_model, backend_version, reason, metadata, capacity,
-        priority_levels, default_priority, sequence_idle_us,
+        priority_levels, default_priority, sequence_idle_us, queue_timeout_us, timeout_override,
     }
     PointerSpec { kind, name, version }
     ArmSpec { name, version, weight }

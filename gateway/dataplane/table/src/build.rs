@@ -144,6 +144,8 @@ fn version(
         capacity: spec.capacity,
         priority_levels: spec.priority_levels,
         default_priority: spec.default_priority,
+        queue_timeout_us: spec.queue_timeout_us,
+        timeout_override: spec.timeout_override,
         sequence_idle: match spec.sequence_idle_us {
             0 => SEQUENCE_IDLE,
             micros => Duration::from_micros(micros),

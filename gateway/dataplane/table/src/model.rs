@@ -71,12 +71,27 @@ pub struct Version {
     pub default_priority: u32,
     /// Time after which an idle sequence is over.
     pub sequence_idle: Duration,
+    /// Longest wait in Triton's queue by the model's own policy, in microseconds; 0 for no bound.
+    pub queue_timeout_us: u64,
+    /// Whether a request's `timeout` may make that shorter.
+    pub timeout_override: bool,
     /// What lives on when the model is published again.
     pub cell: Arc<VersionCell>,
     pub(crate) stream_tail: OnceLock<Bytes>,
 }
 
 impl Version {
+    /// How long a request may wait in the queue, by Triton's policy for the model: its own time, which the
+    /// request's `timeout` in microseconds can only shorten, and only where the policy allows that.
+    #[must_use]
+    pub fn longest_wait(&self, timeout_us: u64) -> Option<Duration> {
+        let micros = match timeout_us {
+            1.. if self.timeout_override => timeout_us.min(self.queue_timeout_us),
+            _ => self.queue_timeout_us,
+        };
+        (micros > 0).then(|| Duration::from_micros(micros))
+    }
+
     /// The rank of a request's `priority` in the queue; lower ones go first.
     ///
     /// As in Triton: 1 is the highest level, and 0 or a level that the model does not have means its

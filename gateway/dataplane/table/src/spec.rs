@@ -37,6 +37,10 @@ pub struct VersionSpec {
     pub default_priority: u32,
     /// Time after which Triton forgets an idle sequence, in microseconds; 0 for its default.
     pub sequence_idle_us: u64,
+    /// Longest wait in Triton's queue by the model's own policy, in microseconds; 0 for no bound.
+    pub queue_timeout_us: u64,
+    /// Whether a request's `timeout` may make that shorter.
+    pub timeout_override: bool,
 }
 
 /// A movable name of a version.

@@ -33,11 +33,13 @@ pub enum Reason {
     Late,
     /// Its place went to a request of higher priority.
     Displaced,
+    /// It waited for as long as Triton's policy for the model allows.
+    Expired,
 }
 
 impl Reason {
     /// All of them, in the order of their counters.
-    pub const ALL: [Self; 3] = [Self::Full, Self::Late, Self::Displaced];
+    pub const ALL: [Self; 4] = [Self::Full, Self::Late, Self::Displaced, Self::Expired];
 
     /// Its word as a label.
     #[must_use]
@@ -46,6 +48,7 @@ impl Reason {
             Self::Full => "queue_full",
             Self::Late => "deadline",
             Self::Displaced => "displaced",
+            Self::Expired => "timeout",
         }
     }
 }
