@@ -466,6 +466,52 @@ async fn a_copy_outlives_its_client() {
     assert_eq!(0, pair.shadow.cancelled());
 }
 
+/// Whatever ends early on either side, nothing stays in flight and every byte is given back.
+#[tokio::test]
+async fn nothing_leaks_when_clients_and_shadows_break_off() {
+    let settings = Settings {
+        shadow_bytes: 1_000_000,
+        ..patient()
+    };
+    let pair = start(settings).await;
+    let client = pair.gateway.client().await;
+    let message = framed(&request("digits", "", 10_000));
+    let ways = ["", "reset=2", "cut", "error", "large=100000", "sleep=5"];
+    for at in 0..120 {
+        let headers = [("x-do", ways[at % 6]), ("x-do-copy", ways[at / 6 % 6])];
+        let mut call = client.begin(INFER, &headers).await;
+        call.send_all(&message, true).await;
+        if at % 7 == 0 {
+            call.reset();
+        } else {
+            let _ = call.answer().await;
+        }
+    }
+
+    until("all are accounted for", || {
+        let arms = pair.gateway.published.counters().arms;
+        let ended = |name: &str| -> u64 {
+            let codes = arms.iter().filter(|arm| arm.arm == name);
+            codes.flat_map(|arm| arm.codes).sum()
+        };
+        let sent: u64 = [ShadowResult::Ok, ShadowResult::Error]
+            .map(|result| counted(&pair.gateway, result))
+            .iter()
+            .sum();
+        // Those that were reset before they were read belong to no arm.
+        arms.iter().all(|arm| arm.inflight == 0)
+            && ended("stable") + ended("") == 120
+            && ended("stable") == sampled(&pair.gateway)
+            && ended("next") == sent
+    })
+    .await;
+    let before = counted(&pair.gateway, ShadowResult::Ok);
+    let large = framed(&request("digits", "", 990_000));
+    assert_eq!(0, client.call(INFER, &[], &[&large]).await.code());
+    until_counted(&pair.gateway, ShadowResult::Ok, before + 1).await;
+    assert_eq!(0, counted(&pair.gateway, ShadowResult::Bytes));
+}
+
 /// The end of the gateway waits for no copy.
 #[tokio::test]
 async fn a_drain_waits_for_no_copy() {

@@ -40,6 +40,7 @@ pub(crate) struct Capture {
     headers: HeaderMap,
     charge: Charge,
     answer: Kept,
+    version: Option<HeaderValue>,
     token: Option<HeaderValue>,
 }
 
@@ -50,8 +51,8 @@ pub(crate) struct Original {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) answer: Kept,
-    /// The version that answered.
-    pub(crate) version: Box<str>,
+    /// The version that answered, as the client was told.
+    pub(crate) version: Option<HeaderValue>,
     pub(crate) token: Option<HeaderValue>,
     pub(crate) _charge: Charge,
 }
@@ -78,6 +79,7 @@ pub(crate) fn sample(worker: &Worker, client: &Client, routed: &Routed) -> Optio
         headers: client.headers.clone(),
         charge,
         answer: Kept::new(worker.limits().replay),
+        version: None,
         token: None,
     }))
 }
@@ -113,6 +115,7 @@ impl Capture {
     /// The client's answer begins with these headers, the gateway's own among them.
     pub(crate) fn answer_begins(&mut self, headers: &HeaderMap) {
         self.answer.begin(headers);
+        self.version = headers.get(headers::VERSION).cloned();
         self.token = headers.get(headers::REQUEST).cloned();
     }
 
@@ -153,7 +156,7 @@ pub(crate) fn offer(
         headers: capture.headers,
         body,
         answer: capture.answer,
-        version: routed.version.id.clone(),
+        version: capture.version,
         token: capture.token,
         _charge: capture.charge,
     });

@@ -10,10 +10,11 @@ use bytes::{Buf, Bytes};
 use h2::client::ResponseFuture;
 use h2::SendStream;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use stagegate_table::counters::{ShadowResult, Uncompared};
 use stagegate_table::gate::Permit;
 use stagegate_table::{State, Version, VersionCell};
+use stagegate_wire::text::decode_message;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout_at;
 
@@ -249,16 +250,16 @@ fn hand_over(worker: &Worker, copy: &Copy, to: &Way, answer: Answer, now: Instan
     let primary = original.answer.message(Caps::of(&worker.limits()));
     let why = match (primary, answer.message) {
         (Ok(primary), Ok(message)) => {
-            let token = original
-                .token
-                .as_ref()
-                .and_then(|token| token.to_str().ok());
+            let text = |value: &Option<HeaderValue>| {
+                let value = value.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
+                decode_message(value).into_owned()
+            };
             let pair = Pair {
                 model: original.model.name.to_string(),
-                version: original.version.to_string(),
+                version: text(&original.version),
                 shadow: original.model.shadows[copy.target.at].name.to_string(),
                 shadow_version: to.version.id.to_string(),
-                request: token.unwrap_or_default().to_owned(),
+                request: text(&original.token),
                 primary,
                 copy: message,
             };
