@@ -79,13 +79,18 @@ def check_config(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Configuration file (YAML).")],
     as_json: Json = False,
 ) -> None:
-    """Check a configuration, with the environment's overrides; list every mistake with its line."""
+    """Check a configuration, with the environment's overrides and its certificates; list every mistake."""
+    from gateway.certificates import read_material
     from gateway.cli import output
     from gateway.config import describe_problems, load_config
-    from router.errors import ConfigInvalid
+    from router.errors import ConfigInvalid, ConfigProblem, InvalidInput
 
     try:
-        load_config(file, os.environ)
+        config = load_config(file, os.environ)
+        try:
+            read_material(config)
+        except InvalidInput as problem:
+            raise ConfigInvalid(str(file), [ConfigProblem("", 0, problem.message)]) from None
     except ConfigInvalid as error:
         if as_json:
             output.print_json({"file": str(file), "ok": False, "problems": error.problems})

@@ -72,6 +72,15 @@ def test_the_environment_is_checked_too(
     assert "STAGEGATE_LIMITS__MAX_STREAMS" in capsys.readouterr().out
 
 
+def test_certificates_are_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that is not there would be told by the next start; better now."""
+    file = tmp_path / "s.yaml"
+    file.write_text("tls: {cert: a.pem, key: a.key}\n")
+
+    assert run("check-config", str(file)) == 2
+    assert "tls.cert: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["gateway", "up"])
 def test_a_wrong_configuration_starts_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str

@@ -255,3 +255,22 @@ async def test_a_kill_in_the_middle_of_writes_loses_nothing_that_was_confirmed(p
         assert len(log) == revision
         assert {stored.revision for stored in routes.values()} == {revision}
         assert {stored.route.arms[1].weight for stored in routes.values()} == {revision - 1}
+
+
+async def test_another_process_may_have_it_for_a_while(tmp_path: Path) -> None:
+    """While it is lent every call says so and the lock is free; taken back, it is whole again."""
+    path = tmp_path / "state.db"
+    store = await SqliteStore.open(path)
+    await store.put_routes([ROUTE], expected_revision=None, actor="x", reason="y")
+    await store.lend()
+    with pytest.raises(StateUnavailable, match="is not open"):
+        await store.revision()
+    other = await SqliteStore.open(path)
+    with pytest.raises(StateUnavailable, match="in use by process"):
+        await store.take_back()
+    await other.delete_route(ROUTE.model, expected_revision=None, actor="x", reason="y")
+    await other.close()
+    await store.take_back()
+
+    assert await store.routes() == (2, {})
+    await store.close()
