@@ -268,7 +268,7 @@ async def test_rules_and_keys_are_applied_and_shown(
     assert route.match == (MatchRule(said, "canary"),)
     assert "(1 match rule) (sticky header:x-user-id, salt 'second') (arm header)" in applied.out
     assert "sticky      header:x-user-id, salt 'second'" in shown.out
-    assert "header x-team = risk and parameter tier = 7  canary" in shown.out
+    assert "header x-team = risk and parameter tier = 7   canary" in shown.out
 
 
 async def test_the_key_may_be_set_in_short_form(terminal: Terminal, operations: FakeOperations) -> None:
