@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
+import tritonclient.grpc as grpc_triton
 import tritonclient.http as triton
 
 from router.backends.process import TritonOptions, TritonProcess
@@ -517,3 +518,28 @@ def test_a_chunked_body_is_taken(rig: Rig) -> None:
         told = rig.through.call(post(INFER, chunks, ("Transfer-Encoding", "chunked")))
         assert told.status == 200, told.body
         assert told.json()["model_name"] == "every"
+
+
+def test_a_sequence_is_one_whatever_speaks_it(rig: Rig) -> None:
+    """It begins by REST, goes on by gRPC and ends by REST: one state, in one place."""
+
+    def by_rest(number: int, **more: Any) -> int:
+        entry = {"name": "x", "shape": [1, 1], "datatype": "INT32", "data": [number]}
+        asked = {"inputs": [entry], "parameters": {"sequence_id": 4_711, **more}}
+        told = rig.through.call(post("/v2/models/accumulate/infer", asked))
+        assert told.status == 200, told.body
+        return int(told.json()["outputs"][0]["data"][0])
+
+    tensor = grpc_triton.InferInput("x", [1, 1], "INT32")
+    tensor.set_data_from_numpy(np.array([[20]], np.int32))
+
+    assert by_rest(1, sequence_start=True) == 1
+    answer = rig.gateway.client().infer("accumulate", [tensor], sequence_id=4_711)
+    assert answer.as_numpy("sum").item() == 21
+    assert by_rest(300, sequence_end=True) == 321
+    # The sequence is over: Triton knows no such one.
+    entry = {"name": "x", "shape": [1, 1], "datatype": "INT32", "data": [1]}
+    told = rig.through.call(
+        post("/v2/models/accumulate/infer", {"inputs": [entry], "parameters": {"sequence_id": 4_711}})
+    )
+    assert told.status == 400

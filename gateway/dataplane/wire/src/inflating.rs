@@ -6,6 +6,9 @@ use flate2::write::{MultiGzDecoder, ZlibDecoder};
 
 use crate::inflate::{InflateError, RATIO_FLOOR};
 
+/// Bytes of what was inflated that are kept for [`Inflating::begin`].
+pub const KEPT: usize = 64 << 10;
+
 /// First byte of RFC 1952; a zlib stream never begins with it.
 const GZIP: u8 = 0x1f;
 
@@ -33,6 +36,8 @@ struct Counter {
     len: usize,
     cap: usize,
     exceeded: bool,
+    /// The first bytes.
+    kept: Vec<u8>,
 }
 
 impl Write for Counter {
@@ -42,6 +47,8 @@ impl Write for Counter {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         self.len += piece.len();
+        let room = KEPT - self.kept.len().min(KEPT);
+        self.kept.extend_from_slice(&piece[..room.min(piece.len())]);
         Ok(piece.len())
     }
 
@@ -61,6 +68,16 @@ impl Inflating {
             max_ratio,
             base: length.unwrap_or(0),
             length_known: length.is_some(),
+        }
+    }
+
+    /// How what was inflated so far begins: at most [`KEPT`] bytes.
+    #[must_use]
+    pub fn begin(&self) -> &[u8] {
+        match &self.decoder {
+            Decoder::Nothing => b"",
+            Decoder::Gzip(decoder) => &decoder.get_ref().kept,
+            Decoder::Deflate(decoder) => &decoder.get_ref().kept,
         }
     }
 
@@ -143,6 +160,21 @@ mod tests {
                 assert_eq!(Ok(()), fed(&packed, piece, true, body.len()));
                 assert_eq!(Ok(()), fed(&packed, piece, false, body.len()));
             }
+        }
+    }
+
+    #[test]
+    fn the_begin_is_kept() {
+        let body: Vec<u8> = (0..100_000u32)
+            .map(|n| (n.wrapping_mul(n) >> 7) as u8)
+            .collect();
+        for packed in [gzip(&body), zlib(&body)] {
+            let mut inflating = Inflating::new(None, body.len(), 100);
+            assert!(inflating.begin().is_empty());
+            for piece in packed.chunks(1000) {
+                inflating.feed(piece).unwrap();
+            }
+            assert_eq!(&body[..KEPT], inflating.begin());
         }
     }
 

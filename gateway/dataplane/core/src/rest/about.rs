@@ -67,7 +67,6 @@ pub(crate) async fn model(
         method: Method::GET,
         path: &|routed| backend_path(routed, call, query),
         headers: std::mem::take(&mut asked.headers),
-        pin: None,
     };
     let payload = Payload::Whole(<_>::default());
     let answered = ask_version(worker, &mut deadline, &mut routed, &question, payload).await?;
@@ -219,7 +218,7 @@ pub(crate) async fn pass_through(
     let mut deadline = local_deadline(worker);
     let limits = BodyLimits::new(&asked.headers, asked.length(), &worker.limits())?;
     let payload = match asked.body.take() {
-        Some(body) => read_whole(body, limits).await?,
+        Some(body) => read_whole(body, limits, &worker.budget).await?.body,
         None => <_>::default(),
     };
     headers::for_backend(&mut asked.headers);
@@ -229,6 +228,7 @@ pub(crate) async fn pass_through(
         path: &path,
         headers: &asked.headers,
         backends: &backends,
+        pinned: false,
         version: None,
         what: &|| path.clone(),
     };

@@ -134,7 +134,7 @@ async fn small_body(worker: &Worker, asked: &mut Asked) -> Result<Bytes, Refusal
     }
     let limits = BodyLimits::new(&asked.headers, length, &worker.limits())?;
     match asked.body.take() {
-        Some(body) => read_whole(body, limits).await,
+        Some(body) => Ok(read_whole(body, limits, &worker.budget).await?.body),
         None => Ok(Bytes::new()),
     }
 }

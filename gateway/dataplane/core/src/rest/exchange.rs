@@ -45,19 +45,19 @@ pub(crate) struct Ask<'a> {
     pub(crate) headers: &'a HeaderMap,
     /// Ids of the backends that may answer.
     pub(crate) backends: &'a [u32],
+    /// Whether one backend must answer, and no other may.
+    pub(crate) pinned: bool,
     /// The version that is asked, where it is one.
     pub(crate) version: Option<&'a Routed>,
     /// What is asked for, for texts.
     pub(crate) what: &'a dyn Fn() -> String,
 }
 
-/// What is asked of a version: method, how its path is made, headers, and the only backend that may
-/// answer where there is but one.
+/// What is asked of a version: method, how its path is made, and headers.
 pub(crate) struct Question<'a> {
     pub(crate) method: Method,
     pub(crate) path: &'a dyn Fn(&Routed) -> String,
     pub(crate) headers: HeaderMap,
-    pub(crate) pin: Option<u32>,
 }
 
 /// What is sent with a request.
@@ -105,12 +105,13 @@ pub(crate) async fn ask_version(
     let until = Instant::now() + PATIENCE;
     loop {
         let failure = {
-            let pin = question.pin.as_ref();
+            let pin = routed.pinned_backend.as_ref();
             let ask = Ask {
                 method: question.method.clone(),
                 path: &(question.path)(routed),
                 headers: &question.headers,
                 backends: pin.map_or(&routed.version.backends, std::slice::from_ref),
+                pinned: pin.is_some(),
                 version: Some(routed),
                 what: &|| routed.what(),
             };
@@ -484,7 +485,7 @@ impl Tries {
                 let is_other = |id: &u32| *id != found.id && !self.failed.contains(id);
                 // A broken connection may be made anew; what a backend said it will say again.
                 let is_of_use = reason == RetryReason::Broken || ask.backends.iter().any(is_other);
-                let may = is_of_use && !self.retried;
+                let may = is_of_use && !ask.pinned && !self.retried;
                 may && found.upstream.budget().withdraw(Instant::now())
             }
         }
@@ -497,7 +498,7 @@ impl Tries {
         self.why = Some(reason);
         self.retried |= matches!(again, Again::Once(_));
         let is_gone = reason == RetryReason::Gone;
-        if is_gone {
+        if is_gone && !ask.pinned {
             self.wait_for = Some(WaitFor::Table);
         }
         // Another backend is better, but where there is none the same one may do.

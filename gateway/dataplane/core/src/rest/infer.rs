@@ -4,10 +4,14 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use http::{Method, Response};
+use hyper::body::Incoming;
 use stagegate_table::gate::Permit;
 use stagegate_wire::names::Names;
+use stagegate_wire::params::Params;
 
 use crate::admission;
+use crate::budget::Held;
+use crate::client::Failure;
 use crate::cold;
 use crate::deadline::Deadline;
 use crate::rest::about::backend_path;
@@ -15,11 +19,11 @@ use crate::rest::body::Body;
 use crate::rest::calls::Asked;
 use crate::rest::download::{begin, Running};
 use crate::rest::exchange::{ask_version, Answer, Payload, Question};
-use crate::rest::headers;
 use crate::rest::path::ModelCall;
 use crate::rest::refusal::Refusal;
-use crate::rest::upload::{read_whole, BodyLimits, Given, Upload, SMALL};
+use crate::rest::upload::{read_whole, BodyLimits, Given, Upload, Whole};
 use crate::rest::wait::before;
+use crate::rest::{headers, parameters};
 use crate::routed::Routed;
 use crate::unary::usual_deadline;
 use crate::worker::Worker;
@@ -29,27 +33,39 @@ pub(crate) async fn run(
     worker: &Rc<Worker>,
     asked: &mut Asked,
     call: ModelCall,
-    names: Names<'_>,
+    mut names: Names<'_>,
 ) -> Result<Response<Body>, Refusal> {
     let started = Instant::now();
+    let mut deadline = Deadline::new(&worker.deadlines, usual_deadline(worker, started));
+    let body = match receive(worker, asked, &mut deadline).await {
+        Ok(body) => body,
+        Err(refusal) => {
+            if let Ok((_, mut count)) = worker.route(names, &asked.headers, started) {
+                count.end(refusal.status.code, Instant::now());
+            }
+            return Err(refusal);
+        }
+    };
+    let parameters = parameters::of(body.json(headers::json_length(&asked.headers)), call);
+    names.parameters = &parameters;
     let (routed, count) = worker.route(names, &asked.headers, started)?;
     let is_stream = call == ModelCall::GenerateStream;
-    let at = if is_stream {
-        None
-    } else {
-        let own = routed.model.deadline.map(|time| started + time);
-        own.or_else(|| usual_deadline(worker, started))
-    };
+    if is_stream {
+        deadline.set(None);
+    } else if let Some(time) = routed.model.deadline {
+        deadline.set(Some(started + time));
+    }
     let mut running = Running {
         series: is_stream.then(|| count.series()),
         worker: Rc::clone(worker),
         routed,
-        deadline: Deadline::new(&worker.deadlines, at),
+        deadline,
         count,
         started,
         open: asked.open.pass_on(),
     };
-    let outcome = match send(worker, asked, call, &mut running).await {
+    let priority = Params::scan(&parameters).priority;
+    let outcome = match send(asked, call, &mut running, body, priority).await {
         Ok(answer) => begin(running, answer).await,
         Err(refusal) => Err((refusal, running.count)),
     };
@@ -59,67 +75,120 @@ pub(crate) async fn run(
     })
 }
 
+/// The body of a request, as far as it was received before the request is routed.
+enum Received {
+    /// All of it.
+    Whole(Whole),
+    /// Too long to be kept.
+    Coming(Incoming, BodyLimits),
+}
+
+impl Received {
+    /// Its JSON, as far as it is there.
+    fn json(&self, length: Option<u64>) -> &[u8] {
+        let Self::Whole(whole) = self else {
+            return b"";
+        };
+        let length = length.map_or(usize::MAX, |length| length as usize);
+        &whole.plain[..whole.plain.len().min(length)]
+    }
+}
+
+/// Read a body that can be kept, so that it can be sent again, and a slow sender holds no place that others
+/// wait for.
+async fn receive(
+    worker: &Worker,
+    asked: &mut Asked,
+    deadline: &mut Deadline,
+) -> Result<Received, Refusal> {
+    let length = asked.length();
+    let limits = worker.limits();
+    let of_body = BodyLimits::new(&asked.headers, length, &limits)?;
+    let is_kept = length.is_some_and(|length| length <= limits.replay as u64);
+    Ok(match asked.body.take() {
+        Some(body) if is_kept => {
+            let reading = read_whole(body, of_body, &worker.budget);
+            Received::Whole(before(deadline, reading).await??)
+        }
+        Some(body) => Received::Coming(body, of_body),
+        None => Received::Whole(Whole {
+            body: <_>::default(),
+            plain: <_>::default(),
+            held: Held::new(&worker.budget),
+        }),
+    })
+}
+
 async fn send(
-    worker: &Rc<Worker>,
     asked: &mut Asked,
     call: ModelCall,
     running: &mut Running,
+    body: Received,
+    priority: u64,
 ) -> Result<Answer, Refusal> {
-    let limits = BodyLimits::new(&asked.headers, asked.length(), &worker.limits())?;
-    ready(worker, &mut running.deadline, &mut running.routed).await?;
-    let payload = payload(asked, limits, &mut running.deadline).await?;
-    let mut permit = if call == ModelCall::GenerateStream {
+    let worker = Rc::clone(&running.worker);
+    ready(&worker, &mut running.deadline, &mut running.routed).await?;
+    let (payload, _held) = match body {
+        Received::Whole(whole) => (Payload::Whole(whole.body), Some(whole.held)),
+        Received::Coming(body, limits) => {
+            let given = Given::default();
+            let upload = Upload::passing(body, limits, &given);
+            (Payload::Once(Box::new(upload), given), None)
+        }
+    };
+    let permit = if call == ModelCall::GenerateStream {
         worker.totals.message_received();
         None
     } else {
-        Some(admit(worker, running).await?)
+        Some(Kept(Some(admit(&worker, running, priority).await?)))
     };
+    worker.choose_for_sequence(&mut running.routed)?;
     headers::for_backend(&mut asked.headers);
     let query = asked.query.as_deref();
     let question = Question {
         method: Method::POST,
         path: &|routed| backend_path(routed, call, query),
         headers: std::mem::take(&mut asked.headers),
-        pin: None,
     };
     let (deadline, routed) = (&mut running.deadline, &mut running.routed);
-    let answer = ask_version(worker, deadline, routed, &question, payload).await?;
-    if let Some(permit) = &mut permit {
-        // The backend is done with it; how long the client takes is its own affair.
-        permit.done(
-            answer.via.took(Instant::now()),
-            answer.head.status.is_success(),
-        );
+    let outcome = ask_version(&worker, deadline, routed, &question, payload).await;
+    if let Some(permit) = permit {
+        permit.end(&outcome);
     }
-    Ok(answer)
+    outcome
 }
 
-/// The body of a request: read where it is small, so that it can be sent again and a slow sender holds no
-/// place that others wait for.
-async fn payload(
-    asked: &mut Asked,
-    limits: BodyLimits,
-    deadline: &mut Deadline,
-) -> Result<Payload, Refusal> {
-    let is_small = asked.length().is_some_and(|length| length <= SMALL);
-    Ok(match asked.body.take() {
-        None => Payload::Whole(<_>::default()),
-        Some(body) if is_small => {
-            Payload::Whole(before(deadline, read_whole(body, limits)).await??)
+/// A permit of a request that is with a backend. Where the client goes away, this is dropped with it.
+struct Kept(Option<Permit>);
+
+impl Kept {
+    fn end(mut self, outcome: &Result<Answer, Refusal>) {
+        let Some(mut permit) = self.0.take() else {
+            return;
+        };
+        match outcome {
+            // The backend is done with it; how long the client takes is its own affair.
+            Ok(answer) => permit.done(
+                answer.via.took(Instant::now()),
+                answer.head.status.is_success(),
+            ),
+            Err(refusal) => admission::abandon(permit, &refusal.status.clone().into()),
         }
-        Some(body) => {
-            let given = Given::default();
-            let upload = Upload::passing(body, limits, &given);
-            Payload::Once(Box::new(upload), given)
-        }
-    })
+    }
 }
 
-async fn admit(worker: &Worker, running: &mut Running) -> Result<Permit, Refusal> {
-    let (priority, at) = (0, running.deadline.at());
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(permit) = self.0.take() {
+            admission::abandon(permit, &Failure::Gone);
+        }
+    }
+}
+
+async fn admit(worker: &Worker, running: &mut Running, priority: u64) -> Result<Permit, Refusal> {
+    let at = running.deadline.at();
     let waiting = admission::permit(worker, &mut running.routed, priority, at);
-    let outcome = before(&mut running.deadline, waiting).await;
-    match outcome {
+    match before(&mut running.deadline, waiting).await {
         Ok(outcome) => Ok(outcome?),
         Err(_) => Err(admission::too_late(&running.routed).into()),
     }

@@ -17,6 +17,7 @@ mod headers;
 mod infer;
 mod io;
 mod json;
+mod parameters;
 mod path;
 mod pool;
 mod refusal;

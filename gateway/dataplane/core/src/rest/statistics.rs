@@ -110,6 +110,7 @@ async fn sum(
             path: &path,
             headers: &asked.headers,
             backends: &[backend],
+            pinned: false,
             version: None,
             what: &|| "statistics".to_owned(),
         };

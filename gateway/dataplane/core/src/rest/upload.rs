@@ -18,12 +18,11 @@ use stagegate_wire::inflate::InflateError;
 use stagegate_wire::inflating::Inflating;
 use tokio::time::{Instant, Sleep};
 
+use crate::budget::{Budget, Held};
 use crate::limits::Limits;
 use crate::rest::refusal::Refusal;
 use crate::status::{Code, Status};
 
-/// Bodies up to this are read before they are sent, so that they can be sent again.
-pub(crate) const SMALL: u64 = 64 << 10;
 /// Pieces of a chunked body are put together to at least this, so that a backend never meets a flood
 /// of tiny ones.
 const PIECE: usize = 16 << 10;
@@ -147,31 +146,64 @@ fn too_large(most: usize) -> Refusal {
     ))
 }
 
+/// A body that was read to its end.
+pub(crate) struct Whole {
+    pub(crate) body: Bytes,
+    /// How it begins, without its encoding.
+    pub(crate) plain: Bytes,
+    /// Keeps its place among the bytes that the gateway holds.
+    pub(crate) held: Held,
+}
+
 /// Read a body to its end.
 pub(crate) async fn read_whole(
     mut incoming: Incoming,
     mut limits: BodyLimits,
-) -> Result<Bytes, Refusal> {
-    let mut first = Bytes::new();
-    let mut more = BytesMut::new();
-    while let Some(frame) = incoming.frame().await {
+    budget: &Rc<Budget>,
+) -> Result<Whole, Refusal> {
+    let mut held = Held::new(budget);
+    let mut pieces = Vec::new();
+    let mut len = 0;
+    while let Some(frame) = next(&mut incoming).await? {
         let Ok(data) = frame.map_err(|_| broken())?.into_data() else {
             continue;
         };
         limits.take(&data)?;
-        if first.is_empty() {
-            first = data;
-        } else {
-            more.extend_from_slice(&data);
+        held.add(data.len())?;
+        len += data.len();
+        pieces.push(data);
+    }
+    let body = match &mut pieces[..] {
+        [] => Bytes::new(),
+        [only] => std::mem::take(only),
+        many => {
+            let mut whole = BytesMut::with_capacity(len);
+            many.iter().for_each(|piece| whole.extend_from_slice(piece));
+            whole.freeze()
         }
-    }
-    if more.is_empty() {
-        return Ok(first);
-    }
-    let mut whole = BytesMut::with_capacity(first.len() + more.len());
-    whole.extend_from_slice(&first);
-    whole.extend_from_slice(&more);
-    Ok(whole.freeze())
+    };
+    let plain = match &limits.inflating {
+        Some(inflating) => Bytes::copy_from_slice(inflating.begin()),
+        None => body.clone(),
+    };
+    Ok(Whole { body, plain, held })
+}
+
+/// The next frame, unless the client takes too long for it.
+async fn next(
+    incoming: &mut Incoming,
+) -> Result<Option<Result<Frame<Bytes>, hyper::Error>>, Refusal> {
+    tokio::time::timeout(STALL, incoming.frame())
+        .await
+        .map_err(|_| too_slow())
+}
+
+fn too_slow() -> Refusal {
+    Status::new(
+        Code::DeadlineExceeded,
+        "the body of the request came too slowly",
+    )
+    .into()
 }
 
 fn broken() -> Refusal {
@@ -209,8 +241,7 @@ impl Passing {
             }
             let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
                 ready!(self.stall.as_mut().poll(cx));
-                let text = "the body of the request came too slowly";
-                return Poll::Ready(Some(Err(Status::new(Code::DeadlineExceeded, text).into())));
+                return Poll::Ready(Some(Err(too_slow())));
             };
             self.stall.as_mut().reset(Instant::now() + STALL);
             let Some(frame) = frame else {

@@ -5,6 +5,7 @@
 pub mod backend;
 pub mod client;
 pub mod proxy;
+pub mod rest;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
