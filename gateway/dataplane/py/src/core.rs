@@ -65,7 +65,7 @@ impl Core {
         inherited: Vec<i32>,
         held: bool,
     ) -> PyResult<Self> {
-        let inherited = inherit::listeners(py, &inherited)?;
+        let inherited = inherit::listeners(py, inherited)?;
         let settings: Settings = read(settings)?;
         let published = Published::new();
         let shared = Arc::clone(&published);

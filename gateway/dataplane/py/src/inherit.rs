@@ -17,11 +17,12 @@ const MOST: usize = 8;
 /// Sockets of their own for descriptors that stay Python's.
 ///
 /// Nothing but the kernel may make an owner of a bare number, so they are sent to ourselves.
-pub(crate) fn listeners(py: Python<'_>, descriptors: &[i32]) -> PyResult<Vec<TcpListener>> {
-    if descriptors.is_empty() {
+pub(crate) fn listeners(py: Python<'_>, descriptors: Vec<i32>) -> PyResult<Vec<TcpListener>> {
+    let count = descriptors.len();
+    if count == 0 {
         return Ok(Vec::new());
     }
-    if descriptors.len() > MOST {
+    if count > MOST {
         return Err(PyValueError::new_err(format!(
             "at most {MOST} sockets can be handed over"
         )));
@@ -35,7 +36,7 @@ pub(crate) fn listeners(py: Python<'_>, descriptors: &[i32]) -> PyResult<Vec<Tcp
     module.call_method1("send_fds", (&far, [one_byte], descriptors))?;
     far.call_method0("close")?;
     let owned = receive(&near)?;
-    if owned.len() != descriptors.len() {
+    if owned.len() != count {
         return Err(PyValueError::new_err(
             "a descriptor that was handed over is none",
         ));
