@@ -23,6 +23,7 @@ from tests.e2e.replay import Call, Named, parsed, renamed, replay, under
 
 VERSION = "7"
 """The logical version of every model here; Triton's is always 1."""
+MODELS = ("every", "repeat", "accumulate", "pair")
 
 SIZES = {
     **dict.fromkeys(("BOOL", "UINT8", "INT8"), 1),
@@ -308,16 +309,17 @@ def port_of(address: str) -> int:
 def sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sides]:
     """`stagegate up` on the models of this folder, all loaded."""
     folder = tmp_path_factory.mktemp("replay")
-    for model in (ROOT / "tests/e2e/models").iterdir():
-        copied = Path(shutil.copytree(model, folder / "models" / model.name / VERSION / "files"))
+    for name in MODELS:
+        model = ROOT / "tests/e2e/models" / name
+        copied = Path(shutil.copytree(model, folder / "models" / name / VERSION / "files"))
         (copied.parent / "version.yaml").write_text("format: python\nartifact: files\n")
         stages = f'stages: {{production: "{VERSION}"}}\n'
-        (folder / "models" / model.name / "model.yaml").write_text(stages)
+        (folder / "models" / name / "model.yaml").write_text(stages)
     gateway = start_gateway(folder, "up", UP, folder / "models")
     try:
         address = gateway.json("status")["backends"][0]["address"]
         client = gateway.client()
-        for name in ("every", "repeat", "accumulate", "pair"):
+        for name in MODELS:
             client.get_model_config(name)
         index = triton.InferenceServerClient(address).get_model_repository_index()
         yield Sides(gateway, address, {m.name.partition(".")[0]: m.name for m in index.models})
@@ -375,6 +377,7 @@ def test_16_mib_pass_both_ways(sides: Sides) -> None:
 
 def test_statistics_of_all_models_are_those_of_each(sides: Sides) -> None:
     """Under logical names, and with the numbers that Triton has."""
+    replay(one("pair", pair()), port_of(sides.gateway.inference), sides.here("pair"))
     everything = Call("ModelStatistics", (b"",))
     (direct,) = replay(everything, port_of(sides.triton), Named("", "")).messages
     (through,) = replay(everything, port_of(sides.gateway.inference), Named("", "")).messages
