@@ -10,9 +10,6 @@ use crate::routed::Routed;
 use crate::status::{Code, Status};
 use crate::worker::Worker;
 
-/// What a failure counts as in microseconds, so that a backend which fails quickly draws no traffic.
-const FAILED_MICROS: u64 = 1_000_000;
-
 /// What one answer, or its absence, says about a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome<'a> {
@@ -61,14 +58,6 @@ impl Worker {
     fn note_fault(&self, routed: &Routed, backend: u32, fault: Fault, reason: &str) {
         let now = Instant::now();
         let version = &routed.version;
-        if version.backends.len() > 1 {
-            self.with_counters(|table, counters| {
-                if let Some(backend) = table.backend(backend) {
-                    let took = (FAILED_MICROS, now);
-                    counters.failed(&routed.model, version, backend, took);
-                }
-            });
-        }
         let jitter = f64::from(self.draws.below(1 << 16)) / f64::from(1 << 16);
         let ejection =
             version

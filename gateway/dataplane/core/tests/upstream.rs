@@ -99,7 +99,7 @@ async fn futures<F: std::future::Future>(futures: Vec<F>) -> Vec<F::Output> {
 }
 
 /// UNAVAILABLE before an answer is asked of another backend, once: no client sees it, and the backend that
-/// says it draws no traffic by being quick about it.
+/// says it five times in a row is passed over.
 #[tokio::test]
 async fn unavailable_is_asked_elsewhere() {
     let (one, _two, gateway) = two().await;
@@ -502,7 +502,6 @@ async fn a_version_that_comes_back_is_not_held_to_its_past() {
     gateway.put(both());
     let before = one.inferences();
 
-    // Failures made it look slow; that is forgotten within seconds.
     two.does(UNAVAILABLE);
     assert_eq!(vec![0; 10], codes(&client, 10).await);
 

@@ -198,20 +198,6 @@ impl ThreadCounters {
         }
     }
 
-    /// A backend failed a request of a version: until it answers again it counts as if that had taken
-    /// `micros`, so that failing quickly draws no traffic.
-    pub fn failed(
-        &mut self,
-        model: &Model,
-        version: &Version,
-        backend: &Backend,
-        (micros, now): (u64, Instant),
-    ) {
-        self.backend(model, version, backend)
-            .latency
-            .note(micros, now);
-    }
-
     /// How long a backend takes for a version of late, in microseconds; `None` where this thread does
     /// not know.
     #[must_use]
