@@ -76,7 +76,15 @@ class Client:
 
     def run(self, requests: int) -> Run:
         """Sends that many requests and checks each answer."""
+        self.start(requests)
+        return self.result()
+
+    def start(self, requests: int) -> None:
+        """Begins to send that many requests."""
         self._process.say(str(requests))
+
+    def result(self) -> Run:
+        """Waits for the end of what was started."""
         return Run(**json.loads(self._process.hear()))
 
     def stop(self) -> None:

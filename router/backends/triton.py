@@ -166,7 +166,8 @@ class TritonServer:
             if await self._is_away(problem):
                 raise self._away(problem) from None
             return Capacity()
-        return capacity_of(answer.config)
+        # gRPC gives None for an answer that is no message of that kind.
+        return Capacity() if answer is None else capacity_of(answer.config)
 
     async def close(self) -> None:
         """Close its channel. A later call opens a new one."""
