@@ -41,6 +41,7 @@ CHANGE_BAR_MS = 20.0
 
 FEW = 10
 _CHANGES = 40
+_START_SECONDS = 120.0
 _READY_SECONDS = 3_600.0
 _SHAPE = Shape("4x1", connections=4, streams=1, request_bytes=SMALL, early=False, requests=20_000)
 
@@ -199,7 +200,7 @@ backends:
 
 
 def _wait_ready(gateway: Process, port: int) -> None:
-    gateway.wait_for_port(port)
+    gateway.wait_for_port(port, _START_SECONDS)
     end = time.monotonic() + _READY_SECONDS
     while True:
         try:
