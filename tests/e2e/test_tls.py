@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import socket
 import ssl
 import time
@@ -91,6 +92,24 @@ class TestClients:
         with Client(plane.inference_port, tls=h2_context(authority.cert)) as client:
             assert client.call(WHOLE).code == 0
             assert client.call(frame(request(rest=tensor(900_000)))).code == 0
+
+    def test_rest_has_the_same_certificate(
+        self, backend: Backend, server: Pair, authority: Authority
+    ) -> None:
+        """On its own port, with HTTP/1.1 inside."""
+        cert, key = server.contents
+        running = DataPlane(replace(SMALL, tls_cert=cert, tls_key=key, http_host="127.0.0.1"))
+        try:
+            context = ssl.create_default_context(cafile=str(authority.cert))
+            connection = http.client.HTTPSConnection(
+                "localhost", running.http_port, timeout=10, context=context
+            )
+            connection.request("GET", "/v2/health/live")
+            answer = connection.getresponse()
+            assert (answer.status, answer.read()) == (200, b'{"live":true}')
+            connection.close()
+        finally:
+            running.stop()
 
     @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
     def test_both_versions_of_tls(

@@ -5,9 +5,9 @@
 mod common;
 
 use common::rest::{get, post, Caller, Does, Endpoint};
-use common::{cold, failed, ready, until, Gateway};
+use common::{cold, failed, ready, until, version, Gateway};
 use stagegate_core::Settings;
-use stagegate_table::spec::{BackendSpec, ModelSpec, Snapshot};
+use stagegate_table::spec::{ArmSpec, BackendSpec, ModelSpec, Snapshot, VersionSpec};
 
 const INFER: &str = "/v2/models/m/infer";
 
@@ -381,4 +381,38 @@ async fn a_sequence_stays_on_one_backend() {
     }
     let seen = [a.seen().len(), b.seen().len()];
     assert!(seen.contains(&30) && seen.contains(&0), "{seen:?}");
+}
+
+/// Where a route has a fallback, another arm answers for the one that fails, and that counts its failure.
+#[tokio::test]
+async fn another_arm_answers_for_one_that_fails() {
+    let (bad, good) = (
+        Endpoint::start(Does::Refuse(500)).await,
+        Endpoint::start(Does::Answer).await,
+    );
+    let mut spec = ready("m", &["t1"]);
+    spec.versions.push(VersionSpec {
+        version: "2".to_owned(),
+        backend_model: "m.2.abc".to_owned(),
+        ..version("m", "ready", &["t0"])
+    });
+    spec.arms[0].weight = 0;
+    spec.arms.push(ArmSpec {
+        name: "canary".to_owned(),
+        version: "2".to_owned(),
+        weight: 10_000,
+    });
+    spec.fallback_codes = vec!["INTERNAL".to_owned()];
+    spec.fallback_to = "stable".to_owned();
+    let snapshot = snapshot(&[&bad.address, &good.address], vec![spec]);
+    let gateway = Gateway::with(snapshot, settings());
+
+    let told = caller(&gateway).await.call(&post(INFER, "", b"{}")).await;
+
+    assert_eq!(
+        (200, Some("1")),
+        (told.status(), told.header("stagegate-version"))
+    );
+    assert_eq!((1, 1), (bad.seen().len(), good.seen().len()));
+    assert_eq!(1, gateway.counted("m", "canary", 13));
 }

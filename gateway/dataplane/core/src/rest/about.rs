@@ -66,7 +66,7 @@ pub(crate) async fn model(
     let question = Question {
         method: Method::GET,
         path: &|routed| backend_path(routed, call, query),
-        headers: std::mem::take(&mut asked.headers),
+        headers: &asked.headers,
     };
     let payload = Payload::Whole(<_>::default());
     let answered = ask_version(worker, &mut deadline, &mut routed, &question, payload).await?;

@@ -50,8 +50,20 @@ pub(crate) struct Running {
     pub(crate) count: Count,
     /// The series of its arm, where the times between answers are kept.
     pub(crate) series: Option<Arc<Series>>,
+    /// The gRPC code with which the arm failed that was chosen first, where another one answers.
+    pub(crate) fell_back: Option<u8>,
     pub(crate) started: Instant,
     pub(crate) open: OpenRequest,
+}
+
+impl Running {
+    /// Count how it ended; the arm that was chosen first answers for its failure.
+    pub(crate) fn end(&mut self, code: u8, now: Instant) {
+        match self.fell_back {
+            Some(first) => self.count.fall_back(first, now),
+            None => self.count.end(code, now),
+        }
+    }
 }
 
 /// The body of an answer that comes from a backend.
@@ -77,11 +89,11 @@ struct Opening {
     length: Option<u64>,
 }
 
-/// Turn a backend's answer into the one for the client. Gives the count back where there is none.
+/// Turn a backend's answer into the one for the client. Gives the request back where there is none.
 pub(crate) async fn begin(
     mut running: Running,
     answer: Answer,
-) -> Result<Response<Body>, (Refusal, Count)> {
+) -> Result<Response<Body>, (Refusal, Running)> {
     let Answer {
         mut head,
         body,
@@ -107,7 +119,7 @@ pub(crate) async fn begin(
                             .worker
                             .report(&running.routed, via.backend(), outcome);
                     }
-                    return Err((refusal, running.count));
+                    return Err((refusal, running));
                 }
             };
             headers::for_client(&mut head.headers);
@@ -135,7 +147,7 @@ pub(crate) async fn begin(
 fn refused(running: &mut Running, body: &[u8], code: u8) -> Vec<u8> {
     let mut out = Vec::with_capacity(body.len());
     Rewriter::new(names(&running.routed)).feed(body, &mut out);
-    running.count.end(code, Instant::now());
+    running.end(code, Instant::now());
     out
 }
 
@@ -322,7 +334,7 @@ impl Download {
         if self.code == Code::Ok as u8 && self.rename.error_seen() {
             self.code = Code::Internal as u8;
         }
-        self.running.count.end(self.code, now);
+        self.running.end(self.code, now);
         if let Some(mut via) = self.via.take() {
             via.count(&self.running.worker, &self.running.routed, Outcome::Good);
             via.give_back();
@@ -333,7 +345,7 @@ impl Download {
     /// The client is told by a closed connection, because its answer has begun.
     fn break_off(&mut self, code: Code) -> Broken {
         self.ended = true;
-        self.running.count.end(code as u8, Instant::now());
+        self.running.end(code as u8, Instant::now());
         if let (Some(via), true) = (self.via.take(), code == Code::Unavailable) {
             let outcome = Outcome::Fault(Fault::Broken, "its answer ended early");
             via.count(&self.running.worker, &self.running.routed, outcome);

@@ -57,7 +57,7 @@ pub(crate) struct Ask<'a> {
 pub(crate) struct Question<'a> {
     pub(crate) method: Method,
     pub(crate) path: &'a dyn Fn(&Routed) -> String,
-    pub(crate) headers: HeaderMap,
+    pub(crate) headers: &'a HeaderMap,
 }
 
 /// What is sent with a request.
@@ -109,7 +109,7 @@ pub(crate) async fn ask_version(
             let ask = Ask {
                 method: question.method.clone(),
                 path: &(question.path)(routed),
-                headers: &question.headers,
+                headers: question.headers,
                 backends: pin.map_or(&routed.version.backends, std::slice::from_ref),
                 pinned: pin.is_some(),
                 version: Some(routed),

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::{Method, Response};
+use http::{HeaderMap, Method, Response};
 use hyper::body::Incoming;
 use stagegate_table::gate::Permit;
 use stagegate_wire::names::Names;
@@ -20,7 +20,7 @@ use crate::rest::calls::Asked;
 use crate::rest::download::{begin, Running};
 use crate::rest::exchange::{ask_version, Answer, Payload, Question};
 use crate::rest::path::ModelCall;
-use crate::rest::refusal::Refusal;
+use crate::rest::refusal::{code_of, Refusal};
 use crate::rest::upload::{read_whole, BodyLimits, Given, Upload, Whole};
 use crate::rest::wait::before;
 use crate::rest::{headers, parameters};
@@ -61,18 +61,61 @@ pub(crate) async fn run(
         routed,
         deadline,
         count,
+        fell_back: None,
         started,
         open: asked.open.pass_on(),
     };
     let priority = Params::scan(&parameters).priority;
-    let outcome = match send(asked, call, &mut running, body, priority).await {
-        Ok(answer) => begin(running, answer).await,
-        Err(refusal) => Err((refusal, running.count)),
+    let (payload, _held) = body.into_payload();
+    headers::for_backend(&mut asked.headers);
+    let question = Asking {
+        call,
+        query: asked.query.as_deref(),
+        headers: &asked.headers,
+        priority,
     };
-    outcome.map_err(|(refusal, mut count)| {
-        count.end(refusal.status.code, Instant::now());
+    let outcome = match send_or_fall_back(&question, &mut running, payload).await {
+        Ok(answer) => begin(running, answer).await,
+        Err(refusal) => Err((refusal, running)),
+    };
+    outcome.map_err(|(refusal, mut running)| {
+        running.end(refusal.status.code, Instant::now());
         refusal
     })
+}
+
+/// What a client asks of a model, beside the body.
+struct Asking<'a> {
+    call: ModelCall,
+    query: Option<&'a str>,
+    headers: &'a HeaderMap,
+    priority: u64,
+}
+
+/// Send a request; where its arm fails and the route says so, another arm answers.
+async fn send_or_fall_back(
+    asking: &Asking<'_>,
+    running: &mut Running,
+    payload: Payload,
+) -> Result<Answer, Refusal> {
+    let kept = match &payload {
+        Payload::Whole(body) if asking.call != ModelCall::GenerateStream => Some(body.clone()),
+        _ => None,
+    };
+    let first = send(asking, running, payload).await;
+    let code = match &first {
+        Ok(answer) => code_of(answer.head.status),
+        Err(refusal) => refusal.status.code,
+    };
+    let in_time = running.deadline.at().is_none_or(|at| at > Instant::now());
+    let (Some(body), Some(other), true) = (kept, running.routed.instead(code), in_time) else {
+        return first;
+    };
+    // Its place and its connection are free before the other arm is asked.
+    drop(first);
+    running.fell_back = Some(code);
+    running.routed = other;
+    send(asking, running, Payload::Whole(body)).await
 }
 
 /// The body of a request, as far as it was received before the request is routed.
@@ -91,6 +134,20 @@ impl Received {
         };
         let length = length.map_or(usize::MAX, |length| length as usize);
         &whole.plain[..whole.plain.len().min(length)]
+    }
+}
+
+impl Received {
+    /// As it is sent, and what keeps its place among the bytes that the gateway holds.
+    fn into_payload(self) -> (Payload, Option<Held>) {
+        match self {
+            Self::Whole(whole) => (Payload::Whole(whole.body), Some(whole.held)),
+            Self::Coming(body, limits) => {
+                let given = Given::default();
+                let upload = Upload::passing(body, limits, &given);
+                (Payload::Once(Box::new(upload), given), None)
+            }
+        }
     }
 }
 
@@ -120,35 +177,23 @@ async fn receive(
 }
 
 async fn send(
-    asked: &mut Asked,
-    call: ModelCall,
+    asking: &Asking<'_>,
     running: &mut Running,
-    body: Received,
-    priority: u64,
+    payload: Payload,
 ) -> Result<Answer, Refusal> {
     let worker = Rc::clone(&running.worker);
     ready(&worker, &mut running.deadline, &mut running.routed).await?;
-    let (payload, _held) = match body {
-        Received::Whole(whole) => (Payload::Whole(whole.body), Some(whole.held)),
-        Received::Coming(body, limits) => {
-            let given = Given::default();
-            let upload = Upload::passing(body, limits, &given);
-            (Payload::Once(Box::new(upload), given), None)
-        }
-    };
-    let permit = if call == ModelCall::GenerateStream {
+    let permit = if asking.call == ModelCall::GenerateStream {
         worker.totals.message_received();
         None
     } else {
-        Some(Kept(Some(admit(&worker, running, priority).await?)))
+        Some(Kept(Some(admit(&worker, running, asking.priority).await?)))
     };
     worker.choose_for_sequence(&mut running.routed)?;
-    headers::for_backend(&mut asked.headers);
-    let query = asked.query.as_deref();
     let question = Question {
         method: Method::POST,
-        path: &|routed| backend_path(routed, call, query),
-        headers: std::mem::take(&mut asked.headers),
+        path: &|routed| backend_path(routed, asking.call, asking.query),
+        headers: asking.headers,
     };
     let (deadline, routed) = (&mut running.deadline, &mut running.routed);
     let outcome = ask_version(&worker, deadline, routed, &question, payload).await;

@@ -178,7 +178,9 @@ pub(crate) async fn read_whole(
         [only] => std::mem::take(only),
         many => {
             let mut whole = BytesMut::with_capacity(len);
-            many.iter().for_each(|piece| whole.extend_from_slice(piece));
+            for piece in many.iter() {
+                whole.extend_from_slice(piece);
+            }
             whole.freeze()
         }
     };

@@ -186,12 +186,14 @@ fn answer(does: Does, name: &str) -> Vec<u8> {
         Does::Forget => 404,
         _ => 200,
     };
-    let mut head = format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n");
-    if !tensors.is_empty() {
-        head += &format!("Inference-Header-Content-Length: {}\r\n", json.len());
-    }
+    let head = format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n");
+    let length_of_json = if tensors.is_empty() {
+        String::new()
+    } else {
+        format!("Inference-Header-Content-Length: {}\r\n", json.len())
+    };
     let length = json.len() + tensors.len() + if does == Does::Half { 100 } else { 0 };
-    format!("{head}Content-Length: {length}\r\n\r\n{json}{tensors}").into_bytes()
+    format!("{head}{length_of_json}Content-Length: {length}\r\n\r\n{json}{tensors}").into_bytes()
 }
 
 /// A client connection on the HTTP port.
