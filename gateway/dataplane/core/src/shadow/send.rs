@@ -70,7 +70,7 @@ pub(crate) async fn send(worker: &Worker, copy: &Copy) {
     let now = Instant::now();
     let (code, result) = judge(&outcome);
     count.end(code, now);
-    copy.target.count(result);
+    drop(count);
     if let Ok(Ok(answer)) = outcome {
         permit.done(micros(sent, now), result == ShadowResult::Ok);
         count_backend(worker, copy, &to, (micros(sent, now), now));
@@ -78,6 +78,8 @@ pub(crate) async fn send(worker: &Worker, copy: &Copy) {
             hand_over(worker, copy, &to, answer, now);
         }
     }
+    // Last, so that whoever sees it finds all that came of the copy.
+    copy.target.count(result);
 }
 
 /// The gRPC code that a copy counts under, and what became of it.
