@@ -427,7 +427,8 @@ impl Tries {
     ) -> Result<(), Refusal> {
         found.endpoint.forget_idle();
         if !is_used {
-            report(worker, ask, found, Some((Fault::Broken, &status.message)));
+            // Each connection carries one request, so that each that breaks is a failure by itself.
+            report(worker, ask, found, Some((Fault::Failed, &status.message)));
         }
         let again = Again::after(true, Some(Fault::Broken));
         if !(self.is_kept() && self.may_repeat(ask, found, again)) {
