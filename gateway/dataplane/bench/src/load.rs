@@ -50,6 +50,7 @@ pub struct Users {
 
 impl Users {
     /// So many callers; with none, requests name nobody.
+    #[must_use]
     pub fn new(count: usize) -> Self {
         let name = |number| HeaderValue::from_str(&format!("user-{number}")).ok();
         Self {

@@ -250,7 +250,7 @@ async fn answers_that_are_none_eject() {
     }
 }
 
-/// NOT_FOUND of a version that is deployed there is the backend's: the others are asked, and it never
+/// `NOT_FOUND` of a version that is deployed there is the backend's: the others are asked, and it never
 /// reaches a client.
 #[tokio::test]
 async fn a_backend_that_lost_the_version_is_passed_by() {
