@@ -145,7 +145,7 @@ def rig(process: TritonProcess, tmp_path_factory: pytest.TempPathFactory) -> Ite
         place = folder / "models" / name / VERSION
         place.mkdir(parents=True)
         shutil.copytree(MODELS / name, place / "model")
-        (place / "version.yaml").write_text("format: triton\nartifact: model\n")
+        (place / "version.yaml").write_text("format: python\nartifact: model\n")
         (place.parent / "model.yaml").write_text(
             f'stages: {{production: "{VERSION}"}}\naliases: {{champion: "{VERSION}"}}\n'
         )

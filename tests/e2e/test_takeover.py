@@ -153,7 +153,7 @@ class Callers:
             call()
             self.answers += 1
         except grpc.RpcError as error:
-            self.failures.append(f"{error.code()}: {error.details()}")  # type: ignore[attr-defined]
+            self.failures.append(str(error))
 
     def _channel(self) -> grpc.Channel:
         if self.credentials is not None:
