@@ -34,6 +34,11 @@ pub(crate) fn judge(code: u8, text: &str) -> Option<Fault> {
     }
 }
 
+/// The same of an error in an answer of a stream, which has a text and no code.
+pub(crate) fn judge_text(text: &str) -> Option<Fault> {
+    judge(Code::NotFound as u8, text).or_else(|| judge(Code::Internal as u8, text))
+}
+
 /// Whether an error is that of a Python backend whose process is gone.
 fn has_broken_stub(text: &str) -> bool {
     text.contains("Stub process") && text.contains("not healthy")

@@ -202,21 +202,30 @@ fn status_of(ask: &Ask<'_>, code: u8, response: &Response<RecvStream>) -> Status
 /// What the end of a stream without an answer means.
 fn broken(error: &h2::Error, via: &Via) -> Missed {
     let status = Status::of_upstream_error(error, via.name());
-    let (again, fault) = if is_unprocessed(error) {
-        (Again::Free(RetryReason::Refused), None)
-    } else if error.reason().is_none() || error.is_go_away() {
-        let fault = Some(Fault::Broken);
-        (Again::after(true, fault), fault)
-    } else if error.reason() == Some(Reason::CANCEL) {
-        (Again::Never, None)
-    } else {
-        (Again::Never, Some(Fault::Failed))
+    let fault = fault_of(error);
+    let again = match fault {
+        None if is_unprocessed(error) => Again::Free(RetryReason::Refused),
+        Some(Fault::Broken) => Again::after(true, fault),
+        _ => Again::Never,
     };
     Missed {
         again,
         fault,
         status,
         response: None,
+    }
+}
+
+/// What a backend did wrong, when a stream of its ends without a status.
+pub(crate) fn fault_of(error: &h2::Error) -> Option<Fault> {
+    if is_unprocessed(error) {
+        None
+    } else if error.reason().is_none() || error.is_go_away() {
+        Some(Fault::Broken)
+    } else if error.reason() == Some(Reason::CANCEL) {
+        None
+    } else {
+        Some(Fault::Failed)
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::proxy::Proxy;
 use common::{
     cold, framed, model, ready, request, snapshot, snapshot_at, until, version, Backend, Client,
-    Gateway, INFER,
+    Gateway, INFER, STREAM,
 };
 use stagegate_core::{EventKind, Settings};
 use stagegate_table::spec::ModelSpec;
@@ -506,4 +506,36 @@ async fn a_version_that_comes_back_is_not_held_to_its_past() {
     assert_eq!(vec![0; 10], codes(&client, 10).await);
 
     assert!(one.inferences() > before);
+}
+
+/// Five streams that break, or one in which five answers say that the model's process is gone.
+#[tokio::test]
+async fn streams_that_fail_count_against_their_backend() {
+    let stub = "stream-error=message: Stub process 'digits_0_0' is not healthy.";
+    for (what, streams, messages) in [("reset=2", 5, 1), (stub, 1, 5)] {
+        let (_backend, gateway) = one().await;
+        let client = gateway.client().await;
+        let message = framed(&request("digits", "", 1)).repeat(messages);
+
+        for _ in 0..streams {
+            assert!(ejected(&gateway).is_empty(), "{what}");
+            client.call(STREAM, &[("x-do", what)], &[&message]).await;
+        }
+
+        assert_eq!(vec!["t0"], ejected(&gateway), "{what}");
+        assert_eq!(14, client.infer("digits", &[]).await.code());
+    }
+}
+
+/// What a model says of a request in a stream is no fault, and a good answer in one ends a row of faults.
+#[tokio::test]
+async fn a_stream_that_is_answered_speaks_for_its_backend() {
+    let (_backend, gateway) = one().await;
+    let client = gateway.client().await;
+    let message = framed(&request("digits", "", 1));
+    for what in ["reset=2", "stream-error", "reset=2", ""].repeat(4) {
+        client.call(STREAM, &[("x-do", what)], &[&message]).await;
+    }
+
+    assert!(ejected(&gateway).is_empty());
 }

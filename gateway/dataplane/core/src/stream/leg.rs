@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use h2::client::ResponseFuture;
 use h2::SendStream;
 use http::{HeaderMap, Response};
-use stagegate_table::Series;
+use stagegate_table::{Fault, Series};
 use stagegate_wire::encode::put_len;
 use stagegate_wire::fields::Fields;
 use stagegate_wire::stream::{peek, StreamAnswer};
@@ -20,6 +20,8 @@ use stagegate_wire::text::{cut, replace_name, MAX_TEXT};
 
 use crate::client::poll_room;
 use crate::download::accept_head;
+use crate::ejection::{judge, judge_text, Outcome};
+use crate::exchange::fault_of;
 use crate::framer::Caps;
 use crate::joined::Joined;
 use crate::reader::{ReadError, Reader};
@@ -27,6 +29,7 @@ use crate::routed::Routed;
 use crate::sequences::Hold;
 use crate::status::Status;
 use crate::upstream::Lease;
+use crate::worker::Worker;
 
 use super::timing::Timing;
 
@@ -56,6 +59,26 @@ struct Served {
     routed: Routed,
     series: Arc<Series>,
     timing: Timing,
+}
+
+/// A leg that ended without a status, or with one that is the backend's own failure.
+pub(super) struct Lost {
+    pub(super) status: Status,
+    pub(super) fault: Option<Fault>,
+}
+
+impl Lost {
+    /// What came is no answer of gRPC.
+    fn answered(status: Status) -> Self {
+        let fault = judge(status.code, &status.message);
+        Self { status, fault }
+    }
+
+    /// What came cannot be read.
+    fn failed(status: Status) -> Self {
+        let fault = Some(Fault::Failed);
+        Self { status, fault }
+    }
 }
 
 /// What comes from a backend.
@@ -159,16 +182,15 @@ impl Leg {
         }
     }
 
-    /// What comes next, or the status that the backend's failure amounts to.
-    pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Result<Next, Status>> {
+    /// What comes next, or what the backend did instead.
+    pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Result<Next, Lost>> {
         let mut receive = self.receive.borrow_mut();
         match &mut *receive {
             Receive::Done => Poll::Pending,
             Receive::Head(response) => {
                 let response = ready!(Pin::new(response).poll(cx));
-                let response =
-                    response.map_err(|error| Status::of_upstream_error(&error, self.name()))?;
-                let (head, body) = accept_head(response, self.name())?;
+                let response = response.map_err(|error| self.broken(&error))?;
+                let (head, body) = accept_head(response, self.name()).map_err(Lost::answered)?;
                 if body.is_end_stream() {
                     *receive = Receive::Done;
                     return Poll::Ready(Ok(Next::End(head.into_parts().0.headers)));
@@ -181,17 +203,31 @@ impl Leg {
                 match ready!(reader.poll_message(headers, cx)) {
                     Ok(Some(message)) => return Poll::Ready(Ok(Next::Message(message))),
                     Ok(None) => {}
-                    Err(ReadError::Status(status)) => return Poll::Ready(Err(status)),
-                    Err(ReadError::Broken(error)) => {
-                        return Poll::Ready(Err(Status::of_upstream_error(&error, self.name())))
+                    Err(ReadError::Status(status)) => {
+                        return Poll::Ready(Err(Lost::failed(status)))
                     }
+                    Err(ReadError::Broken(error)) => return Poll::Ready(Err(self.broken(&error))),
                 }
                 let trailers = ready!(reader.body().poll_trailers(cx));
                 *receive = Receive::Done;
-                let trailers =
-                    trailers.map_err(|error| Status::of_upstream_error(&error, self.name()))?;
+                let trailers = trailers.map_err(|error| self.broken(&error))?;
                 Poll::Ready(Ok(Next::End(trailers.unwrap_or_default())))
             }
+        }
+    }
+
+    fn broken(&self, error: &h2::Error) -> Lost {
+        Lost {
+            status: Status::of_upstream_error(error, self.name()),
+            fault: fault_of(error),
+        }
+    }
+
+    /// The stream is lost by the backend's fault: it counts for each version that was asked on it.
+    pub(super) fn blame(&self, worker: &Worker, fault: Option<Fault>, reason: &str) {
+        let outcome = fault.map_or(Outcome::Refused, |fault| Outcome::Fault(fault, reason));
+        for known in self.served.borrow().iter() {
+            worker.report(&known.routed, self.backend, outcome);
         }
     }
 
@@ -208,12 +244,12 @@ impl Leg {
         })
     }
 
-    /// An answer under its logical name, timed.
-    pub(super) fn rename(&self, message: Bytes) -> Joined {
+    /// An answer under its logical name, timed, and told as the backend's outcome.
+    pub(super) fn rename(&self, worker: &Worker, message: Bytes) -> Joined {
         let Ok(seen) = peek(&message) else {
             return Joined::message(message, Bytes::new());
         };
-        let tail = self.note_answer(&seen).unwrap_or_default();
+        let tail = self.note_answer(worker, &seen).unwrap_or_default();
         // Some errors name no model, and then they name none here.
         let tail = if seen.model.is_empty() {
             Bytes::new()
@@ -232,14 +268,19 @@ impl Leg {
     }
 
     /// Count and time an answer; gives what renames it.
-    fn note_answer(&self, seen: &StreamAnswer<'_>) -> Option<Bytes> {
+    fn note_answer(&self, worker: &Worker, seen: &StreamAnswer<'_>) -> Option<Bytes> {
         let mut served = self.served.borrow_mut();
         let known = asked_for(&mut served, seen)?;
         let streams = known.series.streams();
         if seen.error.is_empty() {
             streams.response();
+            worker.report(&known.routed, self.backend, Outcome::Good);
         } else {
             streams.error();
+            let text = String::from_utf8_lossy(seen.error);
+            let fault = judge_text(&text);
+            let outcome = fault.map_or(Outcome::Refused, |fault| Outcome::Fault(fault, &text));
+            worker.report(&known.routed, self.backend, outcome);
         }
         known.timing.answered(seen, streams, Instant::now());
         self.release_hold(&known.series);

@@ -8,18 +8,20 @@ use std::task::{ready, Context, Poll};
 use bytes::{Buf, Bytes};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response, StatusCode};
+use stagegate_table::Fault;
 use stagegate_wire::text::{decode_message, encode_message, MAX_TEXT};
 use tokio::time::Sleep;
 
 use crate::client::{Answer, Client, Failure};
 use crate::download::mark;
+use crate::ejection::judge;
 use crate::headers;
 use crate::joined::Joined;
 use crate::status::{
     answer_head, message_value, parse_code, Code, Status, GRPC, GRPC_MESSAGE, GRPC_STATUS,
 };
 
-use super::leg::{Leg, Next};
+use super::leg::{Leg, Lost, Next};
 use super::Session;
 
 /// The state of this direction: at most one message on its way.
@@ -55,14 +57,17 @@ impl Outbound {
                 }
                 Poll::Ready((leg, Ok(Next::Message(message)))) => {
                     begin(session, client, None)?;
-                    self.piece = Some(leg.rename(message));
+                    self.piece = Some(leg.rename(session.worker, message));
                 }
                 Poll::Ready((leg, Ok(Next::End(trailers)))) => {
                     if let Some(code) = self.leg_ended(session, client, &leg, trailers)? {
                         return Poll::Ready(Ok(code));
                     }
                 }
-                Poll::Ready((_, Err(status))) => return Poll::Ready(Err(status.into())),
+                Poll::Ready((leg, Err(lost))) => {
+                    leg.blame(session.worker, lost.fault, &lost.status.message);
+                    return Poll::Ready(Err(lost.status.into()));
+                }
                 Poll::Pending if session.is_over() => {
                     return Poll::Ready(self.end(session, client))
                 }
@@ -101,7 +106,7 @@ impl Outbound {
         &mut self,
         session: &Session<'_>,
         cx: &mut Context<'_>,
-    ) -> Poll<(Rc<Leg>, Result<Next, Status>)> {
+    ) -> Poll<(Rc<Leg>, Result<Next, Lost>)> {
         let legs = session.legs.borrow();
         for step in 0..legs.len() {
             let at = (self.turn + step) % legs.len();
@@ -126,14 +131,17 @@ impl Outbound {
             .borrow_mut()
             .retain(|other| !Rc::ptr_eq(other, leg));
         let Some(code) = trailers.get(GRPC_STATUS).map(parse_code) else {
-            return Err(Status::of_http(StatusCode::OK, leg.name()).into());
+            let status = Status::of_http(StatusCode::OK, leg.name());
+            leg.blame(session.worker, Some(Fault::Failed), &status.message);
+            return Err(status.into());
         };
         headers::for_client(&mut trailers);
         if code == Code::Ok as u8 {
             self.trailers.get_or_insert(trailers);
             return Ok(None);
         }
-        rename_text(&mut trailers, leg);
+        let text = rename_text(&mut trailers, leg);
+        leg.blame(session.worker, judge(code, &text), &text);
         finish(session, client, trailers)?;
         Ok(Some(code))
     }
@@ -191,13 +199,15 @@ fn finish(session: &Session<'_>, client: &mut Client, trailers: HeaderMap) -> Re
     client.head(head, true)
 }
 
-fn rename_text(trailers: &mut HeaderMap, leg: &Leg) {
+/// Put the text of a status under the names that the client knows; gives it.
+fn rename_text(trailers: &mut HeaderMap, leg: &Leg) -> String {
     let Some(value) = trailers.get(GRPC_MESSAGE) else {
-        return;
+        return String::new();
     };
     let text = decode_message(value.as_bytes());
     let renamed = leg.rename_text(&text);
     if renamed != text || value.len() > MAX_TEXT {
         trailers.insert(GRPC_MESSAGE, message_value(encode_message(&renamed)));
     }
+    renamed
 }

@@ -438,6 +438,9 @@ async fn stream(
         });
         seen.len() - 1
     };
+    if what.starts_with("reset=") {
+        return respond.send_reset(Reason::from(number(what) as u32));
+    }
     let mut answer = Response::new(());
     answer
         .headers_mut()
@@ -482,6 +485,9 @@ fn stream_answer(message: &[u8], what: &str) -> Vec<u8> {
     if what == "stream-error" {
         let text = format!("model {} broke", String::from_utf8_lossy(names.model));
         return stagegate_wire::stream::error_answer(&text, b"id-1");
+    }
+    if let Some(text) = what.strip_prefix("stream-error=") {
+        return stagegate_wire::stream::error_answer(text, b"id-1");
     }
     let mut response = Vec::new();
     put_len(&mut response, 1, names.model);
