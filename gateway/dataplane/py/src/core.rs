@@ -58,7 +58,7 @@ fn refused(error: TableError) -> PyErr {
 #[pymethods]
 impl Core {
     #[new]
-    #[pyo3(signature = (settings, inherited = Vec::new(), held = false))]
+    #[pyo3(signature = (settings, inherited, held))]
     fn new(
         py: Python<'_>,
         settings: &Bound<'_, PyAny>,
