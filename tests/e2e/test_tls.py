@@ -17,6 +17,7 @@ from gateway.bridge import DataPlane
 from gateway.certificates import Certificates, read_material
 from gateway.config import GatewayConfig, parse_config
 from router.errors import InvalidInput
+from tests.e2e.conftest import wait_until
 from tests.e2e.pki import Authority, Pair, h2_context
 from tests.e2e.raw import Backend, Client, frame, request, tensor
 from tests.e2e.test_raw_frames import SMALL, table, table_at
@@ -307,6 +308,27 @@ class TestBackends:
         try:
             with Client(plane.inference_port) as client:
                 assert client.call(WHOLE).code == 0
+        finally:
+            plane.stop()
+
+    def test_what_is_open_is_replaced_when_another_way_is_told(
+        self, behind: DataPlane, authority: Authority, tmp_path: Path
+    ) -> None:
+        """Nothing goes over a connection that today's certificates would not allow, nor in the old way."""
+        plane = DataPlane(SMALL)
+        ours = authority.issue("gateway").contents
+        right = authority.cert.read_bytes()
+        plane.set_backend_tls("t0", right, *ours, "triton.internal")
+        plane.publish(table_at(f"127.0.0.1:{behind.inference_port}", "digits"))
+        try:
+            with Client(plane.inference_port) as client:
+                assert client.call(WHOLE).code == 0
+                plane.set_backend_tls("t0", Authority(tmp_path, "other").cert.read_bytes(), *ours, "")
+                wait_until("it is not trusted", lambda: client.call(WHOLE).code == 14)
+                plane.set_backend_tls("t0", right, *ours, "triton.internal")
+                wait_until("it is trusted again", lambda: client.call(WHOLE).code == 0)
+                plane.clear_backend_tls("t0")
+                wait_until("plaintext is not understood", lambda: client.call(WHOLE).code == 14)
         finally:
             plane.stop()
 

@@ -181,9 +181,14 @@ impl Dataplane {
     }
 
     /// Speak TLS on connections to the backend of that name from now on, or (`None`) plaintext. To be
-    /// told before a table names the backend.
+    /// told before a table names the backend. Connections that it has finish what is open on them, and take
+    /// nothing new.
     pub fn set_backend_tls(&self, name: &str, tls: Option<BackendTls>) {
         self.shared.tls.set_backend(name, tls);
+        let name: Arc<str> = name.into();
+        for worker in &self.threads().workers {
+            let _ = worker.commands.send(Command::Reconnect(Arc::clone(&name)));
+        }
     }
 
     /// Say "not ready", accept no connections, let clients finish what they began, and close what is

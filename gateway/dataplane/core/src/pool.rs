@@ -75,6 +75,15 @@ impl Pool {
         Some(made)
     }
 
+    /// The backend of that name is spoken to in another way from now on.
+    pub(crate) fn reconnect(&self, name: &str) {
+        for (_, upstream) in &*self.upstreams.borrow() {
+            if upstream.name() == name {
+                upstream.reconnect();
+            }
+        }
+    }
+
     /// Completes when any backend is connected anew.
     pub(crate) fn connected(&self) -> Notified<'_> {
         self.connected.notified()

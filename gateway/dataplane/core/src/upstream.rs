@@ -66,7 +66,9 @@ pub(crate) struct Upstream {
     address: Box<str>,
     authority: Authority,
     tls: Arc<TlsState>,
-    scheme: Scheme,
+    scheme: RefCell<Scheme>,
+    /// How often it was begun to be spoken to in another way.
+    ways: Cell<u64>,
     most: usize,
     conns: RefCell<Vec<Rc<Conn>>>,
     connecting: Cell<bool>,
@@ -108,17 +110,13 @@ impl Upstream {
         connected: &Rc<Notify>,
     ) -> Option<Rc<Self>> {
         let authority = Authority::try_from(address).ok()?;
-        let scheme = if tls.has_backend(name) {
-            Scheme::HTTPS
-        } else {
-            Scheme::HTTP
-        };
         Some(Rc::new_cyclic(|me| Self {
             name: name.into(),
             address: address.into(),
             authority,
             tls: Arc::clone(tls),
-            scheme,
+            scheme: RefCell::new(scheme(tls, name)),
+            ways: Cell::new(0),
             most: most.max(1),
             conns: RefCell::default(),
             connecting: Cell::new(false),
@@ -201,7 +199,7 @@ impl Upstream {
     /// The head of a request to a method of this backend.
     pub(crate) fn request(&self, path: PathAndQuery, headers: HeaderMap) -> Request<()> {
         let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(self.scheme.clone());
+        parts.scheme = Some(self.scheme.borrow().clone());
         parts.authority = Some(self.authority.clone());
         parts.path_and_query = Some(path);
         let mut request = Request::new(());
@@ -218,6 +216,16 @@ impl Upstream {
         self.conns.borrow_mut().clear();
         self.teller.forget_backend(&self.name);
         self.changed.notify_waiters();
+    }
+
+    /// It is spoken to in another way from now on: streams finish on the connections that they have, and
+    /// others are opened for what comes.
+    pub(crate) fn reconnect(&self) {
+        self.ways.set(self.ways.get() + 1);
+        self.scheme.replace(scheme(&self.tls, &self.name));
+        self.conns.borrow_mut().clear();
+        self.grow_after.set(None);
+        self.connect(Duration::ZERO);
     }
 
     /// A stream at once, on the connection with the fewest.
@@ -426,6 +434,14 @@ impl Drop for Counted<'_> {
     }
 }
 
+fn scheme(tls: &TlsState, backend: &str) -> Scheme {
+    if tls.has_backend(backend) {
+        Scheme::HTTPS
+    } else {
+        Scheme::HTTP
+    }
+}
+
 /// Try until there is a connection, with growing pauses; each failure is noted.
 async fn keep_connecting(upstream: Weak<Upstream>, address: Box<str>, mut pause: Duration) {
     let mut jitter = 0;
@@ -487,7 +503,15 @@ async fn test(upstream: Weak<Upstream>, address: Box<str>) {
 /// One attempt. A connection counts once the peer answered a ping, which only an HTTP/2 server does
 /// and which brings its settings with it.
 async fn open_connection(upstream: &Weak<Upstream>, address: &str) -> io::Result<()> {
-    let (send, connection, gathered) = handshake(upstream, address).await?;
+    let ways = || upstream.upgrade().map(|upstream| upstream.ways.get());
+    let (send, connection, gathered) = loop {
+        let before = ways();
+        let outcome = handshake(upstream, address).await;
+        // Whatever came of it, it was tried in a way that is no longer the right one.
+        if before == ways() {
+            break outcome?;
+        }
+    };
     if let Some(upstream) = upstream.upgrade() {
         let conn = upstream.connected(send);
         let (me, weak) = (upstream.me.clone(), Rc::downgrade(&conn));

@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Drain(Instant),
     /// Keep these bounds from now on.
     Limit(Limits),
+    /// The backend of this name is spoken to in another way from now on: connect to it anew.
+    Reconnect(Arc<str>),
     /// End the thread.
     Stop,
 }
@@ -218,6 +220,10 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
                 tokio::task::spawn_local(close_at(Rc::clone(&worker), until));
             }
             Command::Limit(limits) => worker.limit(limits),
+            Command::Reconnect(backend) => {
+                worker.pool.reconnect(&backend);
+                worker.rest.pool.reconnect(&backend);
+            }
             Command::Stop => return,
         }
     }

@@ -115,8 +115,18 @@ impl Pool {
                 .backend(*id)
                 .is_some_and(|backend| *backend.http == *endpoint.address);
             if !stays {
-                endpoint.gone.set(true);
-                endpoint.idle.borrow_mut().clear();
+                endpoint.give_up();
+            }
+            stays
+        });
+    }
+
+    /// The backend of that name is spoken to in another way from now on: what is open finishes.
+    pub(crate) fn reconnect(&self, name: &str) {
+        self.endpoints.borrow_mut().retain(|(_, endpoint)| {
+            let stays = *endpoint.name != *name;
+            if !stays {
+                endpoint.give_up();
             }
             stays
         });
@@ -140,6 +150,12 @@ impl Connection {
 impl Endpoint {
     pub(crate) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// No connection to it is kept from now on.
+    fn give_up(&self) {
+        self.gone.set(true);
+        self.idle.borrow_mut().clear();
     }
 
     /// A connection that was used before, and seems to be open still.
