@@ -30,7 +30,11 @@ fn model(number: usize, versions: usize) -> ModelSpec {
         backend_model: format!("{name}.{id}.0a1b2c3d"),
         backend_version: String::new(),
         reason: String::new(),
-        metadata: Vec::new(),
+        metadata: if id == versions {
+            Vec::new()
+        } else {
+            b"what a contract of three tensors says".repeat(3)
+        },
         ..VersionSpec::default()
     };
     let pointer = |kind: &str, name: &str| PointerSpec {

@@ -1,11 +1,12 @@
 //! From a checked [`ModelSpec`] to a [`Model`].
 
 use std::collections::HashSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderValue;
+use once_cell::race::OnceBox;
 use stagegate_wire::encode::{len_size, put_len};
 use stagegate_wire::text::{cut, encode_message};
 
@@ -13,16 +14,13 @@ use crate::assign::{Assignment, Given};
 use crate::backends::ByName;
 use crate::cell::{ArmCell, ModelCell, VersionCell};
 use crate::grammar::{is_model_name, is_reference, Reference};
-use crate::model::{Arm, Fallback, Model, Pointer, Shadow, State, Version, LINEAR};
+use crate::model::{Arm, Fallback, Model, Pointer, Shadow, State, Terms, Version, LINEAR};
 use crate::pick::RefKind;
 use crate::spec::{ArmSpec, ModelSpec, PointerSpec, ShadowSpec, VersionSpec};
 use crate::{TableError, PINNED, WHOLE};
 
 /// Most bytes of a reason that is kept for clients.
 const MAX_REASON: usize = 2048;
-
-/// Triton's default of `max_sequence_idle_microseconds`.
-const SEQUENCE_IDLE: Duration = Duration::from_secs(1);
 
 /// Build a model, with the cells of `old` wherever the same thing goes on.
 pub(crate) fn model(
@@ -94,10 +92,20 @@ fn versions(
             return Err(format!("version {:?} is given twice", spec.version));
         }
     }
-    specs
-        .into_iter()
-        .map(|spec| version(spec, model, backends, old).map(Arc::new))
-        .collect()
+    let mut built: Vec<Arc<Version>> = Vec::with_capacity(specs.len());
+    for spec in specs {
+        let version = version(spec, model, backends, old, built.last())?;
+        built.push(Arc::new(version));
+    }
+    Ok(built.into())
+}
+
+/// Metadata in the memory of the version before, where that one's is the same.
+fn shared(before: Option<&Arc<Version>>, metadata: Vec<u8>) -> Arc<[u8]> {
+    match before {
+        Some(before) if *before.metadata == *metadata => Arc::clone(&before.metadata),
+        _ => metadata.into(),
+    }
 }
 
 fn version(
@@ -105,6 +113,7 @@ fn version(
     model: &str,
     backends: &ByName,
     old: Option<&Arc<Model>>,
+    before: Option<&Arc<Version>>,
 ) -> Result<Version, String> {
     let id = spec.version;
     if !is_reference(&id) || id.starts_with('@') {
@@ -131,6 +140,15 @@ fn version(
     let (request_tail, answer_tail) =
         tails((&spec.backend_model, &spec.backend_version), (model, &id));
     let version_header = header(&id, &answer_tail)?;
+    let metadata = shared(before, spec.metadata);
+    let terms = Terms {
+        capacity: spec.capacity,
+        priority_levels: spec.priority_levels,
+        default_priority: spec.default_priority,
+        sequence_idle_us: spec.sequence_idle_us,
+        queue_timeout_us: spec.queue_timeout_us,
+        timeout_override: spec.timeout_override,
+    };
     Ok(Version {
         id: id.into(),
         state,
@@ -140,18 +158,10 @@ fn version(
         request_tail,
         answer_tail,
         version_header,
-        metadata: spec.metadata.into(),
-        capacity: spec.capacity,
-        priority_levels: spec.priority_levels,
-        default_priority: spec.default_priority,
-        queue_timeout_us: spec.queue_timeout_us,
-        timeout_override: spec.timeout_override,
-        sequence_idle: match spec.sequence_idle_us {
-            0 => SEQUENCE_IDLE,
-            micros => Duration::from_micros(micros),
-        },
+        metadata,
+        terms: (terms != Terms::default()).then(|| Box::new(terms)),
         cell: cell.unwrap_or_else(|| Arc::new(VersionCell::default())),
-        stream_tail: OnceLock::new(),
+        stream_tail: OnceBox::new(),
     })
 }
 

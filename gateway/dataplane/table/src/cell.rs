@@ -1,10 +1,14 @@
 //! What outlives one table: a model, version or arm that is published again keeps its cell, so that
 //! requests which wait for a load are woken and counters go on.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    fence, AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::Arc;
 use std::time::Instant;
 
+use once_cell::race::OnceBox;
 use tokio::sync::futures::Notified;
 use tokio::sync::Notify;
 
@@ -43,12 +47,19 @@ impl ModelCell {
     }
 }
 
-/// Of one version of a model.
+/// Requests that wait for a version to load.
 #[derive(Debug, Default)]
-pub struct VersionCell {
+struct Cold {
     waiting: AtomicU32,
     wanted: AtomicBool,
     notify: Notify,
+}
+
+/// Of one version of a model.
+#[derive(Debug, Default)]
+pub struct VersionCell {
+    /// Made when a request waits for the first time; most versions of most models never see one.
+    cold: OnceBox<Cold>,
     /// How many of its requests are with its backends, and who waits to be next.
     pub gate: Gate,
     /// Which of its backends fail.
@@ -62,7 +73,7 @@ impl VersionCell {
     /// Requests that wait for this version to load.
     #[must_use]
     pub fn waiting(&self) -> u32 {
-        self.waiting.load(Relaxed)
+        self.cold.get().map_or(0, |cold| cold.waiting.load(Relaxed))
     }
 
     /// Stateful sequences that have their state in this version.
@@ -85,17 +96,29 @@ impl VersionCell {
     ///
     /// Call it (and `enable` it) before looking at the table again, else a publish in between is missed.
     pub fn changed(&self) -> Notified<'_> {
-        self.notify.notified()
+        let notified = self.cold().notify.notified();
+        // Whoever publishes from now on sees that there is somebody to wake, or is seen here.
+        fence(SeqCst);
+        notified
     }
 
     /// The load that was wanted ended, one way or the other.
     pub(crate) fn settle(&self) {
-        self.wanted.store(false, Relaxed);
+        if let Some(cold) = self.cold.get() {
+            cold.wanted.store(false, Relaxed);
+        }
     }
 
     /// Let every request that waits for a change look again.
     pub fn wake(&self) {
-        self.notify.notify_waiters();
+        fence(SeqCst);
+        if let Some(cold) = self.cold.get() {
+            cold.notify.notify_waiters();
+        }
+    }
+
+    fn cold(&self) -> &Cold {
+        self.cold.get_or_init(Box::default)
     }
 }
 
@@ -125,8 +148,9 @@ impl Waiting {
     ) -> Option<Self> {
         let room = |waiting| (waiting < limit).then_some(waiting + 1);
         model.waiting.fetch_update(Relaxed, Relaxed, room).ok()?;
-        version.waiting.fetch_add(1, Relaxed);
-        let first = !version.wanted.swap(true, Relaxed);
+        let cold = version.cold();
+        cold.waiting.fetch_add(1, Relaxed);
+        let first = !cold.wanted.swap(true, Relaxed);
         let (model, version) = (Arc::clone(model), Arc::clone(version));
         Some(Self {
             model,
@@ -158,7 +182,7 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         // Nobody waits any more: whoever comes next asks again, in case the event got lost.
-        if self.version.waiting.fetch_sub(1, Relaxed) == 1 {
+        if self.version.cold().waiting.fetch_sub(1, Relaxed) == 1 {
             self.version.settle();
         }
         self.model.waiting.fetch_sub(1, Relaxed);

@@ -4,8 +4,10 @@
 //! Every decision takes the time as a value.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use once_cell::race::OnceBox;
 
 /// Faults in a row that eject a backend from a version.
 pub const FAULTS: u32 = 5;
@@ -88,7 +90,7 @@ struct Record {
 pub struct Health {
     /// Backends about which there is something to know.
     troubled: AtomicU32,
-    records: OnceLock<Box<Mutex<Vec<Record>>>>,
+    records: OnceBox<Mutex<Vec<Record>>>,
 }
 
 impl Health {

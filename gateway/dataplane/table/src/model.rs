@@ -1,11 +1,12 @@
 //! One logical model as a request sees it: everything that can be made beforehand is made.
 
 use std::borrow::Cow;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
+use once_cell::race::OnceBox;
 use stagegate_wire::encode::{len_size, put_len};
 
 use crate::assign::Assignment;
@@ -18,6 +19,9 @@ pub(crate) const LINEAR: usize = 8;
 
 /// Last rank in the queue of a model that has no priority levels in Triton.
 pub const LOWEST: u32 = 16;
+
+/// Triton's default of `max_sequence_idle_microseconds`.
+const SEQUENCE_IDLE: Duration = Duration::from_secs(1);
 
 /// What can be done with a version now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,32 +66,52 @@ pub struct Version {
     /// This version in the metadata of answers; percent-encoded where it is not ASCII.
     pub version_header: HeaderValue,
     /// A `ModelMetadataResponse` made from the contract, or empty.
-    pub metadata: Bytes,
-    /// Requests that all its copies work on at once; 0 where not known.
-    pub capacity: u32,
-    /// Priority levels of the model in Triton; 0 for none.
-    pub priority_levels: u32,
-    /// Level of requests that name none.
-    pub default_priority: u32,
-    /// Time after which an idle sequence is over.
-    pub sequence_idle: Duration,
-    /// Longest wait in Triton's queue by the model's own policy, in microseconds; 0 for no bound.
-    pub queue_timeout_us: u64,
-    /// Whether a request's `timeout` may make that shorter.
-    pub timeout_override: bool,
+    ///
+    /// Names and versions in it mean nothing, so versions of one contract share it.
+    pub metadata: Arc<[u8]>,
     /// What lives on when the model is published again.
     pub cell: Arc<VersionCell>,
-    pub(crate) stream_tail: OnceLock<Bytes>,
+    /// What Triton said of it; `None` where it said nothing, as of one that was never loaded.
+    pub(crate) terms: Option<Box<Terms>>,
+    pub(crate) stream_tail: OnceBox<Bytes>,
 }
+
+/// How Triton takes requests of a version.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// Requests that all its copies work on at once; 0 where not known.
+    pub(crate) capacity: u32,
+    /// Priority levels of the model in Triton; 0 for none.
+    pub(crate) priority_levels: u32,
+    /// Level of requests that name none.
+    pub(crate) default_priority: u32,
+    /// Time after which an idle sequence is over, in microseconds; 0 for Triton's default.
+    pub(crate) sequence_idle_us: u64,
+    /// Longest wait in Triton's queue by the model's own policy, in microseconds; 0 for no bound.
+    pub(crate) queue_timeout_us: u64,
+    /// Whether a request's `timeout` may make that shorter.
+    pub(crate) timeout_override: bool,
+}
+
+/// Of a version of which Triton said nothing.
+const UNSAID: Terms = Terms {
+    capacity: 0,
+    priority_levels: 0,
+    default_priority: 0,
+    sequence_idle_us: 0,
+    queue_timeout_us: 0,
+    timeout_override: false,
+};
 
 impl Version {
     /// How long a request may wait in the queue, by Triton's policy for the model: its own time, which the
     /// request's `timeout` in microseconds can only shorten, and only where the policy allows that.
     #[must_use]
     pub fn longest_wait(&self, timeout_us: u64) -> Option<Duration> {
+        let terms = self.terms.as_deref()?;
         let micros = match timeout_us {
-            1.. if self.timeout_override => timeout_us.min(self.queue_timeout_us),
-            _ => self.queue_timeout_us,
+            1.. if terms.timeout_override => timeout_us.min(terms.queue_timeout_us),
+            _ => terms.queue_timeout_us,
         };
         (micros > 0).then(|| Duration::from_micros(micros))
     }
@@ -100,11 +124,12 @@ impl Version {
     #[must_use]
     pub fn rank(&self, priority: u64) -> u32 {
         let known = u32::try_from(priority).unwrap_or(u32::MAX);
-        match (known, self.priority_levels) {
+        let terms = self.terms();
+        match (known, terms.priority_levels) {
             (0, 0) => 2,
             (_, 0) => known.min(LOWEST),
             (1.., levels) if known <= levels => known,
-            _ => self.default_priority,
+            _ => terms.default_priority,
         }
     }
 
@@ -113,8 +138,21 @@ impl Version {
         self.stream_tail.get_or_init(|| {
             let mut out = BytesMut::with_capacity(len_size(2, self.answer_tail.len()));
             put_len(&mut out, 2, &self.answer_tail);
-            out.freeze()
+            Box::new(out.freeze())
         })
+    }
+
+    /// Time after which an idle sequence is over.
+    #[must_use]
+    pub fn sequence_idle(&self) -> Duration {
+        match self.terms().sequence_idle_us {
+            0 => SEQUENCE_IDLE,
+            micros => Duration::from_micros(micros),
+        }
+    }
+
+    pub(crate) fn terms(&self) -> &Terms {
+        self.terms.as_deref().unwrap_or(&UNSAID)
     }
 }
 

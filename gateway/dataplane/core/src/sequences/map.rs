@@ -46,7 +46,7 @@ struct Entry {
 impl Entry {
     fn is_over(&self, now: Instant) -> bool {
         let quiet = now.saturating_duration_since(self.last);
-        self.running == 0 && (self.ended || quiet > self.pin.version.sequence_idle)
+        self.running == 0 && (self.ended || quiet > self.pin.version.sequence_idle())
     }
 }
 

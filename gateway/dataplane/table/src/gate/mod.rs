@@ -11,10 +11,11 @@ mod queue;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::task::{ready, Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use once_cell::race::OnceBox;
 use pace::{at_least, expected, next_limit, time_for, Bounds, AIM_MICROS};
 use queue::{lock, Queue, Waiter};
 
@@ -86,7 +87,7 @@ pub struct Gate {
     took: AtomicU32,
     /// Least that a good answer took, in microseconds.
     shortest: AtomicU32,
-    crowd: OnceLock<Box<Mutex<Crowd>>>,
+    crowd: OnceBox<Mutex<Crowd>>,
 }
 
 /// What exists only where somebody had to wait, or where the limit had to move.
@@ -106,7 +107,7 @@ impl Default for Gate {
             capacity: AtomicU32::new(0),
             took: AtomicU32::new(0),
             shortest: AtomicU32::new(u32::MAX),
-            crowd: OnceLock::new(),
+            crowd: OnceBox::new(),
         }
     }
 }
