@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,34 +44,54 @@ class Binaries:
     serve: Path
 
 
-def instructions_per_request(binaries: Binaries, shape: Shape, folder: Path) -> float:
-    """One count, for one shape of load.
+def instructions_per_request(
+    binaries: Binaries, shape: Shape, folder: Path, options: Sequence[str] = ()
+) -> float:
+    """One count, for one shape of load, of a data plane with more options.
 
     Raises:
         Missing: valgrind is not installed.
         BenchError: something did not start or end well, or an answer was not good.
     """
-    short = _totals(profile(binaries, shape, SHORT, folder))
-    return (_totals(profile(binaries, shape, LONG, folder)) - short) / (LONG - SHORT)
+    short = _totals(profile(binaries, shape, SHORT, folder, options))
+    return (_totals(profile(binaries, shape, LONG, folder, options)) - short) / (LONG - SHORT)
 
 
-def profile(binaries: Binaries, shape: Shape, requests: int, folder: Path) -> Path:
+def profile(binaries: Binaries, shape: Shape, requests: int, folder: Path, more: Sequence[str] = ()) -> Path:
     """Runs `requests` requests through a counted data plane and returns callgrind's file."""
     valgrind = tools.program("valgrind")
     out = folder / f"callgrind-{shape.name}-{requests}.out"
     backend = Backend(binaries.load, folder=folder)
     try:
-        options = serve_options(backend.port)
-        command = [valgrind, "--tool=callgrind", f"--callgrind-out-file={out}", str(binaries.serve), *options]
+        options = (*serve_options(backend.port), *more)
+        # What a large table takes to build and to free differs by chance more than requests do.
+        late = ["--instr-atstart=no"] if more else []
+        command = [
+            valgrind,
+            "--tool=callgrind",
+            *late,
+            f"--callgrind-out-file={out}",
+            str(binaries.serve),
+            *options,
+        ]
         serve = Process("serve", command, folder=folder, talks=True)
         try:
-            _drive(binaries, shape, requests, json.loads(serve.hear())["port"], folder)
+            port = json.loads(serve.hear())["port"]
+            if late:
+                _instrument("on", serve.pid)
+            _drive(binaries, shape, requests, port, folder)
+            if late:
+                _instrument("off", serve.pid)
             serve.finish(_END_SECONDS)
         finally:
             serve.stop()
     finally:
         backend.stop()
     return out
+
+
+def _instrument(state: str, pid: int) -> None:
+    tools.output(tools.program("callgrind_control"), "-i", state, str(pid))
 
 
 def top_functions(binaries: Binaries, shape: Shape, count: int, folder: Path) -> list[tuple[str, float]]:

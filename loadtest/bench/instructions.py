@@ -25,6 +25,10 @@ from loadtest.bench.callgrind import Binaries
 from loadtest.bench.errors import BenchError
 
 BASELINE = tools.WORKSPACE / "bench" / "instructions.json"
+FEW_MODELS = 10
+MODELS_BAR = 0.05
+"""How much dearer a request may be where there are very many models of three versions."""
+
 _BASE_TARGET = tools.TOOLS / "target-before"
 
 
@@ -49,6 +53,8 @@ def _run(parsed: argparse.Namespace, folder: Path, console: Console) -> int:
             for name, own in callgrind.top_functions(binaries, shape, parsed.top, folder):
                 console.print(f"{own:8,.0f}  {name}", markup=False, highlight=False, soft_wrap=True)
         return 0
+    if parsed.models:
+        return _judge_models(binaries, parsed.models, folder, console)
     now = _count(binaries, parsed.runs, folder, console)
     key = environment_key(
         tools.first_line("rustc", "--version"), os.confstr("CS_GNU_LIBC_VERSION") or "", platform.machine()
@@ -80,6 +86,24 @@ def _count(binaries: Binaries, runs: int, folder: Path, console: Console) -> dic
         listed = ", ".join(f"{count:,.0f}" for count in found)
         console.print(f"{shape.name}: {listed} instructions a request, spread {spread:.2%}", highlight=False)
     return counts
+
+
+def _judge_models(binaries: Binaries, models: int, folder: Path, console: Console) -> int:
+    """Whether a request is dearer in a large table than in a small one."""
+    shape = callgrind.SHAPES[0]
+    few, many = (
+        callgrind.instructions_per_request(binaries, shape, folder, ("--extra-models", str(number)))
+        for number in (FEW_MODELS, models)
+    )
+    change = many / few - 1
+    dear = change > MODELS_BAR
+    console.print(
+        f"{shape.name}: {few:,.0f} instructions a request with {FEW_MODELS} models, {many:,.0f} with "
+        f"{models:,}: {change:+.2%} (at most {MODELS_BAR:+.0%})",
+        style="red" if dear else "green",
+        highlight=False,
+    )
+    return int(dear)
 
 
 def _judge(comparisons: Sequence[Comparison], console: Console) -> int:
@@ -155,6 +179,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=int, default=3, help="counts of each shape; the median is taken (3)")
     parser.add_argument("--record", action="store_true", help="make what is counted now the baseline")
     parser.add_argument("--top", type=int, metavar="N", help="show the N dearest functions instead")
+    parser.add_argument(
+        "--models", type=int, default=0, metavar="N", help=f"compare {FEW_MODELS} models with N instead"
+    )
     return parser
 
 

@@ -3,7 +3,8 @@
 //! ejection, counters, deadline) as in a gateway.
 //!
 //! `serve --backend HOST:PORT [--port 0] [--model digits] [--backend-model m] [--backend-version 1]
-//! [--threads 1] [--tls-cert FILE --tls-key FILE]` prints `{"port": P}` when it accepts connections and ends when stdin does.
+//! [--threads 1] [--extra-models 0] [--tls-cert FILE --tls-key FILE]` prints `{"port": P}` when it accepts connections and ends when stdin does.
+//! Extra models have three versions each and are asked by nobody.
 
 #![forbid(unsafe_code)]
 
@@ -57,7 +58,9 @@ fn start() -> Result<(), Box<dyn Error>> {
     let model: String = args.take("model", "digits".to_owned())?;
     let backend_model: String = args.take("backend-model", "m".to_owned())?;
     let backend_version: String = args.take("backend-version", "1".to_owned())?;
+    let extra: usize = args.take("extra-models", 0)?;
     args.finish()?;
+    let asked = model_spec(model, &backend_model, &backend_version);
     let published = Published::new();
     published.publish(Snapshot {
         revision: 1,
@@ -66,7 +69,7 @@ fn start() -> Result<(), Box<dyn Error>> {
             address,
             ..BackendSpec::default()
         }],
-        models: vec![model_spec(model, &backend_model, &backend_version)],
+        models: (0..extra).map(extra_model).chain([asked]).collect(),
     })?;
     let dataplane = Dataplane::start(settings, published)?;
     dataplane.set_ready(true);
@@ -74,6 +77,33 @@ fn start() -> Result<(), Box<dyn Error>> {
     std::io::stdin().read_to_end(&mut Vec::new())?;
     dataplane.stop();
     Ok(())
+}
+
+/// A model as most are: one version ready, older ones cold.
+fn extra_model(number: usize) -> ModelSpec {
+    let name = format!("team-{}.model-{number}", number % 100);
+    let version = |id: &str, state: &str, backends: Vec<String>| VersionSpec {
+        version: id.to_owned(),
+        state: state.to_owned(),
+        backends,
+        backend_model: format!("{name}.{id}.0a1b2c3d"),
+        ..VersionSpec::default()
+    };
+    ModelSpec {
+        versions: vec![
+            version("1", "cold", Vec::new()),
+            version("2", "cold", Vec::new()),
+            version("3", "ready", vec![BACKEND.to_owned()]),
+        ],
+        arms: vec![ArmSpec {
+            name: "stable".to_owned(),
+            version: "3".to_owned(),
+            weight: 10_000,
+        }],
+        split_reference: "3".to_owned(),
+        name,
+        ..ModelSpec::default()
+    }
 }
 
 /// A model in the middle of a canary: two versions on the same backend, a stage and an alias.
