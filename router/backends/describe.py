@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from tritonclient.grpc import service_pb2
 
-from router.model import TensorSpec, Version
+from router.model import Contract, TensorSpec, Version
 
 PLATFORM = "python"
 """Every version that is laid out here runs on Triton's Python backend."""
 
+_HELD = 4096
+"""Contracts whose description is kept: most versions of a model have the one of the version before."""
+
 
 def describe(version: Version) -> bytes:
-    """A serialised `inference.ModelMetadataResponse` under the logical name, or b"" without a contract."""
-    if version.contract is None:
-        return b""
+    """A serialised `inference.ModelMetadataResponse`, or b"" without a contract.
+
+    It names neither model nor version: the data plane does, so that versions of one contract share it.
+    """
+    return b"" if version.contract is None else _contract(version.contract)
+
+
+@lru_cache(maxsize=_HELD)
+def _contract(contract: Contract) -> bytes:
     answer = service_pb2.ModelMetadataResponse(
-        name=version.model,
-        versions=[version.version],
         platform=PLATFORM,
-        inputs=[_tensor(spec) for spec in version.contract.inputs],
-        outputs=[_tensor(spec) for spec in version.contract.outputs],
+        inputs=[_tensor(spec) for spec in contract.inputs],
+        outputs=[_tensor(spec) for spec in contract.outputs],
     )
     return bytes(answer.SerializeToString())
 

@@ -36,8 +36,8 @@ class VersionSpec:
         backend_model: Triton's model name for it.
         backend_version: Triton's version number in text, "" for Triton's own choice.
         reason: why it failed, for the client; "" unless `failed`.
-        metadata: a serialised `inference.ModelMetadataResponse` under the logical name, made from
-            the contract, so that a cold version can be described; b"" where it must be loaded for that.
+        metadata: a serialised `inference.ModelMetadataResponse`, made from the contract, so that a cold
+            version can be described; its names do not count. b"" where it must be loaded for that.
         capacity: requests that all its copies work on at once; 0 where not known, 2**32 - 1 for no bound.
         priority_levels: Triton's priority levels of the model; 0 for none.
         default_priority: the level of requests that name none; 0 where there are no levels.
