@@ -17,6 +17,7 @@ from gateway.config import (
     changed_keys,
     describe_problems,
     load_config,
+    parse_config,
 )
 from gateway.operations import ReloadReport
 from router.control.controller import Controller, ControllerSettings
@@ -123,6 +124,7 @@ class Reloader:
                     "there is no configuration file to read again", hint="start with --config FILE"
                 )
             fresh = await asyncio.to_thread(load_config, Path(self._config.source), os.environ)
+            self._check_not_emptied(fresh)
             difference = self._difference(fresh)
             changed = tuple(key for key in changed_keys(self._config, fresh) if _is_live(key))
             self._config = fresh
@@ -130,6 +132,14 @@ class Reloader:
             # Told again and again until the restart: they are not in force.
             waits = (key for key in changed_keys(self._started_with, fresh) if not _is_live(key))
             return ReloadReport(config=fresh.source, changed=changed, needs_restart=tuple(waits))
+
+    def _check_not_emptied(self, fresh: GatewayConfig) -> None:
+        source = self._config.source
+        # Many tools empty a file before they write it: taken for what is wanted, that would end the service.
+        if fresh != self._config and fresh == parse_config(
+            b"", source, Path(source).absolute().parent, os.environ
+        ):
+            raise InvalidInput(f"{source} is empty", hint="reload again once it is written")
 
     def _difference(self, fresh: GatewayConfig) -> _Difference:
         """Make what is new. Raises StagegateError where something of it cannot be used."""

@@ -89,6 +89,17 @@ async def test_a_file_with_mistakes_changes_nothing(site: Site) -> None:
     assert site.holds() == before
 
 
+@pytest.mark.parametrize("text", ["", "\n", "# to be written\n"])
+async def test_a_file_that_was_emptied_changes_nothing(site: Site, text: str) -> None:
+    """Whoever writes it may have begun only; all defaults, and no backend, is not what is meant."""
+    before = site.holds()
+    site.file.write_text(text)
+    with pytest.raises(InvalidInput, match="is empty"):
+        await site.reloader.reload()
+
+    assert site.holds() == before
+
+
 async def test_what_cannot_be_used_changes_nothing(site: Site) -> None:
     """A repository folder that cannot be made is found before anything else is changed."""
     before = site.holds()
