@@ -199,7 +199,7 @@ async def _open_doors(
     """Open the admin API and, unless another gateway still serves it, the metrics port."""
     listen = start.config.listen
     with _named_port("listen.metrics", listen.metrics):
-        sock = taken.metrics if taken else _listen(listen.metrics)
+        sock = _metrics_socket(taken, listen.metrics)
     start.stack.callback(sock.close)
     metrics = _Door(lambda: serve_http(listen.metrics, gateway, data_plane, recorder, sock.dup()))
     start.stack.push_async_callback(metrics.close)
@@ -327,6 +327,17 @@ def _serve_instead(data_plane: DataPlane, taken: Taken) -> None:
 def _listen(address: Address) -> socket.socket:
     family = socket.AF_INET6 if ":" in address.numeric else socket.AF_INET
     return socket.create_server((address.numeric, address.port), family=family, backlog=128)
+
+
+def _metrics_socket(taken: Taken | None, address: Address) -> socket.socket:
+    """That of the gateway before, where it listens on this address, or one of its own."""
+    if taken is None:
+        return _listen(address)
+    found = socket.getaddrinfo(address.numeric, address.port, type=socket.SOCK_STREAM)
+    if taken.metrics.getsockname()[:2] in [entry[4][:2] for entry in found]:
+        return taken.metrics
+    taken.metrics.close()
+    return _listen(address)
 
 
 def _start_data_plane(config: GatewayConfig, front: FrontTls | None, inherited: Sequence[int]) -> DataPlane:

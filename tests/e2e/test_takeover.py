@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +24,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gateway.config import Address
 from gateway.handover import NothingToTakeOver, take_over
-from tests.e2e.conftest import START_SECONDS, Gateway, start_gateway, wait_until
+from tests.e2e.conftest import START_SECONDS, Gateway, free_ports, start_gateway, wait_until
 
 OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
@@ -217,6 +218,31 @@ def test_a_new_process_takes_over_and_no_call_notices(gateway: Gateway) -> None:
             now = new
     assert callers.failures == []
     assert now.stop() == 0
+
+
+def test_a_takeover_by_another_configuration_listens_where_that_says(gateway: Gateway) -> None:
+    """Ports that changed are opened, those of before are closed, and callers of the one that stays lose
+    nothing.
+    """
+    before = replace(gateway)
+    config = gateway.folder / "stagegate.yaml"
+    text = config.read_text()
+    for name, port in zip(("rest", "metrics", "admin"), free_ports(3), strict=True):
+        text = text.replace(getattr(before, name), f"127.0.0.1:{port}")
+        setattr(gateway, name, f"127.0.0.1:{port}")
+    config.write_text(text)
+    with Callers(gateway.inference) as callers:
+        new = instead_of(gateway)
+        assert before.process.wait(START_SECONDS) == 0, before.said()
+        assert new.http("/readyz")[0] == 200
+        with urllib.request.urlopen(f"http://{new.rest}/v2/health/ready", timeout=5) as answer:
+            assert answer.status == 200
+        for closed in (before.rest, before.metrics):
+            host, _, port = closed.rpartition(":")
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((host, int(port)), timeout=5)
+    assert callers.failures == []
+    assert new.stop() == 0
 
 
 def test_a_takeover_that_is_given_up_changes_nothing(gateway: Gateway) -> None:

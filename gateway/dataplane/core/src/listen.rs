@@ -65,17 +65,21 @@ pub(crate) fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
     })
 }
 
-/// The socket that another process handed over for that port, or one of its own.
+/// The socket that another process handed over for that address, or one of its own. One that listens on
+/// the same port of another address would be reached by others than the configuration says.
 pub(crate) fn take_or_bind(
     inherited: &mut Vec<TcpListener>,
     host: &str,
     port: u16,
 ) -> io::Result<TcpListener> {
-    let is_on_port = |listener: &TcpListener| {
+    let wanted: Vec<SocketAddr> = (host, port)
+        .to_socket_addrs()
+        .map_or_else(|_| Vec::new(), Iterator::collect);
+    let is_there = |listener: &TcpListener| {
         let address = listener.local_addr();
-        port != 0 && address.is_ok_and(|address| address.port() == port)
+        port != 0 && address.is_ok_and(|address| wanted.contains(&address))
     };
-    match inherited.iter().position(is_on_port) {
+    match inherited.iter().position(is_there) {
         Some(at) => Ok(inherited.swap_remove(at)),
         None => bind(host, port),
     }
@@ -209,5 +213,28 @@ fn hand_out(
     if tcp.set_nonblocking(true).is_ok() {
         // Fails only while the worker is being stopped, and then the connection ends as it should.
         let _ = commands.send(serve(tcp, admitted));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_taken_over_where_it_listens_on_the_very_address() {
+        let everywhere = bind("0.0.0.0", 0).unwrap();
+        let port = everywhere.local_addr().unwrap().port();
+        let mut inherited = vec![everywhere];
+
+        let narrower = take_or_bind(&mut inherited, "127.0.0.1", port);
+        assert_eq!(
+            io::ErrorKind::AddrInUse,
+            narrower.err().map(|error| error.kind()).unwrap()
+        );
+        assert_eq!(1, inherited.len());
+
+        let same = take_or_bind(&mut inherited, "0.0.0.0", port).unwrap();
+        assert_eq!(port, same.local_addr().unwrap().port());
+        assert!(inherited.is_empty());
     }
 }
