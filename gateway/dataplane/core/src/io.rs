@@ -16,6 +16,7 @@ use tokio_rustls::TlsStream;
 
 use crate::frame_watch::FrameWatch;
 use crate::joined;
+use crate::late_end::LateEnds;
 use crate::tls_socket::TlsSocket;
 
 /// Most that is read and thrown away when a connection ends.
@@ -44,6 +45,7 @@ pub(crate) struct Io {
     /// The watch ended the reading, and woke the task that is to know.
     ended: bool,
     watch: Option<FrameWatch>,
+    late_ends: Option<LateEnds>,
     out: VecDeque<Bytes>,
     /// Bytes in `out`.
     held: usize,
@@ -107,6 +109,7 @@ impl Io {
             started: false,
             ended: false,
             watch: None,
+            late_ends: None,
             out: VecDeque::new(),
             held: 0,
             heads: BytesMut::new(),
@@ -124,6 +127,12 @@ impl Io {
     /// Show all that is read to `watch`, too, and tell it when nothing can be written.
     pub(crate) fn watched_by(mut self, watch: FrameWatch) -> Self {
         self.watch = Some(watch);
+        self
+    }
+
+    /// The peer is a backend: a stream that it resets and ends is one that it ends.
+    pub(crate) fn of_backend(mut self) -> Self {
+        self.late_ends = Some(LateEnds::default());
         self
     }
 
@@ -250,6 +259,9 @@ impl AsyncRead for Io {
         };
         if let Some(watch) = &mut self.watch {
             watch.feed(&buf.filled()[before..]);
+        }
+        if let Some(late_ends) = &mut self.late_ends {
+            late_ends.mend(&mut buf.filled_mut()[before..]);
         }
         outcome
     }

@@ -32,6 +32,7 @@ mod headers;
 mod health;
 mod io;
 mod joined;
+mod late_end;
 mod limits;
 mod listen;
 mod liveness;

@@ -537,6 +537,7 @@ async fn handshake(
         return Err(io::ErrorKind::NotConnected.into());
     };
     let io = tls::connect(&tls, &name, address, tcp, Inside::H2).await?;
+    let io = io.of_backend();
     let gathered = io.gathered();
     let (send, mut connection) = builder().handshake(io).await.map_err(io::Error::other)?;
     let mut pings = connection
