@@ -105,6 +105,14 @@ async fn bodies_and_headers_arrive_as_they_were() {
     assert_eq!(None, seen.header("transfer-encoding"));
 }
 
+fn chunk(body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "POST {INFER} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body, b"\r\n0\r\n\r\n"].concat()
+}
+
 fn chunked(chunks: usize, size: usize) -> Vec<u8> {
     let mut request =
         format!("POST {INFER} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n").into_bytes();
@@ -115,15 +123,16 @@ fn chunked(chunks: usize, size: usize) -> Vec<u8> {
     request
 }
 
-/// However small a client makes its chunks, the backend gets large ones; a flood of them is ended.
+/// However small a client makes its chunks, the backend gets large ones where it gets them as they come; a
+/// flood of them is ended.
 #[tokio::test]
 async fn a_backend_never_meets_a_flood_of_chunks() {
     let (endpoint, gateway) = one(Does::Answer).await;
 
-    let told = caller(&gateway).await.call(&chunked(3000, 100)).await;
+    let told = caller(&gateway).await.call(&chunked(3000, 1000)).await;
     assert_eq!(200, told.status());
     let seen = endpoint.seen().pop().unwrap();
-    assert_eq!(300_000, seen.body.len());
+    assert_eq!(3_000_000, seen.body.len());
     let (_, whole) = seen.chunks.split_last().unwrap();
     assert!(
         whole.iter().all(|size| *size >= 16 << 10),
@@ -360,6 +369,23 @@ async fn health_and_drain() {
     until("no connection is left", || gateway.dataplane.drained()).await;
 }
 
+/// What does not show its length and turns out to be too long to be kept arrives as it was sent.
+#[tokio::test]
+async fn a_long_chunked_body_arrives_in_order() {
+    let backend = Endpoint::start(Does::Answer).await;
+    let models = vec![ready("m", &["t0"])];
+    let gateway = Gateway::with(snapshot(&[&backend.address], models), settings());
+    let body: Vec<u8> = (0..3_000_000u32)
+        .flat_map(u32::to_le_bytes)
+        .take(3 << 20)
+        .collect();
+
+    let told = caller(&gateway).await.call(&chunk(&body)).await;
+
+    assert_eq!(200, told.status());
+    assert!(backend.seen()[0].body == body);
+}
+
 /// All requests of a sequence go to one backend, whichever parameter form names it.
 #[tokio::test]
 async fn a_sequence_stays_on_one_backend() {
@@ -377,13 +403,12 @@ async fn a_sequence_stays_on_one_backend() {
     };
     for at in 0..30 {
         let body = step(at == 0, at == 29);
-        assert_eq!(
-            200,
-            caller
-                .call(&post(INFER, "", body.as_bytes()))
-                .await
-                .status()
-        );
+        // Whether its length is told at the beginning or shows at the end is all the same.
+        let request = match at % 2 {
+            0 => post(INFER, "", body.as_bytes()),
+            _ => chunk(body.as_bytes()),
+        };
+        assert_eq!(200, caller.call(&request).await.status());
     }
     let seen = [a.seen().len(), b.seen().len()];
     assert!(seen.contains(&30) && seen.contains(&0), "{seen:?}");

@@ -21,7 +21,7 @@ use crate::rest::download::{begin, Running};
 use crate::rest::exchange::{ask_version, Answer, Payload, Question};
 use crate::rest::path::ModelCall;
 use crate::rest::refusal::{code_of, Refusal};
-use crate::rest::upload::{read_whole, BodyLimits, Given, Upload, Whole};
+use crate::rest::upload::{read_most, Begun, BodyLimits, Given, More, Upload, Whole};
 use crate::rest::wait::before;
 use crate::rest::{headers, parameters};
 use crate::routed::Routed;
@@ -124,6 +124,8 @@ enum Received {
     Whole(Whole),
     /// Too long to be kept.
     Coming(Incoming, BodyLimits),
+    /// It turned out to be too long: its length was not told.
+    More(Box<More>),
 }
 
 impl Received {
@@ -147,6 +149,11 @@ impl Received {
                 let upload = Upload::passing(body, limits, &given);
                 (Payload::Once(Box::new(upload), given), None)
             }
+            Self::More(more) => {
+                let given = Given::default();
+                let (upload, held) = Upload::after(*more, &given);
+                (Payload::Once(Box::new(upload), given), Some(held))
+            }
         }
     }
 }
@@ -161,11 +168,15 @@ async fn receive(
     let length = asked.length();
     let limits = worker.limits();
     let of_body = BodyLimits::new(&asked.headers, length, &limits)?;
-    let is_kept = length.is_some_and(|length| length <= limits.replay as u64);
+    // How long a chunked body is shows at its end: a short one names sequences and the like as others do.
+    let is_kept = length.is_none_or(|length| length <= limits.replay as u64);
     Ok(match asked.body.take() {
         Some(body) if is_kept => {
-            let reading = read_whole(body, of_body, &worker.budget);
-            Received::Whole(before(deadline, reading).await??)
+            let reading = read_most(body, of_body, &worker.budget, limits.replay);
+            match before(deadline, reading).await?? {
+                Begun::Whole(whole) => Received::Whole(whole),
+                Begun::More(more) => Received::More(more),
+            }
         }
         Some(body) => Received::Coming(body, of_body),
         None => Received::Whole(Whole {

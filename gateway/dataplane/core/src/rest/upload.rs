@@ -155,12 +155,42 @@ pub(crate) struct Whole {
     pub(crate) held: Held,
 }
 
+/// A body that was read as far as it may be kept.
+pub(crate) enum Begun {
+    /// To its end.
+    Whole(Whole),
+    /// It is longer, and goes on.
+    More(Box<More>),
+}
+
+/// A body of which a part was read.
+pub(crate) struct More {
+    read: BytesMut,
+    incoming: Incoming,
+    limits: BodyLimits,
+    /// Keeps the place of what was read.
+    held: Held,
+}
+
 /// Read a body to its end.
 pub(crate) async fn read_whole(
+    incoming: Incoming,
+    limits: BodyLimits,
+    budget: &Rc<Budget>,
+) -> Result<Whole, Refusal> {
+    match read_most(incoming, limits, budget, usize::MAX).await? {
+        Begun::Whole(whole) => Ok(whole),
+        Begun::More(_) => Err(broken()),
+    }
+}
+
+/// Read a body to its end, or until there is more of it than `most` bytes.
+pub(crate) async fn read_most(
     mut incoming: Incoming,
     mut limits: BodyLimits,
     budget: &Rc<Budget>,
-) -> Result<Whole, Refusal> {
+    most: usize,
+) -> Result<Begun, Refusal> {
     let mut held = Held::new(budget);
     let mut pieces = Vec::new();
     let mut len = 0;
@@ -172,23 +202,33 @@ pub(crate) async fn read_whole(
         held.add(data.len())?;
         len += data.len();
         pieces.push(data);
+        if len > most {
+            return Ok(Begun::More(Box::new(More {
+                read: joined(&pieces, len),
+                incoming,
+                limits,
+                held,
+            })));
+        }
     }
     let body = match &mut pieces[..] {
         [] => Bytes::new(),
         [only] => std::mem::take(only),
-        many => {
-            let mut whole = BytesMut::with_capacity(len);
-            for piece in many.iter() {
-                whole.extend_from_slice(piece);
-            }
-            whole.freeze()
-        }
+        many => joined(many, len).freeze(),
     };
     let plain = match &limits.inflating {
         Some(inflating) => Bytes::copy_from_slice(inflating.begin()),
         None => body.clone(),
     };
-    Ok(Whole { body, plain, held })
+    Ok(Begun::Whole(Whole { body, plain, held }))
+}
+
+fn joined(pieces: &[Bytes], len: usize) -> BytesMut {
+    let mut whole = BytesMut::with_capacity(len);
+    for piece in pieces {
+        whole.extend_from_slice(piece);
+    }
+    whole
 }
 
 /// The next frame, unless the client takes too long for it.
@@ -231,6 +271,15 @@ impl Upload {
             stall: Box::pin(tokio::time::sleep(STALL)),
             given: Rc::clone(given),
         }))
+    }
+
+    /// A chunked body of which a part was read; that part keeps its place for as long as the second lives.
+    pub(crate) fn after(more: More, given: &Given) -> (Self, Held) {
+        let mut upload = Self::passing(more.incoming, more.limits, given);
+        if let Self::Passing(passing) = &mut upload {
+            passing.joined = more.read;
+        }
+        (upload, more.held)
     }
 }
 
