@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from router.model import Capacity, MatchRule, RegisteredModel, Sticky, Version, VersionId
 from router.traffic.buckets import in_one_piece
@@ -64,6 +65,10 @@ class Unservable:
 
 _UNKNOWN = VersionPlacement(COLD)
 
+# Stages, arms and version numbers are much the same in all models: equal ones are one object.
+_pointer = lru_cache(maxsize=4096)(PointerSpec)
+_arm = lru_cache(maxsize=4096)(ArmSpec)
+
 
 def compile_model(
     serving: Serving,
@@ -87,8 +92,8 @@ def compile_model(
             _compile_version(version, placements.get(key, _UNKNOWN), metadata)
             for key, version in model.versions.items()
         ),
-        pointers=tuple(PointerSpec(p.kind.value, p.name, p.version) for p in serving.pointers),
-        arms=tuple(ArmSpec(arm.name, arm.version, arm.weight) for arm in serving.arms),
+        pointers=tuple(_pointer(p.kind.value, p.name, p.version) for p in serving.pointers),
+        arms=tuple(_arm(arm.name, arm.version, arm.weight) for arm in serving.arms),
         split_reference=serving.split_reference,
         deadline_ms=serving.deadline_ms,
         unroutable=serving.unroutable,

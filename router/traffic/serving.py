@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from router.alias import highest, parse_reference, resolve
 from router.errors import InvalidReference, VersionNotFound
@@ -224,6 +225,12 @@ class _Target:
     problem: str
 
 
+# Stages, arms and version numbers are much the same in all models: equal ones are one object.
+_pointer = lru_cache(maxsize=4096)(Pointer)
+_arm = lru_cache(maxsize=4096)(ServedArm)
+_BY_CHANCE = Assignment()
+
+
 class _Settling:
     """One run of `settle`: its inputs, and the sentences collected on the way."""
 
@@ -282,11 +289,12 @@ class _Settling:
             said = self.old_assignment
         names = {arm.name for arm in arms}
         weights = {arm.name: arm.weight for arm in arms}
-        return replace(
+        assignment = replace(
             said,
             rules=tuple(rule for rule in said.rules if rule.arm in names),
             buckets=served_buckets(self.route, self.old_assignment.buckets, weights),
         )
+        return _BY_CHANCE if assignment == _BY_CHANCE else assignment
 
     # Pointers
 
@@ -294,7 +302,7 @@ class _Settling:
         named = [(PointerKind.ALIAS, name, to) for name, to in sorted(self.model.aliases.items())]
         named += [(PointerKind.STAGE, name, to) for name, to in sorted(self.model.stages.items())]
         served = ((kind, name, self._pointer(kind, name, target)) for kind, name, target in named)
-        return tuple(Pointer(kind, name, version) for kind, name, version in served if version is not None)
+        return tuple(_pointer(kind, name, version) for kind, name, version in served if version is not None)
 
     def _pointer(self, kind: PointerKind, name: str, target: VersionId) -> VersionId | None:
         """The version that a stage or alias names for clients now (rule 1)."""
@@ -390,7 +398,7 @@ class _Settling:
             if target.problem:
                 self._wait(what, VersionId(""), f"{target.problem}; version {target.version} goes on")
             name = target.arm.name
-            arms.append(ServedArm(name, target.version, target.arm.weight, name in ruled))
+            arms.append(_arm(name, target.version, target.arm.weight, name in ruled))
         return _add_weight(arms, stable.arm.name, loose)
 
     def _blocks(self, arm: ServedArm, before: Sequence[ServedArm]) -> bool:
