@@ -249,9 +249,12 @@ async def test_cancelled_start(install: TritonInstall, tmp_path: Path) -> None:
 
 
 OWNER = """
-import asyncio, sys
+import asyncio, signal, sys
 from pathlib import Path
 from router.backends.process import TritonOptions, TritonProcess
+
+# A shell that runs the tests in the background has them ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from router.backends.triton import TritonServer
 from router.backends.wheel import find_triton
 
