@@ -238,9 +238,9 @@ def test_a_takeover_by_another_configuration_listens_where_that_says(gateway: Ga
         with urllib.request.urlopen(f"http://{new.rest}/v2/health/ready", timeout=5) as answer:
             assert answer.status == 200
         for closed in (before.rest, before.metrics):
-            host, _, port = closed.rpartition(":")
+            host, _, number = closed.rpartition(":")
             with pytest.raises(ConnectionRefusedError):
-                socket.create_connection((host, int(port)), timeout=5)
+                socket.create_connection((host, int(number)), timeout=5)
     assert callers.failures == []
     assert new.stop() == 0
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import pytest_asyncio
 import tritonclient.grpc as triton
@@ -58,7 +59,7 @@ async def behind(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tupl
         yield process, authority, folder
 
 
-def _ask(client: triton.InferenceServerClient, size: int) -> np.ndarray:
+def _ask(client: triton.InferenceServerClient, size: int) -> npt.NDArray[np.float32]:
     data = np.arange(size, dtype=np.float32).reshape(1, size)
     tensor = triton.InferInput("in_FP32", data.shape, "FP32")
     tensor.set_data_from_numpy(data)
