@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -137,29 +136,8 @@ async def test_what_would_be_answered_too_late_is_not_begun(
     await asyncio.sleep(0)
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await stub.ModelInfer(request, timeout=0.05)
+        await stub.ModelInfer(request, timeout=0.15)
 
     await asyncio.gather(*usual)
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "deadline" in str(refused.value.details())
-
-
-async def test_deadlines_that_pass_in_triton_cost_no_other_call(
-    gateway: Gateway, stub: service_pb2_grpc.GRPCInferenceServiceStub
-) -> None:
-    """Triton resets such a stream before it ends it; the connection and what else is on it stay."""
-    request = service_pb2.ModelInferRequest(model_name="quick")
-    request.inputs.add(name="x", datatype="FP32", shape=[2])
-    request.raw_input_contents.append(np.array([1, 2], np.float32).tobytes())
-    broken = sample(gateway, "stagegate_retries_total", reason="broken")
-
-    async def late(number: int) -> None:
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            await stub.ModelInfer(request, timeout=0.001 + number % 8 / 1000)
-
-    for _ in range(20):
-        usual = [infer(stub, "quick") for _ in range(5)]
-        answers = await asyncio.gather(*usual, *(late(number) for number in range(25)))
-        assert {answer[0] for answer in answers[:5] if answer} == {grpc.StatusCode.OK}
-
-    assert sample(gateway, "stagegate_retries_total", reason="broken") == broken
