@@ -9,7 +9,6 @@ use bytes::Bytes;
 use h2::RecvStream;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Response};
-use stagegate_wire::text::decode_message;
 
 use crate::client::{Client, Failure};
 use crate::download::accept_head;
@@ -17,7 +16,7 @@ use crate::framer::Caps;
 use crate::headers::{self, GRPC_ENCODING};
 use crate::joined::Joined;
 use crate::reader::{ReadError, Reader};
-use crate::status::{parse_code, Code, Status, GRPC_MESSAGE, GRPC_STATUS};
+use crate::status::{parse_code, Code, Status, GRPC_STATUS};
 use crate::upstream::Unreachable;
 use crate::worker::Worker;
 
@@ -121,16 +120,7 @@ async fn whole(worker: &Worker, response: Response<RecvStream>, backend: &str) -
     let no_answer = || Status::internal(format!("backend '{backend}' gave no answer and no error"));
     match last.get(GRPC_STATUS).map(parse_code) {
         Some(code) if code == Code::Ok as u8 => message.ok_or_else(no_answer),
-        Some(code) => {
-            let text = last
-                .get(GRPC_MESSAGE)
-                .map(|text| decode_message(text.as_bytes()));
-            Err(Status {
-                code,
-                message: text.unwrap_or_default().into_owned().into(),
-                push_back: None,
-            })
-        }
+        Some(code) => Err(Status::told(code, last)),
         None => Err(no_answer()),
     }
 }

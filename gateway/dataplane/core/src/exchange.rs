@@ -11,7 +11,7 @@ use h2::{Reason, RecvStream};
 use http::{Response, StatusCode};
 use stagegate_table::counters::RetryReason;
 use stagegate_table::Fault;
-use stagegate_wire::text::{decode_message, replace_name};
+use stagegate_wire::text::replace_name;
 
 use crate::balance::{Choice, NoChoice};
 use crate::client::{Client, Failure};
@@ -20,7 +20,7 @@ use crate::ejection::{judge, Outcome};
 use crate::headers;
 use crate::retry::{self, Again, WaitFor, PATIENCE};
 use crate::routed::{micros, Routed};
-use crate::status::{parse_code, Code, Status, GRPC_MESSAGE, GRPC_STATUS};
+use crate::status::{parse_code, Code, Status, GRPC_STATUS};
 use crate::upload::Upload;
 use crate::upstream::{Lease, Unreachable, Upstream};
 use crate::worker::Worker;
@@ -182,21 +182,14 @@ fn missed(
 
 /// The status that a backend's answer is, under the names that the client knows.
 fn status_of(ask: &Ask<'_>, code: u8, response: &Response<RecvStream>) -> Status {
-    let text = response.headers().get(GRPC_MESSAGE);
-    let text = text.map_or_else(String::new, |text| {
-        decode_message(text.as_bytes()).into_owned()
-    });
-    let message = match ask.version {
-        Some(routed) => {
-            replace_name(&text, &routed.version.backend_model, &routed.model.name).into_owned()
-        }
-        None => text,
-    };
-    Status {
-        code,
-        message: message.into(),
-        push_back: None,
+    let mut status = Status::told(code, response.headers());
+    if let Some(routed) = ask.version {
+        let (triton, logical) = (&routed.version.backend_model, &routed.model.name);
+        status.message = replace_name(&status.message, triton, logical)
+            .into_owned()
+            .into();
     }
+    status
 }
 
 /// What the end of a stream without an answer means.

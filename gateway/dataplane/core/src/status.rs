@@ -90,6 +90,18 @@ impl Status {
         Self::new(Code::Unavailable, message)
     }
 
+    /// What a backend said with that code, in the text of its headers or trailers.
+    pub(crate) fn told(code: u8, headers: &HeaderMap) -> Self {
+        let message = headers.get(GRPC_MESSAGE).map_or_else(String::new, |value| {
+            text::decode_message(value.as_bytes()).into_owned()
+        });
+        Self {
+            code,
+            message: message.into(),
+            push_back: None,
+        }
+    }
+
     /// A backend that cannot be reached, of what was asked for.
     pub(crate) fn no_backend(backend: &str, what: &str, reason: &str) -> Self {
         Self::unavailable(format!(
