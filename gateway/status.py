@@ -16,6 +16,7 @@ from router.errors import (
     LoadFailed,
     NotFound,
     NotSupported,
+    RegistryRefused,
     StagegateError,
     Unavailable,
 )
@@ -48,6 +49,7 @@ TABLE: tuple[tuple[type[StagegateError], Status], ...] = (
     (InvalidInput, Status(grpc.StatusCode.INVALID_ARGUMENT, HTTPStatus.BAD_REQUEST, Fault.CALLER)),
     (NotFound, Status(grpc.StatusCode.NOT_FOUND, HTTPStatus.NOT_FOUND, Fault.CALLER)),
     (Conflict, Status(grpc.StatusCode.ABORTED, HTTPStatus.CONFLICT, Fault.CALLER)),
+    (RegistryRefused, Status(grpc.StatusCode.FAILED_PRECONDITION, HTTPStatus.CONFLICT, Fault.UPSTREAM)),
     (NotSupported, Status(grpc.StatusCode.UNIMPLEMENTED, HTTPStatus.NOT_IMPLEMENTED, Fault.CALLER)),
     (ArtifactError, Status(grpc.StatusCode.FAILED_PRECONDITION, HTTPStatus.CONFLICT, Fault.UPSTREAM)),
     (InvalidAnswer, Status(grpc.StatusCode.INTERNAL, HTTPStatus.BAD_GATEWAY, Fault.UPSTREAM)),

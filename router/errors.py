@@ -5,6 +5,8 @@ StagegateError
 |   |-- InvalidName            a model, arm, alias or stage name that cannot be one
 |   |-- InvalidReference       `model@ref` and `model_version` disagree, or a ref is malformed
 |   |-- InvalidRoute           weights, arms or references of a route that cannot hold
+|   |-- ContractBroken         a version that does not take and give what the one before it did
+|   |-- WebhookRefused         a notice that its registry did not send, or not now
 |   `-- ConfigInvalid          a configuration file; lists every problem with line and path
 |-- NotFound                   well formed, but there is no such thing
 |   |-- ModelNotFound
@@ -13,14 +15,19 @@ StagegateError
 |   `-- BackendNotFound
 |-- Conflict                   somebody else changed it first; carries the current revision
 |-- NotSupported               this part cannot do that here; says what can
+|-- RegistryRefused            a registry answered, and will not do that; trying again is no use
 |-- ArtifactError              files of a version that cannot be used
 |   |-- ArtifactMissing
+|   |-- ArtifactRefused        the policy does not allow it: its place, its kind, its signature
+|   |-- ArtifactChanged        it was replaced while it was fetched; carries no half of either
 |   |-- DigestMismatch
+|   |-- NoSpace                it would not fit on the disk, or into the cache
 |   `-- UnsupportedFormat
 |-- InvalidAnswer              a backend said OK and gave what is no answer
 |-- LoadFailed                 Triton refused or did not finish a load
 `-- Unavailable                a part we depend on does not answer; trying again may help
     |-- RegistryUnavailable
+    |-- ArtifactUnavailable    a store of files does not answer, or stopped in the middle
     |-- BackendUnavailable
     `-- StateUnavailable
 """
@@ -65,6 +72,22 @@ class InvalidReference(InvalidInput):
 
 class InvalidRoute(InvalidInput):
     """A route that cannot be served as written."""
+
+
+class ContractBroken(InvalidInput):
+    """A version that does not take and give what the one that it is to replace does.
+
+    Attributes:
+        differences: one sentence each.
+    """
+
+    def __init__(self, message: str, *, differences: Sequence[str], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.differences = tuple(differences)
+
+
+class WebhookRefused(InvalidInput):
+    """A notice whose signature or time is wrong, or that came before; nothing was done about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +149,30 @@ class NotSupported(StagegateError):
     """This adapter or backend cannot do that."""
 
 
+class RegistryRefused(StagegateError):
+    """A registry answered that it will not do what was asked."""
+
+
 class ArtifactError(StagegateError):
     """The files of a version cannot be used."""
 
 
 class ArtifactMissing(ArtifactError):
     """The artifact does not exist where the registry says."""
+
+
+class ArtifactRefused(ArtifactError):
+    """The policy does not allow it; no byte of it was fetched."""
+
+
+class ArtifactChanged(ArtifactError):
+    """Somebody replaced it while it was fetched; the next try sees the new one whole."""
+
+    retry = True
+
+
+class NoSpace(ArtifactError):
+    """There is no room for it; nothing of it was left behind."""
 
 
 class DigestMismatch(ArtifactError):
@@ -158,6 +199,10 @@ class Unavailable(StagegateError):
 
 class RegistryUnavailable(Unavailable):
     """A registry cannot be read now; what was read before still holds."""
+
+
+class ArtifactUnavailable(Unavailable):
+    """A store of files does not answer, is too slow, or stopped in the middle."""
 
 
 class BackendUnavailable(Unavailable):

@@ -103,6 +103,8 @@ class Version:
         digest: `sha256:` + hex over the sorted file lines, or "" where the registry gives none.
         contract: inputs and outputs, or None where unknown before the first load.
         created: unix seconds, or None.
+        unusable: why the registry itself says that it is not to be served, such as a registration that is
+            not finished; "" where nothing speaks against it.
     """
 
     registry: str
@@ -116,6 +118,7 @@ class Version:
     tags: Mapping[str, str] = field(default_factory=dict)
     lineage: Mapping[str, str] = field(default_factory=dict)
     created: float | None = None
+    unusable: str = ""
 
 
 @dataclass(frozen=True, slots=True)

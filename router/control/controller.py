@@ -47,6 +47,7 @@ from router.placement.residency import (
     plan,
 )
 from router.ports import (
+    ANYTHING,
     BackendDown,
     BackendUp,
     Clock,
@@ -55,6 +56,7 @@ from router.ports import (
     CopyRecovered,
     DataPlane,
     DataPlaneEvent,
+    Hint,
     Registry,
     StateStore,
     StoredRoute,
@@ -446,6 +448,8 @@ class Controller:
 
     def _why_not(self, key: Key, version: Version) -> str:
         """Why a version that is nowhere ready cannot be loaded by asking; "" where it can."""
+        if version.unusable:
+            return version.unusable
         if not version.artifact:
             return f"no backend has model '{key[0]}' version '{key[1]}' ready"
         if not any(state.loads_for_us for state in self.residents.backends.values()):
@@ -477,8 +481,8 @@ class Controller:
 
     async def _follow_registry(self, state: RegistryState) -> None:
         await self._read_registry(state)
-        async for _ in state.registry.changes():
-            await self._read_registry(state)
+        async for hint in state.registry.changes():
+            await self._read_registry(state, hint)
 
     async def _read_again(self, state: RegistryState) -> None:
         """Hints may be lost and an adapter's watch may break; reading again now and then is the truth."""
@@ -490,9 +494,9 @@ class Controller:
         self._watchers.stop(f"registry {registry}")
         self._watchers.stop(f"registry {registry} again")
 
-    async def _read_registry(self, state: RegistryState) -> None:
+    async def _read_registry(self, state: RegistryState, hint: Hint = ANYTHING) -> None:
         try:
-            view = await state.registry.read()
+            view = await state.registry.read(hint)
         except RegistryUnavailable as problem:
             if state.error != str(problem):
                 LOG.warning("registry %s: %s; what was read before goes on", state.registry.name, problem)

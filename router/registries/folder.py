@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from router.alias import in_order, parse_reference
-from router.errors import InvalidName, InvalidReference, RegistryUnavailable
+from router.errors import InvalidName, InvalidReference, NotSupported, RegistryUnavailable
 from router.model import (
     ModelName,
+    PointerKind,
     RegisteredModel,
     RegistryProblem,
     RegistryView,
@@ -32,6 +33,9 @@ from router.model import (
     VersionId,
     parse_model_name,
 )
+from router.ports import ANYTHING, Capability, Hint, NewVersion, RegistryChange, Source, Unknown
+from router.registries import asking
+from router.registries.files import MODEL_FILE, VERSION_FILE
 from router.registries.kept_text import pack, unpack
 from router.registries.manifest import (
     Complaint,
@@ -41,9 +45,7 @@ from router.registries.manifest import (
     read_model,
     read_version,
 )
-
-MODEL_FILE = "model.yaml"
-VERSION_FILE = "version.yaml"
+from router.registries.pointers import write_change
 
 POLL_SECONDS = 0.25
 SETTLE_SECONDS = 0.1
@@ -72,7 +74,7 @@ def is_temporary(name: str) -> bool:
 
 
 class FolderRegistry:
-    """`ports.Registry` over a folder. Reads files in a thread; never writes."""
+    """`ports.Registry` over a folder. Files are read and written in a thread."""
 
     def __init__(
         self, name: str, path: Path, *, poll: float = POLL_SECONDS, settle: float = SETTLE_SECONDS
@@ -97,7 +99,12 @@ class FolderRegistry:
         """The folder."""
         return self._path
 
-    async def read(self) -> RegistryView:
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """Stages and aliases are lines of `model.yaml`."""
+        return frozenset({Capability.STAGES, Capability.ALIASES})
+
+    async def read(self, hint: Hint = ANYTHING) -> RegistryView:
         """Read everything, whole; files that did not change since the last time are not read again.
 
         Raises:
@@ -105,7 +112,34 @@ class FolderRegistry:
         """
         return await asyncio.to_thread(self._read)
 
-    async def changes(self) -> AsyncIterator[None]:
+    async def get(self, model: ModelName, version: VersionId) -> Version | Unknown | None:
+        """One version as it is on disk now."""
+        return await asking.get(self, model, version)
+
+    async def resolve(self, model: ModelName, kind: PointerKind, name: str) -> VersionId | Unknown | None:
+        """What `model.yaml` says now."""
+        return await asking.resolve(self, model, kind, name)
+
+    async def write(self, change: RegistryChange) -> None:
+        """Change `model.yaml` by one rename. Raises as the port says."""
+        await asyncio.to_thread(write_change, self._name, self._path, change)
+
+    async def register(self, new: NewVersion, progress: Callable[[str], None] | None = None) -> Version:
+        """Raises NotSupported: whoever can write to the folder puts the files there."""
+        raise NotSupported(f"registry {self._name!r}: versions are put into the folder by hand")
+
+    def webhook(self, headers: Mapping[str, str], body: bytes, now: float) -> Sequence[Hint]:
+        """Raises NotSupported: a folder sends none; its changes are seen without."""
+        raise NotSupported(f"registry {self._name!r} is a folder; it sends no notices")
+
+    def source(self, uri: str) -> Source | None:
+        """None: the files of a folder's versions are read as anybody's are."""
+        return None
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    async def changes(self) -> AsyncIterator[Hint]:
         """Yield once for each change on disk, within a second of it.
 
         Looking at 1,000 models of three versions takes about 15 ms of processor time; where it takes so
@@ -125,7 +159,7 @@ class FolderRegistry:
                 if now == before:
                     break
             seen = now
-            yield
+            yield ANYTHING
 
     def _look(self, *, quick: bool = False) -> Tree | None:
         """The tree as it is now; None where the folder cannot be listed."""

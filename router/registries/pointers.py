@@ -16,10 +16,19 @@ from pathlib import Path
 import yaml
 
 from router.alias import parse_reference
-from router.errors import InvalidInput, InvalidReference, ModelNotFound, RegistryUnavailable, VersionNotFound
+from router.errors import (
+    Conflict,
+    InvalidInput,
+    InvalidReference,
+    ModelNotFound,
+    NotSupported,
+    RegistryUnavailable,
+    VersionNotFound,
+)
 from router.model import ModelName, PointerKind, VersionId
-from router.registries.folder import MODEL_FILE, VERSION_FILE
-from router.registries.manifest import Unreadable, read_model
+from router.ports import AliasChange, RegistryChange, TagChange
+from router.registries.files import MODEL_FILE, VERSION_FILE
+from router.registries.manifest import ModelManifest, Unreadable, read_model
 from router.registries.textyaml import Document, Span, parse
 
 _SECTIONS = {PointerKind.STAGE: "stages", PointerKind.ALIAS: "aliases"}
@@ -60,6 +69,43 @@ def write_pointers(
                 _replace(path, after)
     except OSError as error:
         raise RegistryUnavailable(f"{folder / MODEL_FILE} cannot be written: {error.strerror}") from error
+
+
+def write_change(registry: str, root: Path, change: RegistryChange) -> None:
+    """Carry a decision out in `model.yaml`; raises as `Registry.write` says.
+
+    A folder's stage names one version, so nothing has to be archived; taking a version out of its stage
+    removes the stages that name it.
+    """
+    if isinstance(change, TagChange):
+        raise NotSupported(f"registry {registry!r}: a folder registry takes no tags from here")
+    kind = PointerKind.ALIAS if isinstance(change, AliasChange) else PointerKind.STAGE
+    name = change.alias if isinstance(change, AliasChange) else change.stage.lower()
+    manifest = _manifest(root / change.model)
+    now = manifest.aliases if kind is PointerKind.ALIAS else manifest.stages
+    if change.expected is not None and now.get(name, "") not in (change.expected, change.version):
+        raise Conflict(
+            f"{kind} {name!r} of model {change.model!r} names {now.get(name) or 'nothing'}, "
+            f"not {change.expected or 'nothing'}; it was left as it is",
+            current_revision=0,
+        )
+    if isinstance(change, AliasChange):
+        write_pointers(root, change.model, aliases={name: change.version})
+    elif name:
+        write_pointers(root, change.model, stages={name: change.version})
+    else:
+        left = {stage: None for stage, to in manifest.stages.items() if to == change.version}
+        write_pointers(root, change.model, stages=left)
+
+
+def _manifest(folder: Path) -> ModelManifest:
+    path = folder / MODEL_FILE
+    try:
+        return read_model(path.read_text(encoding="utf-8-sig") if path.exists() else "{}\n")
+    except Unreadable as error:
+        raise InvalidInput(f"{path} cannot be read, so it is not changed: {error}", hint="mend it") from error
+    except OSError as error:
+        raise RegistryUnavailable(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _check(folder: Path, model: ModelName, name: str, version: VersionId | None) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from router.errors import RegistryUnavailable
 from router.model import ModelName, RegistryProblem
-from router.ports import Registry
+from router.ports import Hint, Registry
 from router.registries.folder import FolderRegistry
 from tests.fakes.models import a_model
 from tests.fakes.registry import FakeRegistry
@@ -104,14 +104,14 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
 
 
 @contextlib.asynccontextmanager
-async def hints(registry: Registry) -> AsyncIterator[AsyncIterator[None]]:
+async def hints(registry: Registry) -> AsyncIterator[AsyncIterator[Hint]]:
     """The registry's changes, with a limit on how long a test waits for one."""
     changes = registry.changes()
     async with asyncio.timeout(10):
         yield changes
 
 
-async def next_view(world: World, changes: AsyncIterator[None], what: str) -> object:
+async def next_view(world: World, changes: AsyncIterator[Hint], what: str) -> object:
     """Read after each hint until the model says what is expected, as the control loop does."""
     async for _ in changes:
         model = (await world.registry.read()).models.get(DIGITS)

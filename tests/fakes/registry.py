@@ -3,10 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 
-from router.errors import RegistryUnavailable
-from router.model import ModelName, RegisteredModel, RegistryProblem, RegistryView
+from router.errors import (
+    Conflict,
+    ModelNotFound,
+    NotSupported,
+    RegistryUnavailable,
+    VersionNotFound,
+    WebhookRefused,
+)
+from router.model import (
+    ModelName,
+    PointerKind,
+    RegisteredModel,
+    RegistryProblem,
+    RegistryView,
+    Version,
+    VersionId,
+)
+from router.ports import (
+    ANYTHING,
+    AliasChange,
+    Capability,
+    Hint,
+    NewVersion,
+    RegistryChange,
+    Source,
+    TagChange,
+    Unknown,
+)
+from router.registries import asking
 
 
 class FakeRegistry:
@@ -20,6 +48,8 @@ class FakeRegistry:
         self._moves = 0
         self._moved = asyncio.Condition()
         self.reads = 0
+        self.hints: list[Hint] = []
+        self.closed = False
 
     @property
     def name(self) -> str:
@@ -46,20 +76,80 @@ class FakeRegistry:
         self._down = reason
         await self._tell()
 
-    async def read(self) -> RegistryView:
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        return frozenset(Capability) - {Capability.REGISTER}
+
+    async def read(self, hint: Hint = ANYTHING) -> RegistryView:
         self.reads += 1
+        self.hints.append(hint)
         if self._down:
             raise RegistryUnavailable(f"registry {self._name!r}: {self._down}")
         return RegistryView(self._name, dict(self._models), self._problems)
 
-    async def changes(self) -> AsyncIterator[None]:
+    async def get(self, model: ModelName, version: VersionId) -> Version | Unknown | None:
+        return await asking.get(self, model, version)
+
+    async def resolve(self, model: ModelName, kind: PointerKind, name: str) -> VersionId | Unknown | None:
+        return await asking.resolve(self, model, kind, name)
+
+    async def write(self, change: RegistryChange) -> None:
+        if self._down:
+            raise RegistryUnavailable(f"registry {self._name!r}: {self._down}")
+        model = self._models.get(change.model)
+        if model is None:
+            raise ModelNotFound(f"registry {self._name!r} has no model {change.model!r}")
+        changed = self._changed(model, change)
+        if changed != model:
+            await self.put(changed)
+
+    @staticmethod
+    def _changed(model: RegisteredModel, change: RegistryChange) -> RegisteredModel:
+        if change.version is not None and change.version not in model.versions:
+            raise VersionNotFound(f"model {model.name!r} has no version {change.version!r}")
+        if isinstance(change, TagChange):
+            version = model.versions[change.version]
+            tags = {key: value for key, value in version.tags.items() if key != change.key}
+            if change.value is not None:
+                tags[change.key] = change.value
+            return replace(model, versions={**model.versions, change.version: replace(version, tags=tags)})
+        alias = isinstance(change, AliasChange)
+        name = change.alias if isinstance(change, AliasChange) else change.stage.lower()
+        pointers = dict(model.aliases if alias else model.stages)
+        if change.expected is not None and pointers.get(name, "") not in (change.expected, change.version):
+            raise Conflict(f"{name!r} names {pointers.get(name)!r}", current_revision=0)
+        if change.version is None:
+            pointers.pop(name, None)
+        elif not name:
+            pointers = {stage: to for stage, to in pointers.items() if to != change.version}
+        else:
+            pointers[name] = change.version
+        return replace(model, aliases=pointers) if alias else replace(model, stages=pointers)
+
+    async def register(self, new: NewVersion, progress: Callable[[str], None] | None = None) -> Version:
+        raise NotSupported(f"registry {self._name!r} takes no files")
+
+    def webhook(self, headers: Mapping[str, str], body: bytes, now: float) -> Sequence[Hint]:
+        """The body is `model` or `model alias`, the signature the word `signed`."""
+        if headers.get("x-signature") != "signed":
+            raise WebhookRefused("the signature is wrong")
+        model, _, alias = body.decode().partition(" ")
+        return [Hint(ModelName(model), alias or None)]
+
+    def source(self, uri: str) -> Source | None:
+        return None
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def changes(self) -> AsyncIterator[Hint]:
         seen = self._moves
         while True:
             async with self._moved:
                 while self._moves == seen:
                     await self._moved.wait()
                 seen = self._moves
-            yield
+            yield ANYTHING
 
     async def _tell(self) -> None:
         async with self._moved:

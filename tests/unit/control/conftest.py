@@ -26,8 +26,9 @@ from router.model import (
     Version,
     VersionId,
 )
-from router.ports import RouteChangeRecord, ServerInfo, StateStore, StoredRoute
+from router.ports import ANYTHING, Hint, RouteChangeRecord, ServerInfo, StateStore, StoredRoute
 from tests.fakes.data_plane import FakeDataPlane
+from tests.fakes.registry import FakeRegistry
 
 
 class ManualClock:
@@ -43,28 +44,31 @@ class ManualClock:
         return self.time
 
 
-class Shelf:
+class Shelf(FakeRegistry):
     """A registry whose content the test sets."""
 
-    name = "local"
-
     def __init__(self) -> None:
-        self.models: dict[ModelName, RegisteredModel] = {}
+        super().__init__()
         self.fault: Exception | None = None
-        self._changed = asyncio.Event()
+        self._rung = asyncio.Event()
 
-    async def read(self) -> RegistryView:
+    @property
+    def models(self) -> dict[ModelName, RegisteredModel]:
+        """What it holds now; a test may change it."""
+        return self._models
+
+    async def read(self, hint: Hint = ANYTHING) -> RegistryView:
         if self.fault is not None:
             raise self.fault
-        return RegistryView("local", dict(self.models))
+        return await super().read(hint)
 
-    async def changes(self) -> AsyncIterator[None]:
+    async def changes(self) -> AsyncIterator[Hint]:
         while True:
-            await self._changed.wait()
-            self._changed.clear()
-            yield
+            await self._rung.wait()
+            self._rung.clear()
+            yield ANYTHING
 
-    def put(
+    def set(
         self,
         model: str,
         versions: str,
@@ -78,11 +82,11 @@ class Shelf:
             for v in versions
         }
         self.models[name] = RegisteredModel("local", name, found, _ids(stages), _ids(aliases))
-        self._changed.set()
+        self._rung.set()
 
     def hint(self) -> None:
         """Say that something changed."""
-        self._changed.set()
+        self._rung.set()
 
 
 def _ids(names: dict[str, str] | None) -> dict[str, VersionId]:

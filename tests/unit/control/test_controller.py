@@ -34,7 +34,7 @@ async def loaded(world: World, model: str = "m", version: str = "1") -> None:
 async def test_a_registered_model_is_cold_until_somebody_asks(world: World) -> None:
     """Nothing is loaded for a plain model at first sight; a request loads exactly its version."""
     triton = world.add_triton()
-    world.shelf.put("m", "12", {"production": "1"})
+    world.shelf.set("m", "12", {"production": "1"})
     await world.settle()
     assert triton.loads == []
 
@@ -48,7 +48,7 @@ async def test_many_requests_for_a_cold_version_cause_one_load(world: World) -> 
     """While a load runs, asking again starts no second one."""
     triton = world.add_triton()
     triton.hold = asyncio.Event()
-    world.shelf.put("m", "1")
+    world.shelf.set("m", "1")
     await world.settle()
     for _ in range(5):
         world.plane.happen(ColdWanted("m", "1"))
@@ -63,11 +63,11 @@ async def test_many_requests_for_a_cold_version_cause_one_load(world: World) -> 
 async def test_a_stage_moves_traffic_only_after_the_load(world: World) -> None:
     """While the new version loads, the old one keeps all traffic; afterwards the new one has it."""
     triton = world.add_triton()
-    world.shelf.put("m", "12", {"production": "1"})
+    world.shelf.set("m", "12", {"production": "1"})
     await world.settle()
     await loaded(world)
     triton.hold = asyncio.Event()
-    world.shelf.put("m", "12", {"production": "2"})
+    world.shelf.set("m", "12", {"production": "2"})
     await world.settle()
     while_loading = world.plane.arms("m")
     triton.hold.set()
@@ -85,10 +85,10 @@ async def test_a_version_that_cannot_load_never_takes_traffic(world: World) -> N
     """The failure is shown with its reason, retried with back-off, and the old version goes on."""
     triton = world.add_triton()
     triton.bad = {"m.2"}
-    world.shelf.put("m", "12", {"production": "1"})
+    world.shelf.set("m", "12", {"production": "1"})
     await world.settle()
     await loaded(world)
-    world.shelf.put("m", "12", {"production": "2"})
+    world.shelf.set("m", "12", {"production": "2"})
     await world.settle()
     failed = next(v for v in world.plane.models["m"].versions if v.version == "2")
     assert (failed.state, failed.reason) == ("failed", "this model cannot be loaded")
@@ -104,12 +104,12 @@ async def test_a_version_that_cannot_load_never_takes_traffic(world: World) -> N
 async def test_a_registry_that_cannot_be_read_changes_nothing(world: World) -> None:
     """The last reading goes on, and the registry's state says why."""
     world.add_triton()
-    world.shelf.put("m", "1")
+    world.shelf.set("m", "1")
     await world.settle()
     await loaded(world)
     before = world.plane.models
     world.shelf.fault = RegistryUnavailable("the disk is gone")
-    world.shelf.put("m", "12")
+    world.shelf.set("m", "12")
     await world.settle()
 
     assert world.plane.models == before
@@ -119,7 +119,7 @@ async def test_a_registry_that_cannot_be_read_changes_nothing(world: World) -> N
 async def test_a_triton_that_restarts_gets_its_set_back(world: World) -> None:
     """What was loaded before is loaded again without a request."""
     triton = world.add_triton()
-    world.shelf.put("m", "12")
+    world.shelf.set("m", "12")
     await world.settle()
     await loaded(world, version="1")
     triton.loaded.clear()
@@ -132,7 +132,7 @@ async def test_a_triton_that_restarts_gets_its_set_back(world: World) -> None:
 async def test_a_lost_connection_takes_the_backend_out_at_once(world: World) -> None:
     """The data plane's own notice is enough: requests wait for the other backend instead of failing."""
     first = world.add_triton("t0")
-    world.shelf.put("m", "1")
+    world.shelf.set("m", "1")
     await world.settle()
     await loaded(world)
     second = world.add_triton("t1")
@@ -148,7 +148,7 @@ async def test_a_lost_connection_takes_the_backend_out_at_once(world: World) -> 
 async def test_one_missed_look_does_not_take_a_backend_out(world: World) -> None:
     """A single slow answer changes nothing; the second in a row does."""
     triton = world.add_triton()
-    world.shelf.put("m", "1")
+    world.shelf.set("m", "1")
     await world.settle()
     await loaded(world)
     triton.away = True
@@ -164,7 +164,7 @@ async def test_one_missed_look_does_not_take_a_backend_out(world: World) -> None
 async def test_a_version_that_nothing_names_is_unloaded_when_idle(world: World) -> None:
     """After the idle time it goes; what a stage names stays for ever."""
     triton = world.add_triton()
-    world.shelf.put("m", "12", {"production": "1"})
+    world.shelf.set("m", "12", {"production": "1"})
     await world.settle()
     await loaded(world, version="1")
     await loaded(world, version="2")
@@ -181,7 +181,7 @@ async def test_a_version_that_nothing_names_is_unloaded_when_idle(world: World) 
 async def test_a_split_waits_for_its_new_arm(world: World) -> None:
     """A canary with weight gets it only once it is resident; then both arms have exactly theirs."""
     triton = world.add_triton()
-    world.shelf.put("m", "12", {"production": "1"})
+    world.shelf.set("m", "12", {"production": "1"})
     await world.settle()
     await loaded(world)
     triton.hold = asyncio.Event()
@@ -200,7 +200,7 @@ async def test_models_of_a_triton_that_nobody_controls_are_routable(world: World
     """Name and version are Triton's; the highest is the default; a registry model wins a clash."""
     triton = world.add_triton("legacy", Control.NONE)
     triton.loaded = {("resnet", "1"), ("resnet", "10"), ("resnet", "9"), ("m", "7")}
-    world.shelf.put("m", "1")
+    world.shelf.set("m", "1")
     await world.settle()
 
     assert world.plane.arms("resnet") == {"stable": ("10", 10_000)}
@@ -226,11 +226,11 @@ async def test_an_arm_may_name_a_model_of_such_a_triton(world: World) -> None:
 async def test_a_model_that_goes_from_the_registry_goes_from_the_table(world: World) -> None:
     """A deleted model is unknown at the next look."""
     world.add_triton()
-    world.shelf.put("m", "1")
-    world.shelf.put("n", "1")
+    world.shelf.set("m", "1")
+    world.shelf.set("n", "1")
     await world.settle()
     del world.shelf.models[ModelName("n")]
-    world.shelf.put("m", "1")
+    world.shelf.set("m", "1")
     await world.settle()
 
     assert set(world.plane.models) == {"m"}
@@ -239,12 +239,12 @@ async def test_a_model_that_goes_from_the_registry_goes_from_the_table(world: Wo
 async def test_new_files_behind_a_version_id_replace_the_old_copy(world: World) -> None:
     """A copy whose files the registry no longer names is stale: it goes, and the new one is loaded."""
     triton = world.add_triton()
-    world.shelf.put("m", "1", {"production": "1"})
+    world.shelf.set("m", "1", {"production": "1"})
     await world.settle()
     await loaded(world)
     assert Seat(TritonName("m.1"), "1") in next(iter(world.controller.residents.backends.values())).ready
     del world.shelf.models[ModelName("m")]
-    world.shelf.put("n", "1")
+    world.shelf.set("n", "1")
     await world.settle()
     await world.later(1.0)
 
@@ -256,7 +256,7 @@ async def test_new_files_are_tried_at_once_whatever_the_old_ones_did(world: Worl
     """The back-off of a failed load belongs to its files; a version id with another digest starts anew."""
     triton = world.add_triton()
     triton.bad = {"m.1"}
-    world.shelf.put("m", "1")
+    world.shelf.set("m", "1")
     await world.settle()
     world.plane.happen(ColdWanted("m", "1"))
     await world.settle()
@@ -274,7 +274,7 @@ async def test_new_files_are_tried_at_once_whatever_the_old_ones_did(world: Worl
 async def test_wanting_a_version_that_is_ready_leaves_nothing_pending(world: World) -> None:
     """A wish that comes late neither waits for ever nor keeps the version loaded for ever."""
     triton = world.add_triton()
-    world.shelf.put("m", "12", {"production": "1"})
+    world.shelf.set("m", "12", {"production": "1"})
     await world.settle()
     await loaded(world, version="2")
     world.plane.happen(ColdWanted("m", "2"))
@@ -289,7 +289,7 @@ async def test_wanting_a_version_that_is_ready_leaves_nothing_pending(world: Wor
 async def test_requests_whose_event_was_lost_get_their_load(world: World) -> None:
     """Whoever is seen waiting is served, also where the event that asks for the load never came."""
     triton = world.add_triton()
-    world.shelf.put("m", "1")
+    world.shelf.set("m", "1")
     await world.settle()
     world.plane.uses["m", "1"] = VersionUse("m", "1", requests=0, inflight=0, waiting=3)
 
@@ -301,10 +301,10 @@ async def test_requests_whose_event_was_lost_get_their_load(world: World) -> Non
 async def test_a_change_that_the_data_plane_refuses_is_published_in_the_end(world: World) -> None:
     """One refused delta loses nothing: the table is what it would have been."""
     world.add_triton()
-    world.shelf.put("m", "1")
+    world.shelf.set("m", "1")
     await world.settle()
     world.plane.revision += 7  # out of step: every delta is refused
-    world.shelf.put("n", "1")
+    world.shelf.set("n", "1")
     await world.settle()
 
     assert set(world.plane.models) == {"m", "n"}
@@ -313,18 +313,18 @@ async def test_a_change_that_the_data_plane_refuses_is_published_in_the_end(worl
 async def test_a_model_that_the_data_plane_refuses_holds_up_no_other(world: World) -> None:
     """It stays as it was, and is listed with the reason; all others go on."""
     world.add_triton()
-    world.shelf.put("m", "1")
+    world.shelf.set("m", "1")
     await world.settle()
     world.plane.refused = {"m"}
-    world.shelf.put("m", "12")
-    world.shelf.put("n", "1")
+    world.shelf.set("m", "12")
+    world.shelf.set("n", "1")
     await world.settle()
     assert [version.version for version in world.plane.models["m"].versions] == ["1"]
     assert "n" in world.plane.models
     assert [(item.subject, item.reason) for item in world.controller.unservable] == [("m", "refused: m")]
 
     world.plane.refused = set()
-    world.shelf.put("m", "123")
+    world.shelf.set("m", "123")
     await world.settle()
 
     assert [version.version for version in world.plane.models["m"].versions] == ["1", "2", "3"]
@@ -334,10 +334,10 @@ async def test_a_model_that_the_data_plane_refuses_holds_up_no_other(world: Worl
 async def test_a_broken_turn_is_told_and_made_good(world: World) -> None:
     """Whoever waits for a change hears that it is not in force; the next turn brings all of it."""
     world.add_triton()
-    world.shelf.put("m", "1")
+    world.shelf.set("m", "1")
     await world.settle()
     world.plane.fault = RuntimeError("out of memory")
-    world.shelf.put("n", "1")
+    world.shelf.set("n", "1")
     with pytest.raises(Unavailable, match="not in force yet: RuntimeError: out of memory"):
         await world.settle()
     world.plane.fault = None
@@ -350,8 +350,8 @@ async def test_a_model_that_cannot_be_settled_holds_up_no_other(world: World) ->
     """A fault in one model's contract is that model's only."""
     world.add_triton()
     world.faulty.add("m")
-    world.shelf.put("m", "1")
-    world.shelf.put("n", "1")
+    world.shelf.set("m", "1")
+    world.shelf.set("n", "1")
     await world.settle()
 
     assert set(world.plane.models) == {"n"}
@@ -363,9 +363,9 @@ async def test_a_backend_that_is_dropped_leaves_the_table(world: World, control:
     """Nothing names it any more, whoever loaded its models."""
     triton = world.add_triton("t0", control)
     triton.loaded = {("m", "1")} if control is Control.NONE else set()
-    world.shelf.put("other", "1")
+    world.shelf.set("other", "1")
     if control is Control.EXPLICIT:
-        world.shelf.put("m", "1")
+        world.shelf.set("m", "1")
         await world.settle()
         await loaded(world)
     await world.settle()
@@ -381,7 +381,7 @@ async def test_a_backend_that_is_dropped_leaves_the_table(world: World, control:
 async def test_a_backend_that_hangs_does_not_hold_up_cold_requests(world: World) -> None:
     """While a look at one backend has no answer, a request's load on another one starts."""
     hanging = world.add_triton("t0")
-    world.shelf.put("m", "1")
+    world.shelf.set("m", "1")
     await world.settle()
     world.add_triton("t1")
     await world.settle()
@@ -398,7 +398,7 @@ async def test_a_backend_that_hangs_does_not_hold_up_cold_requests(world: World)
 async def test_an_unload_that_fails_is_not_tried_again_at_once(world: World) -> None:
     """A backend that refuses to let go is asked every few seconds, not as fast as it can refuse."""
     triton = world.add_triton()
-    world.shelf.put("m", "12", {"production": "1"})
+    world.shelf.set("m", "12", {"production": "1"})
     await world.settle()
     await loaded(world, version="2")
     triton.keeps = True
@@ -414,7 +414,7 @@ async def test_an_unload_that_fails_is_not_tried_again_at_once(world: World) -> 
 async def test_an_older_reading_of_the_store_does_not_win(world: World) -> None:
     """Routes that were read before a change and arrive after it are left aside."""
     world.add_triton()
-    world.shelf.put("m", "12")
+    world.shelf.set("m", "12")
     world.routes.put(Route(ModelName("m"), (Arm("stable", "1", 10_000),)))
     await world.controller.load_routes()
     newest = world.controller.routes
@@ -435,7 +435,7 @@ async def test_a_version_is_never_ready_without_what_it_works_on(world: World) -
     """Its backend is asked before the table says that it is loaded."""
     triton = world.add_triton()
     triton.capacity_of["m.1"] = Capacity(3)
-    world.shelf.put("m", "1")
+    world.shelf.set("m", "1")
     await world.settle()
     await loaded(world)
 

@@ -39,7 +39,7 @@ class Site:
         )
         for state in make_backends([backend.to_backend() for backend in config.backends]):
             self.controller.add_backend(state)
-        self.world.shelf.put("m", "1")
+        self.world.shelf.set("m", "1")
         self.controller.add_registry(self.world.shelf)
 
     @property

@@ -55,7 +55,7 @@ async def house() -> AsyncIterator[House]:
     task = asyncio.create_task(house.world.controller.run())
     house.world.controller.add_registry(house.world.shelf)
     house.world.add_triton()
-    house.world.shelf.put("m", "12", {"production": "1"})
+    house.world.shelf.set("m", "12", {"production": "1"})
     await house.world.settle()
     yield house
     task.cancel()
