@@ -212,6 +212,8 @@ class RemoteFile:
         path: inside the artifact, with `/` between its parts.
         size: bytes, or None where the store does not tell.
         sha256: in hex, "" where the store does not tell.
+        md5: in hex, from stores that know their files by nothing better (DVC); whoever fetches checks it as
+            well as `sha256`.
         seen: what the store needs to give these very bytes and no others later, such as an ETag.
     """
 
@@ -219,6 +221,7 @@ class RemoteFile:
     size: int | None = None
     sha256: str = ""
     seen: str = ""
+    md5: str = ""
 
 
 class Source(Protocol):

@@ -24,6 +24,8 @@ class OptionKind(enum.Enum):
     """`str`."""
     TEXTS = "list of texts"
     """`tuple[str, ...]`."""
+    NAMES = "names to texts"
+    """`Mapping[str, str]`, written as a mapping of texts, such as `{fraud: org/m}`."""
     DURATION = "duration"
     """Seconds as `float`, written `5s`, `250ms`, `10m`."""
     SIZE = "size"
