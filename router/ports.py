@@ -358,6 +358,14 @@ class ModelServer(Protocol):
         """A serialised `inference.ModelMetadataResponse`. Raises BackendUnavailable, LoadFailed."""
         ...
 
+    async def contract(self, name: TritonName, version: str = "") -> Contract | None:
+        """What a ready model takes and gives; None where it does not tell, or is not ready.
+
+        Raises:
+            BackendUnavailable: it does not answer.
+        """
+        ...
+
     async def capacity(self, name: TritonName, version: str = "") -> Capacity:
         """What its copy of a ready model works on at once; unknown where it does not tell.
 

@@ -13,8 +13,9 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from router.backends.capacity import capacity_of
+from router.backends.told import contract_of
 from router.errors import BackendUnavailable, LoadFailed
-from router.model import Backend, BackendTls, Capacity, IndexEntry, TritonName
+from router.model import Backend, BackendTls, Capacity, Contract, IndexEntry, TritonName
 from router.ports import ServerInfo
 
 _Answer = TypeVar("_Answer")
@@ -152,6 +153,17 @@ class TritonServer:
                 raise self._away(problem) from None
             raise LoadFailed(f"{self._named(name)} cannot be described: {_details(problem)}") from None
         return bytes(answer.SerializeToString())
+
+    async def contract(self, name: TritonName, version: str = "") -> Contract | None:
+        """What a ready model takes and gives; None where it does not tell, or is not ready.
+
+        Raises:
+            BackendUnavailable: it does not answer.
+        """
+        try:
+            return contract_of(await self.metadata(name, version))
+        except LoadFailed:
+            return None
 
     async def capacity(self, name: TritonName, version: str = "") -> Capacity:
         """What its copy of a ready model works on at once; unknown where it does not tell.

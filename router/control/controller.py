@@ -387,6 +387,7 @@ class Controller:
             del self._cold[key]
         for version in entry.registered.versions if entry else ():
             self.residents.failures.pop((name, version), None)
+            self.residents.contracts.pop((name, version), None)
 
     def _try_settle(self, name: ModelName, model: RegisteredModel) -> ModelSpec | None:
         """Settle one model. One that breaks stays as it was and must not hold up the others."""
@@ -404,7 +405,7 @@ class Controller:
         route = stored.route if stored else None
         model = with_backend_models(chosen, route)
         if before is not None:
-            self._forget_old_failures(before.registered, model)
+            self._forget_old(before.registered, model)
         placements = {version.version: self.placement(model, version) for version in model.versions.values()}
         ready = frozenset(v for v, p in placements.items() if p.state == "ready")
         failed = {v: p.reason for v, p in placements.items() if p.state == "failed"}
@@ -418,11 +419,14 @@ class Controller:
             self._cold.pop((name, version), None)
         return ModelEntry(model, stored, serving, spec)
 
-    def _forget_old_failures(self, before: RegisteredModel, now: RegisteredModel) -> None:
+    def _forget_old(self, before: RegisteredModel, now: RegisteredModel) -> None:
         """Files that were replaced, or are gone, say nothing of those that come under the same version id."""
         for version, was in before.versions.items():
-            if now.versions.get(version) != was:
+            then = now.versions.get(version)
+            if then != was:
                 self.residents.failures.pop((now.name, version), None)
+            if then is None or _files(then) != _files(was):
+                self.residents.contracts.pop((now.name, version), None)
 
     # Versions and where they are
 
@@ -531,6 +535,7 @@ class Controller:
         for seat in state.to_ask(ASKED_AT_ONCE):
             try:
                 capacity = await state.server.capacity(seat.name, seat.version)
+                await self._learn_contract(state, seat)
             except BackendUnavailable:
                 break  # the next look tells
             if state.note_capacity(seat, capacity):
@@ -538,6 +543,13 @@ class Controller:
         if changed:
             self._mark_dirty(state, changed)
             self._wake.set()
+
+    async def _learn_contract(self, state: BackendState, seat: Seat) -> None:
+        """Of what was loaded before we came, or by another gateway."""
+        key = self.residents.seats.get(seat.name)
+        version = self._version(key) if key is not None else None
+        if version is not None:
+            await self.residents.learn_contract(version, seat, state.server)
 
     async def probe(self, state: BackendState, *, suspect: bool = False) -> None:
         """Ask a backend for its index and note what changed; `suspect` counts a miss as down at once."""
@@ -751,3 +763,8 @@ class Controller:
             is_it = self.residents.seats.get(seat.name) == action.key and current == (action.cause != "stale")
             if is_it and self.residents.may_unload(seat.name, state.name, self._clock.now()):
                 self._loader.unload(action.key, seat, state, action.cause)
+
+
+def _files(version: Version) -> tuple[str, str, str]:
+    """What its contract, where it was learned, stands on."""
+    return version.format, version.artifact, version.digest

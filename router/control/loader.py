@@ -114,10 +114,12 @@ class Loader:
             raise LoadFailed(f"backend {state.name!r} has no repository folder to load from")
         await state.folders.put(version, seat.name)
         await state.server.load(seat.name, timeout=self.load_timeout)
-        # Asked before anybody is sent there, so that nobody is held back too much or too little.
+        # Asked before anybody is sent there, so that nobody is held back too much or too little, nor meets
+        # a version that does not take what the one before it did.
         capacity = None
         with contextlib.suppress(BackendUnavailable):
             capacity = await state.server.capacity(seat.name, seat.version)
+            await self._residents.learn_contract(version, seat, state.server)
         state.note_ready(seat, self._clock.now(), capacity)
 
     def _note_failure(self, key: Key, state: BackendState, reason: str) -> None:

@@ -10,10 +10,12 @@ from router.model import (
     Backend,
     BackendId,
     Capacity,
+    Contract,
     Control,
     IndexEntry,
     ModelName,
     TritonName,
+    Version,
     VersionId,
     together,
 )
@@ -106,7 +108,12 @@ class BackendState:
 
 @dataclass(slots=True)
 class Residents:
-    """All backends, loads and unloads under way, failures, and when a version was last used."""
+    """All backends, loads and unloads under way, failures, and when a version was last used.
+
+    Attributes:
+        contracts: what versions take and give, as a Triton that had them told: of those whose registry
+            does not say it.
+    """
 
     backends: dict[BackendId, BackendState] = field(default_factory=dict)
     loading: dict[Key, BackendId] = field(default_factory=dict)
@@ -115,6 +122,7 @@ class Residents:
     last_use: dict[Key, float] = field(default_factory=dict)
     seats: dict[TritonName, Key] = field(default_factory=dict)
     unload_again: dict[tuple[TritonName, BackendId], float] = field(default_factory=dict)
+    contracts: dict[Key, Contract] = field(default_factory=dict)
 
     def holders(self, seat: Seat) -> tuple[BackendId, ...]:
         """Backends where a version can take requests now."""
@@ -127,6 +135,21 @@ class Residents:
     def capacity(self, seat: Seat, holders: Sequence[BackendId]) -> Capacity:
         """What the copies of a version on these backends work on at once, all together."""
         return together([self.backends[name].capacity(seat) for name in holders])
+
+    def contract_of(self, version: Version) -> Contract | None:
+        """What a version takes and gives, by its registry, else by a Triton that had it; None if unknown."""
+        return version.contract or self.contracts.get((version.model, version.version))
+
+    async def learn_contract(self, version: Version, seat: Seat, server: ModelServer) -> None:
+        """Ask a Triton that has a version what it takes and gives, where that is not known.
+
+        Raises:
+            BackendUnavailable: it does not answer.
+        """
+        if self.contract_of(version) is None:
+            told = await server.contract(seat.name, seat.version)
+            if told is not None:
+                self.contracts[version.model, version.version] = told
 
     def ours(self) -> Iterator[tuple[Key, Seat, BackendId]]:
         """Every copy of a registry version that is ready on a backend whose loads are ours."""

@@ -14,7 +14,7 @@ from router.backends.process import TritonOptions, TritonProcess
 from router.backends.triton import TritonServer
 from router.backends.wheel import find_triton
 from router.errors import BackendUnavailable, LoadFailed, NotSupported
-from router.model import Capacity, TritonName
+from router.model import Capacity, Contract, TensorSpec, TritonName
 from router.ports import ModelServer
 from tests.fakes.model_server import FakeModel, FakeModelServer
 from tests.fakes.triton_models import write_model
@@ -170,6 +170,17 @@ async def test_metadata_of_what_is_not_loaded(world: World, name: TritonName) ->
         await world.server.metadata(name)
 
 
+async def test_contract(world: World) -> None:
+    """A loaded model says what it takes and gives; one that is not loaded says nothing."""
+    await world.server.load(GOOD, timeout=30)
+    loaded = await world.server.contract(GOOD, "1")
+    await world.server.unload(GOOD, timeout=30)
+
+    assert loaded == Contract((TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),))
+    assert await world.server.contract(GOOD) is None
+    assert await world.server.contract(NOPE) is None
+
+
 async def test_capacity(world: World) -> None:
     """One instance works on one request at a time; of a model that is not loaded nothing is known."""
     await world.server.load(GOOD, timeout=30)
@@ -189,6 +200,7 @@ async def test_server_away(world: World) -> None:
         world.server.info(),
         world.server.index(),
         world.server.capacity(GOOD),
+        world.server.contract(GOOD),
         world.server.load(GOOD, timeout=5),
         world.server.unload(GOOD, timeout=5),
         world.server.metadata(GOOD),

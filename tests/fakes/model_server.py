@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tritonclient.grpc import service_pb2
 
 from router.errors import BackendUnavailable, LoadFailed
-from router.model import Backend, BackendId, Capacity, IndexEntry, TritonName
+from router.model import Backend, BackendId, Capacity, Contract, IndexEntry, TensorSpec, TritonName
 from router.ports import ServerInfo
 
 
@@ -80,6 +80,12 @@ class FakeModelServer:
             outputs=[tensor(name="y", datatype="FP32", shape=[-1])],
         )
         return bytes(answer.SerializeToString())
+
+    async def contract(self, name: TritonName, version: str = "") -> Contract | None:
+        self._answers()
+        if self._states.get(name, ("", ""))[0] != "READY":
+            return None
+        return Contract((TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),))
 
     async def capacity(self, name: TritonName, version: str = "") -> Capacity:
         self._answers()

@@ -16,6 +16,7 @@ from router.model import (
     Backend,
     BackendId,
     Capacity,
+    Contract,
     Control,
     IndexEntry,
     ModelName,
@@ -107,6 +108,7 @@ class Triton:
         self.unloads: list[str] = []
         self.hold: asyncio.Event | None = None
         self.capacity_of: dict[str, Capacity] = {}
+        self.contract_of: dict[str, Contract] = {}
 
     async def ready(self) -> bool:
         return not self.away
@@ -139,6 +141,11 @@ class Triton:
 
     async def metadata(self, name: TritonName, version: str = "") -> bytes:
         return b""
+
+    async def contract(self, name: TritonName, version: str = "") -> Contract | None:
+        if self.away:
+            raise BackendUnavailable(f"{self.backend.name} is away")
+        return self.contract_of.get(name)
 
     async def capacity(self, name: TritonName, version: str = "") -> Capacity:
         return self.capacity_of.get(name, Capacity())
