@@ -1,0 +1,1 @@
+"""Guarded ways to stores outside this process; registries and artifacts share them."""
