@@ -23,9 +23,10 @@ class AuditEntry:
     Attributes:
         revision: the revision that it made; they count up by one from 1.
         at: unix seconds, for people; the order is that of the revisions.
-        action: `put_routes` or `delete_route`.
-        targets: the models that it changed, sorted.
-        before, after: canonical JSON by model of what was there and what is, null where nothing is.
+        action: `put_routes`, `delete_route`, `promote`, `rollback` or `write_back`.
+        targets: what it changed, sorted: models by their name, for their routes; stages and aliases as
+            `REGISTRY/MODEL/stage/NAME`.
+        before, after: canonical JSON by target of what was there and what is, null where nothing is.
         before_hash, after_hash: SHA-256 of these.
         previous: `hash` of the entry before, "" for the first.
         hash: SHA-256 over all other fields but the two texts, which their own hashes cover.
@@ -73,7 +74,7 @@ def seal(
     after: dict[str, str | None],
     previous: str,
 ) -> AuditEntry:
-    """Make the entry of a change; `before` and `after` are encoded routes by model, None where none is."""
+    """Make the entry of a change; `before` and `after` are texts by target, None where nothing is."""
     before_text, after_text = canonical(before), canonical(after)
     return AuditEntry(
         revision=revision,

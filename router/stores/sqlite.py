@@ -14,22 +14,37 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from router.errors import StateUnavailable
 from router.model import ModelName, Route
-from router.ports import RouteChangeRecord, StoredRoute
+from router.ports import Decision, PointerMove, RouteChangeRecord, StoredRoute, WriteBack
 from router.stores.audit import AuditEntry, change_of, seal, verify_chain
 from router.stores.changes import check_revision, check_routes, no_route, with_buckets
 from router.stores.codec import canonical, decode_route, encode_route
+from router.stores.decisions import (
+    MOST_ENDED,
+    MOST_MOVES,
+    WRITE_BACK,
+    audited,
+    check_decision,
+    decided,
+    decode_move,
+    decode_write_back,
+    encode_move,
+    encode_write_back,
+    pointer_of,
+    superseded,
+    target_of,
+)
 from router.stores.lockfile import LockFile
 
-SCHEMA_VERSION = 1
 APPLICATION_ID = 0x53544754
 """Marks the file as ours in its header ("STGT")."""
 
-_SCHEMA = """
+_FIRST = """
 CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), revision INTEGER NOT NULL) STRICT;
 INSERT INTO state VALUES (1, 0);
 CREATE TABLE route (
@@ -49,6 +64,26 @@ CREATE TRIGGER audit_is_append_only_1 BEFORE UPDATE ON audit
 CREATE TRIGGER audit_is_append_only_2 BEFORE DELETE ON audit
     BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 """
+
+_WRITE_BACKS = """
+CREATE TABLE write_back (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, registry TEXT NOT NULL, model TEXT NOT NULL, kind TEXT NOT NULL,
+    name TEXT NOT NULL, open INTEGER NOT NULL, document TEXT NOT NULL
+) STRICT;
+CREATE INDEX write_back_open ON write_back (registry, model, kind, name) WHERE open;
+CREATE TABLE pointer_move (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, registry TEXT NOT NULL, model TEXT NOT NULL, kind TEXT NOT NULL,
+    name TEXT NOT NULL, document TEXT NOT NULL
+) STRICT;
+CREATE INDEX pointer_move_of ON pointer_move (registry, model, kind, name);
+"""
+
+_SCHEMAS = (_FIRST, _WRITE_BACKS)
+"""What each version of the schema adds to the one before; a file is brought from where it is to the last."""
+
+SCHEMA_VERSION = len(_SCHEMAS)
+
+_POINTER = "registry = ? AND model = ? AND kind = ? AND name = ?"
 
 _AUDIT_COLUMNS = (
     "revision, at, actor, reason, action, targets, before, after, before_hash, after_hash, previous, hash"
@@ -125,6 +160,32 @@ class SqliteStore:
         """Changes of one route, newest first, at most `limit`. Raises StateUnavailable."""
         return await self._run(lambda: self._history(model, limit))
 
+    async def decide(
+        self, decision: Decision, *, expected_revision: int | None, actor: str, reason: str
+    ) -> int:
+        """Write a decision, all of it or nothing. Raises InvalidInput, Conflict, StateUnavailable.
+
+        A cancelled call may have been carried out; the revision tells.
+        """
+        check_decision(decision)
+        return await self._run(lambda: self._decide(decision, expected_revision, actor, reason))
+
+    async def write_backs(self, ended: int = 0) -> tuple[WriteBack, ...]:
+        """The open ones, oldest first, and then the newest ended ones. Raises StateUnavailable."""
+        return await self._run(lambda: self._write_backs(ended))
+
+    async def save_write_back(self, write: WriteBack, *, actor: str = "", reason: str = "") -> bool:
+        """Keep how far an open one came. Raises StateUnavailable."""
+        return await self._run(lambda: self._save_write_back(write, actor, reason))
+
+    async def note_moves(self, moves: Sequence[PointerMove]) -> None:
+        """Remember moves that nobody decided here. Raises StateUnavailable."""
+        await self._run(lambda: self._note_moves(moves))
+
+    async def moves(self, registry: str, model: ModelName, kind: str, name: str) -> tuple[PointerMove, ...]:
+        """The last moves of a pointer, newest first. Raises StateUnavailable."""
+        return await self._run(lambda: self._moves(registry, model, kind, name))
+
     async def audit_log(self) -> tuple[AuditEntry, ...]:
         """The whole log, oldest first. Raises StateUnavailable."""
         return await self._run(lambda: tuple(_entries(self._db)))
@@ -193,9 +254,9 @@ class SqliteStore:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
-        if not tables:
+        if schema < SCHEMA_VERSION:
             with _transaction(db):
-                for statement in _statements(_SCHEMA):
+                for statement in _statements("".join(_SCHEMAS[schema:])):
                     db.execute(statement)
                 db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -245,47 +306,148 @@ class SqliteStore:
         actor: str,
         reason: str,
     ) -> int:
-        db = self._db
-        with _transaction(db):
-            current = _revision(db)
-            check_revision(current, expected)
-            before: dict[str, str | None] = {model: self._document(model) for model in after}
+        with _transaction(self._db):
+            check_revision(_revision(self._db), expected)
             for model, route in after.items():
-                if route is None and before[model] is None:
+                if route is None and self._document(model) is None:
                     raise no_route(model)
-            after = {
-                model: with_buckets(_decoded(model, before[model]), route) if route else None
-                for model, route in after.items()
-            }
-            last = db.execute("SELECT hash FROM audit ORDER BY revision DESC LIMIT 1").fetchone()
-            entry = seal(
-                revision=current + 1,
-                at=self._clock(),
-                actor=actor,
-                reason=reason,
-                action=action,
-                before=before,
-                after={model: encode_route(route) if route else None for model, route in after.items()},
-                previous=last[0] if last else "",
-            )
-            for model, route in after.items():
-                self._write(model, route, entry)
-            _append(db, entry)
-            db.execute("UPDATE state SET revision = ?", (entry.revision,))
+            before, encoded = self._routed(after)
+            entry = self._record(action, before, encoded, actor, reason)
+            self._put(encoded, entry)
         return entry.revision
 
-    def _document(self, model: ModelName) -> str | None:
+    def _routed(
+        self, routes: dict[ModelName, Route | None]
+    ) -> tuple[dict[str, str | None], dict[str, str | None]]:
+        """Routes before and after a change, as they are stored."""
+        before: dict[str, str | None] = {model: self._document(model) for model in routes}
+        after: dict[str, str | None] = {
+            model: encode_route(with_buckets(_decoded(model, before[model]), route)) if route else None
+            for model, route in routes.items()
+        }
+        return before, after
+
+    def _record(
+        self,
+        action: str,
+        before: dict[str, str | None],
+        after: dict[str, str | None],
+        actor: str,
+        reason: str,
+    ) -> AuditEntry:
+        """Append to the audit log and move the revision on, inside a transaction."""
+        last = self._db.execute("SELECT hash FROM audit ORDER BY revision DESC LIMIT 1").fetchone()
+        entry = seal(
+            revision=_revision(self._db) + 1,
+            at=self._clock(),
+            actor=actor,
+            reason=reason,
+            action=action,
+            before=before,
+            after=after,
+            previous=last[0] if last else "",
+        )
+        _append(self._db, entry)
+        self._db.execute("UPDATE state SET revision = ?", (entry.revision,))
+        return entry
+
+    def _decide(self, decision: Decision, expected: int | None, actor: str, reason: str) -> int:
+        with _transaction(self._db):
+            check_revision(_revision(self._db), expected)
+            before, after = self._routed({route.model: route for route in decision.routes})
+            moved_from, moved_to = decided(decision)
+            entry = self._record(decision.action, before | moved_from, after | moved_to, actor, reason)
+            self._put(after, entry)
+            for write in decision.writes:
+                self._supersede(write, f"{decision.action} at revision {entry.revision}", entry.at)
+                made = replace(write, actor=actor, reason=reason, at=entry.at, revision=entry.revision)
+                self._db.execute(
+                    "INSERT INTO write_back (registry, model, kind, name, open, document) "
+                    "VALUES (?, ?, ?, ?, 1, ?)",
+                    (*pointer_of(made), encode_write_back(made)),
+                )
+            self._prune()
+            for move in decision.moves:
+                self._note(replace(move, actor=actor, reason=reason, revision=entry.revision, at=entry.at))
+        return entry.revision
+
+    def _supersede(self, write: WriteBack, by: str, now: float) -> None:
+        query = f"SELECT id, document FROM write_back WHERE open AND {_POINTER}"  # noqa: S608 - constant
+        for number, text in self._db.execute(query, pointer_of(write)).fetchall():
+            self._update(superseded(decode_write_back(number, text), by, now))
+
+    def _update(self, write: WriteBack) -> None:
+        self._db.execute(
+            "UPDATE write_back SET open = ?, document = ? WHERE id = ?",
+            (int(not write.state.ended), encode_write_back(write), write.id),
+        )
+
+    def _write_backs(self, ended: int) -> tuple[WriteBack, ...]:
+        found = self._db.execute("SELECT id, document FROM write_back WHERE open ORDER BY id").fetchall()
+        if ended > 0:
+            query = "SELECT id, document FROM write_back WHERE NOT open ORDER BY id DESC LIMIT ?"
+            found += self._db.execute(query, (ended,)).fetchall()
+        return tuple(decode_write_back(number, text) for number, text in found)
+
+    def _save_write_back(self, write: WriteBack, actor: str, reason: str) -> bool:
+        with _transaction(self._db):
+            query = "SELECT document FROM write_back WHERE open AND id = ?"
+            row = self._db.execute(query, (write.id,)).fetchone()
+            if row is None:
+                return False
+            known = decode_write_back(write.id, row[0])
+            if write.state.ended:
+                write = replace(write, ended=self._clock())
+            self._update(write)
+            if write.state is not known.state:
+                target = target_of(*pointer_of(write))
+                self._record(WRITE_BACK, {target: audited(known)}, {target: audited(write)}, actor, reason)
+            self._prune()
+        return True
+
+    def _prune(self) -> None:
+        self._db.execute(
+            "DELETE FROM write_back WHERE NOT open AND id NOT IN "
+            "(SELECT id FROM write_back WHERE NOT open ORDER BY id DESC LIMIT ?)",
+            (MOST_ENDED,),
+        )
+
+    def _note_moves(self, moves: Sequence[PointerMove]) -> None:
+        with _transaction(self._db):
+            revision = _revision(self._db)
+            for move in moves:
+                self._note(replace(move, revision=revision, at=self._clock()))
+
+    def _note(self, move: PointerMove) -> None:
+        pointer = (move.registry, move.model, move.kind, move.name)
+        self._db.execute(
+            "INSERT INTO pointer_move (registry, model, kind, name, document) VALUES (?, ?, ?, ?, ?)",
+            (*pointer, encode_move(move)),
+        )
+        self._db.execute(
+            f"DELETE FROM pointer_move WHERE {_POINTER} AND id NOT IN "  # noqa: S608 - constant
+            f"(SELECT id FROM pointer_move WHERE {_POINTER} ORDER BY id DESC LIMIT ?)",
+            (*pointer, *pointer, MOST_MOVES),
+        )
+
+    def _moves(self, *pointer: str) -> tuple[PointerMove, ...]:
+        query = f"SELECT document FROM pointer_move WHERE {_POINTER} ORDER BY id DESC"  # noqa: S608 - constant
+        return tuple(decode_move(text) for (text,) in self._db.execute(query, pointer))
+
+    def _document(self, model: str) -> str | None:
         row = self._db.execute("SELECT document FROM route WHERE model = ?", (model,)).fetchone()
         return str(row[0]) if row else None
 
-    def _write(self, model: ModelName, route: Route | None, entry: AuditEntry) -> None:
-        if route is None:
-            self._db.execute("DELETE FROM route WHERE model = ?", (model,))
-            return
-        self._db.execute(
-            "INSERT OR REPLACE INTO route VALUES (?, ?, ?, ?, ?, ?)",
-            (model, encode_route(route), entry.revision, entry.actor, entry.reason, entry.at),
-        )
+    def _put(self, routes: dict[str, str | None], entry: AuditEntry) -> None:
+        """Write routes as `_routed` has them; None deletes one."""
+        for model, document in routes.items():
+            if document is None:
+                self._db.execute("DELETE FROM route WHERE model = ?", (model,))
+                continue
+            self._db.execute(
+                "INSERT OR REPLACE INTO route VALUES (?, ?, ?, ?, ?, ?)",
+                (model, document, entry.revision, entry.actor, entry.reason, entry.at),
+            )
 
     def _close(self) -> None:
         if self._connection is not None:

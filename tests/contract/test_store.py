@@ -10,8 +10,18 @@ from pathlib import Path
 import pytest
 
 from router.errors import Conflict, InvalidInput, RouteNotFound, StateUnavailable
-from router.model import Arm, BackendModel, ModelName, Route
-from router.ports import StateStore
+from router.model import Arm, BackendModel, ModelName, Route, VersionId
+from router.ports import (
+    PROMOTE,
+    AliasChange,
+    Decision,
+    PointerMove,
+    StageTransition,
+    StateStore,
+    TagChange,
+    WriteBack,
+    WriteState,
+)
 from router.stores import MemoryStore, SqliteStore
 from tests.fakes.models import a_route
 from tests.fakes.store import FakeStore
@@ -179,3 +189,145 @@ async def test_buckets_follow_from_one_route_to_the_next(store: StateStore) -> N
     assert tables[0] == (("stable", 9_000), ("canary", 1_000))
     assert tables[1] == (("stable", 7_000), ("blue", 2_000), ("canary", 1_000))
     assert routes[DIGITS].route.buckets == ()
+
+
+# === decisions about stages and aliases ===
+
+
+def a_write(version: str = "2", *, name: str = "champion", registry: str = "prod") -> WriteBack:
+    """An alias of digits that is to name a version; it named version 1."""
+    change = AliasChange(DIGITS, name, VersionId(version))
+    tags = (TagChange(DIGITS, VersionId(version), "stagegate.promoted_by", "ana"),)
+    return WriteBack(registry, change, PROMOTE, before=("1",), tags=tags)
+
+
+def a_move(before: str, after: str, name: str = "champion") -> PointerMove:
+    """The alias went from one version to another."""
+    return PointerMove("prod", DIGITS, "alias", name, before, after, PROMOTE)
+
+
+async def decide(
+    store: StateStore,
+    *writes: WriteBack,
+    routes: tuple[Route, ...] = (),
+    moves: tuple[PointerMove, ...] = (),
+    expected: int | None = None,
+) -> int:
+    """Decide as somebody with a reason."""
+    decision = Decision(PROMOTE, writes, routes, moves)
+    return await store.decide(decision, expected_revision=expected, actor="ana", reason="better")
+
+
+async def test_a_decision_is_one_change_of_all_its_parts(store: StateStore) -> None:
+    """Write-backs, moves and routes of one revision, with who, why and when."""
+    stage = WriteBack("prod", StageTransition(DIGITS, VersionId("2"), "production"), PROMOTE, ("1", ""))
+    revision = await decide(store, a_write(), stage, routes=(BROUGHT,), moves=(a_move("1", "2"),))
+    first, second = await store.write_backs()
+    _, routes = await store.routes()
+    (move,) = await store.moves("prod", DIGITS, "alias", "champion")
+
+    assert replace(first, id=0, at=0) == replace(a_write(), revision=1, actor="ana", reason="better")
+    assert replace(second, id=0, at=0) == replace(stage, revision=1, actor="ana", reason="better")
+    assert 0 < first.id < second.id
+    assert first.at > 1_600_000_000
+    assert (first.kind, first.name, first.version, first.model) == ("alias", "champion", "2", DIGITS)
+    assert (second.kind, second.name, second.version) == ("stage", "production", "2")
+    assert routes[FRAUD].revision == move.revision == revision == await store.revision() == 1
+    assert (move.before, move.after, move.action, move.actor) == ("1", "2", PROMOTE, "ana")
+
+
+async def test_a_decision_that_is_stale_empty_or_double_changes_nothing(store: StateStore) -> None:
+    """Refused whole."""
+    with pytest.raises(Conflict):
+        await decide(store, a_write(), routes=(BROUGHT,), expected=1)
+    with pytest.raises(InvalidInput, match="changes nothing"):
+        await decide(store)
+    with pytest.raises(InvalidInput, match="alias 'champion' of model 'digits' is moved twice"):
+        await decide(store, a_write("2"), a_write("3"), moves=(a_move("1", "3"),))
+    with pytest.raises(InvalidInput, match="two routes"):
+        await decide(store, a_write(), routes=(PLAIN, SPLIT))
+
+    assert (await store.routes(), await store.write_backs(9)) == ((0, {}), ())
+    assert await store.moves("prod", DIGITS, "alias", "champion") == ()
+
+
+async def test_a_later_decision_takes_the_place_of_an_open_one(store: StateStore) -> None:
+    """Of the same pointer only."""
+    await decide(store, a_write("2"), a_write("2", name="shadow"), a_write("2", registry="other"))
+    await decide(store, a_write("3"))
+    *still, ended = await store.write_backs(10)
+
+    assert [(one.registry, one.name, one.version) for one in still] == [
+        ("prod", "shadow", "2"),
+        ("other", "champion", "2"),
+        ("prod", "champion", "3"),
+    ]
+    assert (ended.version, ended.state, ended.note) == (
+        "2",
+        WriteState.SUPERSEDED,
+        "a later decision took its place: promote at revision 2",
+    )
+    assert ended.ended is not None
+
+
+async def test_how_far_a_write_back_came_is_kept(store: StateStore) -> None:
+    """Tries are no change of desired state; another state is one, and the end of it counts once."""
+    await decide(store, a_write())
+    (write,) = await store.write_backs()
+    tried = replace(write, attempts=3, next_try=12.5, note="is away", written=True)
+    assert await store.save_write_back(tried)
+    assert (await store.revision(), await store.write_backs()) == (1, (tried,))
+
+    refused = replace(tried, state=WriteState.REFUSED)
+    assert await store.save_write_back(refused, actor="gateway", reason="no aliases")
+    assert (await store.revision(), await store.write_backs()) == (2, (refused,))
+
+    assert await store.save_write_back(replace(refused, state=WriteState.CLEARED, note="given up"))
+    assert await store.revision() == 3
+    assert await store.write_backs() == ()
+    (ended,) = await store.write_backs(1)
+    assert (ended.state, ended.note) == (WriteState.CLEARED, "given up")
+    assert ended.ended is not None
+
+    assert not await store.save_write_back(tried)
+    assert not await store.save_write_back(replace(tried, id=99))
+    assert (await store.revision(), await store.write_backs(9)) == (3, (ended,))
+
+
+async def test_the_last_moves_of_each_pointer_are_kept(store: StateStore) -> None:
+    """Newest first, those of others untouched, and not for ever."""
+    await store.note_moves([a_move("1", "2", "other"), a_move("0", "1")])
+    for number in range(1, 40):
+        await store.note_moves([a_move(str(number), str(number + 1))])
+    moves = await store.moves("prod", DIGITS, "alias", "champion")
+
+    assert [(move.before, move.after) for move in moves[:2]] == [("39", "40"), ("38", "39")]
+    assert 10 <= len(moves) <= 30
+    assert len(await store.moves("prod", DIGITS, "alias", "other")) == 1
+    assert await store.moves("local", DIGITS, "alias", "champion") == ()
+    assert await store.revision() == 0
+
+
+async def test_only_the_newest_ended_write_backs_are_kept(store: StateStore) -> None:
+    """Some hundred; open ones for as long as they are open."""
+    await decide(store, a_write(name="kept"))
+    for _ in range(230):
+        await decide(store, a_write())
+    assert len(await store.write_backs(1_000)) <= 220
+    open_one = (await store.write_backs())[-1]
+    await store.save_write_back(replace(open_one, state=WriteState.AGREED))
+    found = await store.write_backs(1_000)
+
+    assert found[0].name == "kept"
+    assert 100 <= len(found) <= 220
+    assert found[1].state is WriteState.AGREED
+
+
+async def test_decisions_are_no_changes_of_routes(store: StateStore) -> None:
+    """The history of a route tells of routes."""
+    await put(store, PLAIN)
+    await decide(store, a_write(), moves=(a_move("1", "2"),))
+    await decide(store, a_write("3"), routes=(SPLIT,))
+
+    assert [change.revision for change in await store.history(DIGITS, 10)] == [3, 1]
+    assert (await store.routes())[1][DIGITS].route == SPLIT

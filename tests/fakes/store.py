@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from router.errors import StateUnavailable
 from router.model import ModelName, Route
-from router.ports import RouteChangeRecord, StoredRoute
+from router.ports import Decision, PointerMove, RouteChangeRecord, StoredRoute, WriteBack
 from router.stores.memory import MemoryStore
 
 
@@ -49,3 +49,25 @@ class FakeStore(MemoryStore):
     async def history(self, model: ModelName, limit: int) -> tuple[RouteChangeRecord, ...]:
         self._up()
         return await super().history(model, limit)
+
+    async def decide(
+        self, decision: Decision, *, expected_revision: int | None, actor: str, reason: str
+    ) -> int:
+        self._up()
+        return await super().decide(decision, expected_revision=expected_revision, actor=actor, reason=reason)
+
+    async def write_backs(self, ended: int = 0) -> tuple[WriteBack, ...]:
+        self._up()
+        return await super().write_backs(ended)
+
+    async def save_write_back(self, write: WriteBack, *, actor: str = "", reason: str = "") -> bool:
+        self._up()
+        return await super().save_write_back(write, actor=actor, reason=reason)
+
+    async def note_moves(self, moves: Sequence[PointerMove]) -> None:
+        self._up()
+        await super().note_moves(moves)
+
+    async def moves(self, registry: str, model: ModelName, kind: str, name: str) -> tuple[PointerMove, ...]:
+        self._up()
+        return await super().moves(registry, model, kind, name)

@@ -27,7 +27,8 @@ from router.model import (
     Version,
     VersionId,
 )
-from router.ports import ANYTHING, Hint, RouteChangeRecord, ServerInfo, StateStore, StoredRoute
+from router.ports import ANYTHING, Hint, ServerInfo, StateStore
+from router.stores import MemoryStore
 from tests.fakes.data_plane import FakeDataPlane
 from tests.fakes.registry import FakeRegistry
 
@@ -169,35 +170,18 @@ class Folders:
         return frozenset()
 
 
-class Routes:
-    """A store of routes in a dictionary."""
-
-    def __init__(self) -> None:
-        self.at = 0
-        self.held: dict[ModelName, StoredRoute] = {}
+class Routes(MemoryStore):
+    """A store in which a test puts routes without waiting."""
 
     def put(self, route: Route) -> None:
         """Write a route."""
-        self.at += 1
-        self.held[route.model] = StoredRoute(route, self.at, "test", "", 0.0)
+        entry = self._record("put_routes", "test", "", *self._routed({route.model: route}))
+        self._put([route], entry)
 
-    async def revision(self) -> int:
-        return self.at
-
-    async def routes(self) -> tuple[int, dict[ModelName, StoredRoute]]:
-        return self.at, dict(self.held)
-
-    async def put_routes(self, routes: object, **_: object) -> int:
-        raise NotImplementedError
-
-    async def delete_route(self, model: ModelName, **_: object) -> int:
-        raise NotImplementedError
-
-    async def history(self, model: ModelName, limit: int) -> tuple[RouteChangeRecord, ...]:
-        return ()
-
-    async def close(self) -> None:
-        pass
+    def forget(self) -> None:
+        """Be as new."""
+        self._routes.clear()
+        self._audit.clear()
 
 
 @dataclass

@@ -418,7 +418,7 @@ async def test_an_older_reading_of_the_store_does_not_win(world: World) -> None:
     world.routes.put(Route(ModelName("m"), (Arm("stable", "1", 10_000),)))
     await world.controller.load_routes()
     newest = world.controller.routes
-    world.routes.at, world.routes.held = 0, {}
+    world.routes.forget()
 
     await world.controller.load_routes()
 

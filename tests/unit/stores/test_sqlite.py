@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from router.errors import StateUnavailable
-from router.model import ModelName
+from router.model import ModelName, VersionId
+from router.ports import PROMOTE, AliasChange, Decision, WriteBack
 from router.stores import SqliteStore, open_store
 from router.stores.sqlite import SCHEMA_VERSION
 from tests.fakes.models import a_route
@@ -274,3 +275,42 @@ async def test_another_process_may_have_it_for_a_while(tmp_path: Path) -> None:
 
     assert await store.routes() == (2, {})
     await store.close()
+
+
+SCHEMA_1 = Path(__file__).parent / "data/schema-1.sql"
+"""A whole state as the first version of the schema had it."""
+
+
+async def test_a_file_of_the_first_schema_is_brought_up_to_date(path: Path) -> None:
+    """In place, with all that it holds; then it takes what is new, and opens again."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(SCHEMA_1.read_text())
+    store = await SqliteStore.open(path)
+    revision, routes = await store.routes()
+    history = await store.history(ModelName("digits"), 9)
+    write = WriteBack("prod", AliasChange(ModelName("digits"), "champion", VersionId("2")), PROMOTE, ("1",))
+    await store.decide(Decision(PROMOTE, (write,)), expected_revision=4, actor="ana", reason="why")
+    await store.close()
+    again = await SqliteStore.open(path)
+    (kept,) = await again.write_backs()
+    await again.close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        (schema,) = db.execute("PRAGMA user_version").fetchone()
+
+    assert (revision, [str(model) for model in routes]) == (4, ["digits"])
+    assert [change.revision for change in history] == [2, 1]
+    assert kept.version == "2"
+    assert schema == SCHEMA_VERSION > 1
+
+
+async def test_an_upgrade_that_breaks_leaves_the_file_as_it_was(path: Path) -> None:
+    """A table that is in the way: refused, nothing of it half done."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(SCHEMA_1.read_text())
+        db.execute("CREATE TABLE pointer_move (x TEXT)")
+        before = list(db.iterdump())
+    with pytest.raises(StateUnavailable, match="pointer_move"):
+        await SqliteStore.open(path)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert list(db.iterdump()) == before
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
