@@ -150,7 +150,7 @@ class Reloader:
         return _Difference(
             drop_registries=tuple(name for name in registries if name not in fresh.registries),
             add_registries=tuple(
-                open_registry(name, {"type": section.type, "path": section.path}, section.path)
+                open_registry(name, section.type, section.options)
                 for name, section in fresh.registries.items()
                 if registries.get(name) != section
             ),

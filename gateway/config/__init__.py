@@ -5,24 +5,23 @@
 
 from gateway.config.document import Document, read_document, read_documents
 from gateway.config.load import built_in_config, changed_keys, describe_problems, load_config, parse_config
+from gateway.config.registries import RegistryConfig
 from gateway.config.schema import (
     BUILT_IN,
     METHOD_GROUPS,
     BackendConfig,
     BackendTlsConfig,
-    FolderRegistryConfig,
     GatewayConfig,
     LimitsConfig,
     ListenConfig,
     LogConfig,
     ProtocolConfig,
-    RegistryConfig,
     ResidencyConfig,
     StateConfig,
     TlsConfig,
     TritonConfig,
 )
-from gateway.config.secret import Secret, parse_secret
+from gateway.config.secret import Secret, SecretReader, parse_secret
 from gateway.config.units import Address
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "BackendConfig",
     "BackendTlsConfig",
     "Document",
-    "FolderRegistryConfig",
     "GatewayConfig",
     "LimitsConfig",
     "ListenConfig",
@@ -41,6 +39,7 @@ __all__ = [
     "RegistryConfig",
     "ResidencyConfig",
     "Secret",
+    "SecretReader",
     "StateConfig",
     "TlsConfig",
     "TritonConfig",

@@ -1,4 +1,4 @@
-"""What one key alone cannot tell: keys of later versions, names that must exist, things given twice.
+"""What one key alone cannot tell: names that must exist, things given twice.
 
 All checks look at the document before it is typed and take it as it comes, so that a wrong value in one
 place does not hide a mistake in another.
@@ -8,29 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gateway.config.document import Path, Value, as_list, as_mapping
+from gateway.config.document import Finding, Value, as_list, as_mapping
 from gateway.config.units import parse_listen_address
-
-Finding = tuple[Path, str]
-"""Where, and what is wrong."""
-
-_LATER_REGISTRY_TYPES = ("mlflow", "s3", "huggingface", "dvc", "sagemaker")
-
-
-def take_later(root: dict[str, Value]) -> Iterator[Finding]:
-    """Remove what the design names and this version does not serve, and tell about each."""
-    registries = root.get("registries")
-    if not isinstance(registries, dict):
-        return
-    for name, registry in list(registries.items()):
-        kind = as_mapping(registry).get("type")
-        if kind in _LATER_REGISTRY_TYPES:
-            # Its other keys are right for its own type: complaining about them would mislead.
-            del registries[name]
-            yield (
-                ("registries", name, "type"),
-                f"registry type {kind!r} is not served by this version; use folder",
-            )
 
 
 def cross_check(root: dict[str, Value], registries: frozenset[str]) -> Iterator[Finding]:
@@ -38,7 +17,7 @@ def cross_check(root: dict[str, Value], registries: frozenset[str]) -> Iterator[
 
     Args:
         root: the document.
-        registries: names of all registries that were written, those of later versions included.
+        registries: names of all registries that were written, wrong ones included.
     """
     yield from _default_registry(root, registries)
     yield from _given_twice(root, "name", "backend name")

@@ -19,6 +19,9 @@ Value = None | str | list["Value"] | dict[str, "Value"]
 Path = tuple[str | int, ...]
 """Where something stands in a document: keys and list indices."""
 
+Finding = tuple[Path, str]
+"""Where a mistake is, and what would be right."""
+
 MAX_BYTES = 32 << 20
 _MAX_NODES = 2_000_000
 _MAX_DEPTH = 64

@@ -121,8 +121,12 @@ class Text(_Field):
 
 def in_folder(value: object, info: ValidationInfo) -> Path:
     """A path relative to the folder of the configuration file (`folder` in the validation context)."""
+    return path_in((info.context or {}).get("folder", Path()), value)
+
+
+def path_in(folder: Path, value: object) -> Path:
+    """The path that a scalar names, relative to a folder. Raises ValueError."""
     text = scalar(value)
     if not text or "\0" in text:
         raise ValueError("must be a path")
-    folder: Path = (info.context or {}).get("folder", Path())
     return folder / Path(text).expanduser()

@@ -5,7 +5,6 @@ The only reader of configuration files; the environment is passed in.
 
 from __future__ import annotations
 
-import difflib
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from gateway.config import checks
 from gateway.config.document import Document, Value, as_mapping, read_document, show_path
 from gateway.config.document import Path as DocumentPath
 from gateway.config.environment import Override, apply_override, read_overrides
+from gateway.config.registries import Around, type_registries, unknown_key
 from gateway.config.schema import BUILT_IN, GatewayConfig
 from router.errors import ConfigInvalid, ConfigProblem
 
@@ -110,11 +110,15 @@ class _Checker:
     def check(self, environ: Mapping[str, str]) -> tuple[GatewayConfig | None, list[ConfigProblem]]:
         """The configuration, unless it cannot be built, and all problems."""
         self._apply_environment(environ)
-        registries = frozenset(as_mapping(self._root.get("registries")))
-        for path, message in (*checks.take_later(self._root), *checks.cross_check(self._root, registries)):
+        sections = as_mapping(self._root.get("registries"))
+        registries, wrong = type_registries(sections, Around(self._folder, environ))
+        for path, message in (*wrong, *checks.cross_check(self._root, frozenset(sections))):
             self._add(path, message)
+        root = self._with_defaults()
+        if isinstance(root.get("registries"), dict):
+            root["registries"] = registries
         try:
-            config = GatewayConfig.model_validate(self._with_defaults(), context={"folder": self._folder})
+            config = GatewayConfig.model_validate(root, context={"folder": self._folder})
         except ValidationError as invalid:
             for error in invalid.errors(include_url=False):
                 self._add_error(error)
@@ -131,10 +135,10 @@ class _Checker:
             else:
                 self._overrides[override.path] = override
 
-    def _with_defaults(self) -> dict[str, Value]:
+    def _with_defaults(self) -> dict[str, object]:
         """Defaults that depend on other keys, or whose paths do."""
         registries = as_mapping(self._root.get("registries"))
-        root = dict(self._root)
+        root: dict[str, object] = dict(self._root)
         if "default_registry" not in root and len(registries) == 1:
             root["default_registry"] = next(iter(registries))
         root.setdefault("triton", {})
@@ -199,9 +203,7 @@ def _keys_at(path: DocumentPath) -> str:
 
 
 def _unknown_key(path: DocumentPath) -> str:
-    known = _known_keys(path[:-1])
-    near = difflib.get_close_matches(str(path[-1]).lower(), known, n=1)
-    return f"unknown key; did you mean {near[0]}?" if near else f"unknown key; known are {', '.join(known)}"
+    return unknown_key(str(path[-1]), _known_keys(path[:-1]))
 
 
 def _known_keys(path: DocumentPath) -> Sequence[str]:

@@ -14,11 +14,12 @@ from pydantic_core import PydanticUndefined
 from gateway.config.schema import (
     BackendConfig,
     BackendTlsConfig,
-    FolderRegistryConfig,
     GatewayConfig,
     TlsConfig,
 )
-from gateway.config.units import Address, format_size
+from gateway.config.units import Address, format_duration, format_size
+from router.registries.options import Option, OptionKind
+from router.registries.types import built_in_types, registry_type
 
 _HEAD = """\
 # Configuration
@@ -38,6 +39,13 @@ This page is made from the schema by `make generate`.
 
 | key | default | what it is |
 |---|---|---|
+"""
+
+_REGISTRIES = """
+## Registries
+
+Each section of `registries` has a `type`, which decides what else it may hold. Secrets are named, not
+written: `{env: NAME}` or `{file: PATH}`. Packages that offer more types describe theirs themselves.
 """
 
 _SIZES = {
@@ -61,19 +69,44 @@ _DURATIONS = {
 
 def configuration_page() -> str:
     """The page as Markdown."""
-    return _HEAD + "".join(
-        f"| `{key}` | {default} | {what} |\n" for key, default, what in _rows(GatewayConfig, "")
-    )
+    rows = "".join(f"| `{key}` | {default} | {what} |\n" for key, default, what in _rows(GatewayConfig, ""))
+    return _HEAD + rows + _REGISTRIES + "".join(_registry_tables())
+
+
+def _registry_tables() -> Iterator[str]:
+    """One table for each type of ours; those of other packages are theirs to describe."""
+    for kind in built_in_types():
+        declared = registry_type(kind)
+        about = f"{declared.about[:1].upper()}{declared.about[1:]}".rstrip(".")
+        yield f"\n### `type: {kind}`\n\n{about}.\n\n| key | default | what it is |\n|---|---|---|\n"
+        for option in declared.options:
+            about = option.about.replace("|", "\\|")
+            yield f"| `{option.name}` | {_option_default(option)} | {about} |\n"
+
+
+def _option_default(option: Option) -> str:
+    if option.required:
+        return "required"
+    value = option.default
+    if value is None or value in ("", ()) or isinstance(value, Mapping):
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if option.kind is OptionKind.DURATION and isinstance(value, (int, float)):
+        return f"`{format_duration(value)}`"
+    if option.kind is OptionKind.SIZE and isinstance(value, int):
+        return f"`{format_size(value)}`"
+    return f"`{', '.join(value)}`" if isinstance(value, tuple) else f"`{value}`"
 
 
 def _rows(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
     for name, field in section.model_fields.items():
         key = f"{prefix}{name}"
         inner = _section_of(field)
-        if inner is None:
+        if key == "registries":
+            yield "registries.NAME.type", "required", "where models come from; its keys stand below"
+        elif inner is None:
             yield key, _default(key, field), (field.description or "").replace("|", "\\|")
-        elif name == "registries":
-            yield from _rows(inner, f"{key}.NAME.")
         elif name == "backends":
             yield from _rows(inner, f"{key}[].")
         else:
@@ -82,7 +115,7 @@ def _rows(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str
 
 def _section_of(field: FieldInfo) -> type[BaseModel] | None:
     """The section that a field holds, once or many times; None for a plain value."""
-    for candidate in (FolderRegistryConfig, BackendConfig, BackendTlsConfig, TlsConfig):
+    for candidate in (BackendConfig, BackendTlsConfig, TlsConfig):
         if candidate in _parts(field.annotation):
             return candidate
     annotation = field.annotation

@@ -17,6 +17,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    InstanceOf,
     PlainValidator,
     PrivateAttr,
     ValidationInfo,
@@ -24,6 +25,7 @@ from pydantic import (
 )
 
 from gateway.config.fields import Duration, Size, Text, Whole, Word, in_folder, scalar
+from gateway.config.registries import RegistryConfig
 from gateway.config.units import Address, parse_listen_address, parse_remote_address
 from router.model import Backend, BackendId, Control
 
@@ -132,19 +134,6 @@ def _state(value: object, info: ValidationInfo) -> StateConfig:
             f"{text!r} is not memory:// or sqlite:///PATH (relative to this file; four slashes: absolute)"
         )
     return StateConfig(kind="sqlite", path=in_folder(path, info))
-
-
-class FolderRegistryConfig(Section):
-    """A folder of `<model>/model.yaml` and `<model>/<version>/version.yaml`."""
-
-    type: Annotated[
-        Literal["folder"], Word(("folder",), later=("mlflow", "s3", "huggingface", "dvc", "sagemaker"))
-    ]
-    path: FilePath = Field(description="the folder, relative to this file")
-
-
-RegistryConfig = FolderRegistryConfig
-"""Any registry; a union of types as soon as there is a second one."""
 
 
 class TlsConfig(Section):
@@ -358,7 +347,7 @@ class GatewayConfig(Section):
         validate_default=True,
         description="where routes are kept: sqlite:///PATH or memory://",
     )
-    registries: Mapping[NamePart, RegistryConfig] = Field(default_factory=dict)
+    registries: Mapping[NamePart, InstanceOf[RegistryConfig]] = Field(default_factory=dict)
     default_registry: Annotated[str, Text(str)] = Field(
         default="", description="where models without a route resolve; the only registry where there is one"
     )

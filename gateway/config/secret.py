@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from router.errors import ConfigInvalid, ConfigProblem
+from router.errors import ConfigInvalid, ConfigProblem, RegistryUnavailable, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +54,26 @@ def parse_secret(value: object, folder: Path) -> Secret:
     if not isinstance(name, str) or not name:
         raise ValueError(f"{kind}: must be text")
     return Secret(env=name) if kind == "env" else Secret(file=folder / name)
+
+
+@dataclass(frozen=True, slots=True)
+class SecretReader:
+    """Gives a secret to whoever needs it, read anew each time. Two are equal where they name one place.
+
+    Attributes:
+        error: raised where it cannot be read, with the place; never with the value.
+    """
+
+    secret: Secret
+    environ: Mapping[str, str] = field(compare=False, repr=False)
+    error: type[Unavailable] = RegistryUnavailable
+
+    def __call__(self) -> str:
+        """The secret itself. Raises `error`."""
+        try:
+            return self.secret.reveal(self.environ)
+        except ConfigInvalid as problem:
+            what = problem.problems[0]
+            raise self.error(
+                f"the secret in {what.path} {what.message}", hint="it is read anew each time"
+            ) from None

@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from router.alias import in_order, parse_reference
 from router.errors import InvalidName, InvalidReference, NotSupported, RegistryUnavailable
@@ -45,6 +45,7 @@ from router.registries.manifest import (
     read_model,
     read_version,
 )
+from router.registries.options import Option, OptionKind, RegistryType
 from router.registries.pointers import write_change
 
 POLL_SECONDS = 0.25
@@ -504,3 +505,15 @@ def _is_fresh(signature: ModelSignature) -> bool:
     model_file, version_files = signature
     files = (model_file, *(file for _, file in version_files))
     return any(file is not None and _is_new(file) for file in files)
+
+
+def _open(name: str, options: Mapping[str, object]) -> FolderRegistry:
+    return FolderRegistry(name, cast(Path, options["path"]))
+
+
+TYPE = RegistryType(
+    about="a folder of `<model>/model.yaml` and `<model>/<version>/version.yaml`",
+    options=(Option("path", OptionKind.PATH, "the folder that holds the models", required=True),),
+    open=_open,
+)
+"""`type: folder`."""

@@ -20,7 +20,8 @@ def test_every_setting_of_a_section_is_on_it() -> None:
 
     for key in (
         "listen.inference",
-        "registries.NAME.path",
+        "registries.NAME.type",
+        "path",
         "backends[].grpc",
         "limits.max_message",
         "threads",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from router.errors import InvalidInput, NotSupported, RegistryUnavailable
+from router.errors import RegistryUnavailable
 from router.model import ModelName, RegisteredModel, RegistryView
-from router.registries import FolderRegistry, open_registry
+from router.registries import FolderRegistry
 
 DIGITS = ModelName("digits")
 MODEL = 'description: digits\nstages: {production: "1"}\naliases: {champion: "2"}\n'
@@ -246,32 +246,6 @@ async def test_a_folder_that_is_not_there_is_unavailable(registry: FolderRegistr
     """What was read before goes on elsewhere; here the error names the folder."""
     with pytest.raises(RegistryUnavailable, match=r"'x': folder .*nowhere cannot be read: No such file"):
         await FolderRegistry("x", tmp_path / "nowhere").read()
-
-
-def test_a_registry_is_opened_by_type(tmp_path: Path) -> None:
-    """Relative paths start from the configuration's folder."""
-    registry = open_registry("local", {"type": "folder", "path": "models"}, tmp_path)
-
-    assert isinstance(registry, FolderRegistry)
-    assert (registry.name, registry.path) == ("local", tmp_path / "models")
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"type": "foldr", "path": "m"}, InvalidInput, "type 'foldr' is not known .did you mean 'folder'"),
-        ({"type": "zzz"}, InvalidInput, "known: folder"),
-        ({"type": "mlflow", "uri": "http://x"}, NotSupported, "does not serve type 'mlflow'"),
-        ({"type": "folder"}, InvalidInput, "path is missing"),
-        ({"type": "folder", "path": "m", "poll": "5s"}, InvalidInput, "unknown key 'poll'"),
-    ],
-)
-def test_a_registry_that_cannot_be_opened(
-    options: dict[str, str], error: type[Exception], message: str, tmp_path: Path
-) -> None:
-    """The error names the registry and what would be right."""
-    with pytest.raises(error, match=message):
-        open_registry("local", options, tmp_path)
 
 
 @pytest.mark.parametrize("where", ["loop", "digits/loop"])
