@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +27,9 @@ class World(Protocol):
     @property
     def registry(self) -> Registry:
         """What is tested."""
+
+    def id(self, version: str) -> str:
+        """What the registry calls the version that the tests call so."""
 
     async def register(self, versions: tuple[str, ...], stages: Mapping[str, str]) -> None:
         """Make the model `digits` have these versions and stages."""
@@ -51,6 +54,9 @@ class FolderWorld:
         self._root = root / "models"
         self._root.mkdir()
         self.registry = FolderRegistry("local", self._root, poll=0.01, settle=0.01)
+
+    def id(self, version: str) -> str:
+        return version
 
     async def register(self, versions: tuple[str, ...], stages: Mapping[str, str]) -> None:
         for version in versions:
@@ -79,6 +85,9 @@ class FakeWorld:
     def __init__(self) -> None:
         self.registry = FakeRegistry()
 
+    def id(self, version: str) -> str:
+        return version
+
     async def register(self, versions: tuple[str, ...], stages: Mapping[str, str]) -> None:
         await self.registry.put(a_model(versions, stages=stages))
 
@@ -95,12 +104,20 @@ class FakeWorld:
         await self.registry.fail("")
 
 
-@pytest.fixture(params=["folder", "fake"])
-async def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+WORLDS: Mapping[str, Callable[[pytest.FixtureRequest, Path], World]] = {
+    "folder": lambda _, folder: FolderWorld(folder),
+    "fake": lambda _, __: FakeWorld(),
+}
+"""Every kind of registry, made from the fixtures that it needs and a folder of its own."""
+
+
+@pytest.fixture(params=WORLDS)
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     """Each kind, with one model of two versions."""
-    made: World = FolderWorld(tmp_path) if request.param == "folder" else FakeWorld()
+    made = WORLDS[request.param](request, tmp_path)
     await made.register(("1", "2"), {"production": "1"})
-    return made
+    yield made
+    await made.registry.close()
 
 
 @contextlib.asynccontextmanager
@@ -134,8 +151,8 @@ async def test_everything_is_read(world: World) -> None:
     await world.register(("10", "9"), {"production": "10", "staging": "9"})
     model = (await world.registry.read()).models[DIGITS]
 
-    assert list(model.versions)[-2:] == ["9", "10"]
-    assert model.stages == {"production": "10", "staging": "9"}
+    assert list(model.versions)[-2:] == [world.id("9"), world.id("10")]
+    assert model.stages == {"production": world.id("10"), "staging": world.id("9")}
     assert all(key == version.version for key, version in model.versions.items())
 
 
@@ -179,10 +196,10 @@ async def test_a_change_is_told(world: World) -> None:
     await world.registry.read()
     async with hints(world.registry) as changes:
         for version in ("2", "1", "2"):
-            waiting = asyncio.create_task(next_view(world, changes, version))
+            waiting = asyncio.create_task(next_view(world, changes, world.id(version)))
             await asyncio.sleep(0)
             await world.register(("1", "2"), {"production": version})
-            assert await waiting == version
+            assert await waiting == world.id(version)
 
 
 async def test_a_model_that_goes_is_told(world: World) -> None:
