@@ -430,7 +430,7 @@ async def _begin(
     for state in make_backends([entry.to_backend() for entry in config.backends]):
         controller.add_backend(state)
     for name, section in config.registries.items():
-        controller.add_registry(open_registry(name, section.type, section.options))
+        controller.add_registry(open_registry(name, section.type, section.options), section.poll)
 
 
 def make_backend_states(

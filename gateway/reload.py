@@ -45,7 +45,7 @@ class _Difference:
     """What a reload brings, made and found good before anything is changed."""
 
     drop_registries: tuple[str, ...]
-    add_registries: tuple[Registry, ...]
+    add_registries: tuple[tuple[Registry, float | None], ...]
     drop_backends: tuple[BackendId, ...]
     add_backends: tuple[BackendState, ...]
     material: Material | None
@@ -150,7 +150,7 @@ class Reloader:
         return _Difference(
             drop_registries=tuple(name for name in registries if name not in fresh.registries),
             add_registries=tuple(
-                open_registry(name, section.type, section.options)
+                (open_registry(name, section.type, section.options), section.poll)
                 for name, section in fresh.registries.items()
                 if registries.get(name) != section
             ),
@@ -167,8 +167,8 @@ class Reloader:
         logging.getLogger("stagegate").setLevel(fresh.log.level.upper())
         for name in difference.drop_registries:
             self._controller.drop_registry(name)
-        for registry in difference.add_registries:
-            self._controller.add_registry(registry)
+        for registry, poll in difference.add_registries:
+            self._controller.add_registry(registry, poll)
         self.registry_types.clear()
         self.registry_types.update({name: section.type for name, section in fresh.registries.items()})
         for backend in difference.drop_backends:

@@ -488,8 +488,8 @@ class RunningGateway:
                 name=name,
                 type=self._registry_types.get(name, ""),
                 models=len(state.view.models) if state.view else 0,
-                age=None if state.read_at is None else now - state.read_at,
-                reason=state.error,
+                age=state.age(now),
+                reason="; ".join(filter(None, (state.error, state.warning(now)))),
                 problems=tuple(Problem(p.subject, p.message) for p in state.view.problems)
                 if state.view
                 else (),

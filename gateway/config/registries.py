@@ -31,6 +31,12 @@ class RegistryConfig:
     type: str
     options: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def poll(self) -> float | None:
+        """Seconds between two looks, where its type has that key."""
+        poll = self.options.get("poll")
+        return poll if isinstance(poll, float) else None
+
 
 @dataclass(frozen=True, slots=True)
 class Around:

@@ -23,15 +23,16 @@ from router.control.catalog import (
 )
 from router.control.loader import Loader, LoaderHooks, Recorder
 from router.control.publisher import Publisher
+from router.control.reader import ReaderHooks, RegistryReader, RegistryState
+from router.control.readings import Readings
 from router.control.residents import BackendState, Key, Residents
 from router.control.watchers import Watchers
-from router.errors import BackendUnavailable, RegistryUnavailable, Unavailable
+from router.errors import BackendUnavailable, Unavailable
 from router.model import (
     BackendId,
     IndexEntry,
     ModelName,
     RegisteredModel,
-    RegistryView,
     Route,
     Tolerance,
     TritonName,
@@ -47,7 +48,6 @@ from router.placement.residency import (
     plan,
 )
 from router.ports import (
-    ANYTHING,
     BackendDown,
     BackendUp,
     Clock,
@@ -56,7 +56,6 @@ from router.ports import (
     CopyRecovered,
     DataPlane,
     DataPlaneEvent,
-    Hint,
     Registry,
     StateStore,
     StoredRoute,
@@ -69,9 +68,6 @@ LOG = logging.getLogger("stagegate.control")
 
 PROBE_SECONDS = 1.0
 """How often each backend is asked for its index, and idle versions and retries are looked at."""
-
-READ_AGAIN_SECONDS = 10.0
-"""How often each registry is read without a hint that it changed."""
 
 MISSES_ALLOWED = 2
 """Failed looks in a row before a backend counts as down; one, where the data plane lost it as well."""
@@ -106,16 +102,6 @@ class ModelEntry:
     route: StoredRoute | None
     serving: Serving
     spec: ModelSpec
-
-
-@dataclass(slots=True)
-class RegistryState:
-    """One registry as last read; `read_at` is monotonic seconds, None before the first reading."""
-
-    registry: Registry
-    view: RegistryView | None = None
-    read_at: float | None = None
-    error: str = ""
 
 
 class Controller:
@@ -164,6 +150,8 @@ class Controller:
         self._turns = 0
         self._broken = ""
         self._watchers = Watchers(PROBE_SECONDS)
+        self._readers: dict[str, RegistryReader] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def unservable(self) -> tuple[Unservable, ...]:
@@ -172,18 +160,24 @@ class Controller:
 
     # What others put in
 
-    def add_registry(self, registry: Registry) -> None:
-        """Begin to follow a registry; one of the same name hands over when the new one is read."""
-        self._forget_watch_of(registry.name)
-        before = self.registries.get(registry.name)
-        self.registries[registry.name] = RegistryState(registry, view=before.view if before else None)
-        state = self.registries[registry.name]
-        self._watchers.start(f"registry {registry.name}", partial(self._follow_registry, state))
-        self._watchers.start(f"registry {registry.name} again", partial(self._read_again, state))
+    def add_registry(self, registry: Registry, poll: float | None = None) -> None:
+        """Begin to follow a registry; one of the same name hands over when the new one is read.
+
+        `poll`: seconds between two looks of its own, where it is set to any.
+        """
+        name = registry.name
+        self._forget_registry(name)
+        before = self.registries.get(name)
+        readings = Readings(before.view if before else None)
+        state = self.registries[name] = RegistryState(registry, poll, self._clock.now(), readings)
+        hooks = ReaderHooks(changed=self._registry_changed, looked=self._wake.set)
+        reader = self._readers[name] = RegistryReader(state, self._clock, hooks)
+        self._watchers.start(f"registry {name}", reader.follow)
+        self._watchers.start(f"registry {name} again", reader.again)
 
     def drop_registry(self, name: str) -> None:
         """Stop following a registry; its models go."""
-        self._forget_watch_of(name)
+        self._forget_registry(name)
         self.registries.pop(name, None)
         self._sources_changed = True
         self._wake.set()
@@ -293,6 +287,9 @@ class Controller:
     async def _close(self) -> None:
         await self._watchers.close()
         await self._loader.close()
+        for name in tuple(self._readers):
+            self._forget_registry(name)
+        await asyncio.gather(*self._closing, return_exceptions=True)
         for state in self.residents.backends.values():
             await state.server.close()
 
@@ -483,44 +480,21 @@ class Controller:
 
     # Watchers: they put readings in and wake the loop
 
-    async def _follow_registry(self, state: RegistryState) -> None:
-        await self._read_registry(state)
-        async for hint in state.registry.changes():
-            await self._read_registry(state, hint)
+    def _forget_registry(self, name: str) -> None:
+        """Follow a registry no more, and give it back."""
+        self._watchers.stop(f"registry {name}")
+        self._watchers.stop(f"registry {name} again")
+        reader = self._readers.pop(name, None)
+        if reader is not None:
+            closing = asyncio.create_task(reader.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
-    async def _read_again(self, state: RegistryState) -> None:
-        """Hints may be lost and an adapter's watch may break; reading again now and then is the truth."""
-        while True:
-            await asyncio.sleep(READ_AGAIN_SECONDS)
-            await self._read_registry(state)
-
-    def _forget_watch_of(self, registry: str) -> None:
-        self._watchers.stop(f"registry {registry}")
-        self._watchers.stop(f"registry {registry} again")
-
-    async def _read_registry(self, state: RegistryState, hint: Hint = ANYTHING) -> None:
-        try:
-            view = await state.registry.read(hint)
-        except RegistryUnavailable as problem:
-            if state.error != str(problem):
-                LOG.warning("registry %s: %s; what was read before goes on", state.registry.name, problem)
-            state.error = str(problem)
-            self._wake.set()
-            return
-        except Exception as problem:  # a broken adapter must not take the others down
-            LOG.exception("registry %s: reading broke", state.registry.name)
-            state.error = f"internal error: {type(problem).__name__}: {problem}"
-            self._wake.set()
-            return
-        known = frozenset(state.view.problems) if state.view else frozenset()
-        for trouble in view.problems:
-            if trouble not in known:
-                LOG.warning("registry %s: %s: %s", state.registry.name, trouble.subject, trouble.message)
-        changed = state.view != view
-        state.view, state.error, state.read_at = view, "", self._clock.now()
-        if changed:
+    def _registry_changed(self, model: ModelName | None) -> None:
+        if model is None:
             self._sources_changed = True
-        self._wake.set()
+        else:
+            self._rerouted.add(model)
 
     async def _follow_backend(self, state: BackendState, *, suspect: bool = False) -> None:
         await self.probe(state, suspect=suspect)
@@ -660,6 +634,8 @@ class Controller:
         for (model, _), failure in self.residents.failures.items():
             if before < failure.retry_at <= now:
                 self._dirty.add(model)
+        for registry in self.registries.values():
+            registry.look(now)
         self._wake.set()
 
     # Acting

@@ -1,0 +1,203 @@
+"""Follows one registry: reads it when it or a notice says that something changed, and now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from router.control.readings import Readings, age_allowed
+from router.errors import RegistryUnavailable
+from router.model import ModelName, RegistryView
+from router.ports import ANYTHING, Clock, Hint, Registry
+
+LOG = logging.getLogger("stagegate.control")
+
+READ_AGAIN_SECONDS = 10.0
+"""How often a registry that is not polled is read without a hint that it changed."""
+
+POLLS_UNTIL_READ = 2.5
+"""How many polls a polled one may be silent before it is read all the same."""
+
+READ_SECONDS = 300.0
+"""How long one reading may take; adapters have limits of their own, far below this."""
+
+HINTS_AT_ONCE = 8
+"""Readings for single models that are under way at one time."""
+
+HINTS_WAITING = 64
+"""Single models that may wait to be read; with more, everything is read instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderHooks:
+    """What a reader tells its owner.
+
+    Attributes:
+        changed: something is known that was not before: of one model, or with None of any.
+        looked: a reading ended, well or not.
+    """
+
+    changed: Callable[[ModelName | None], None]
+    looked: Callable[[], None]
+
+
+@dataclass(slots=True)
+class RegistryState:
+    """One registry as last read.
+
+    Attributes:
+        poll: seconds between two looks of its own, where it is set to any.
+        read_at: monotonic seconds of the last good reading of everything; None before the first.
+        error: why the last reading failed; "" where it did not.
+        old: whether people were told that the last good reading is old.
+        since: monotonic seconds from which on it is followed.
+    """
+
+    registry: Registry
+    poll: float | None = None
+    since: float = 0.0
+    readings: Readings = field(default_factory=Readings)
+    read_at: float | None = None
+    error: str = ""
+    old: bool = False
+
+    @property
+    def view(self) -> RegistryView | None:
+        """What is known of it; None before the first reading."""
+        return self.readings.view
+
+    def age(self, now: float) -> float | None:
+        """Seconds since the last good reading of everything; None where there was none."""
+        return None if self.read_at is None else now - self.read_at
+
+    def warning(self, now: float) -> str:
+        """That the last good reading is old, or that there is none after so long; "" while it is not."""
+        known = self.since if self.read_at is None else self.read_at
+        if now - known <= age_allowed(self.poll):
+            return ""
+        if self.read_at is None:
+            return f"was never read in {now - known:.0f} s"
+        return f"was last read {now - known:.0f} s ago; what it said then goes on"
+
+    def look(self, now: float) -> None:
+        """Tell people once that it is old, and once that it is not any more."""
+        warning = self.warning(now)
+        if warning and not self.old:
+            LOG.warning("registry %s %s", self.registry.name, warning)
+        elif self.old and not warning:
+            LOG.info("registry %s is read again", self.registry.name)
+        self.old = bool(warning)
+
+
+class RegistryReader:
+    """Reads one registry. A reading for one model never waits for a reading of everything.
+
+    What is asked for while the same is being read is read once more afterwards, however often it was asked
+    for: the reading under way may have begun before the change.
+    """
+
+    def __init__(self, state: RegistryState, clock: Clock, hooks: ReaderHooks) -> None:
+        self.state = state
+        self._clock = clock
+        self._hooks = hooks
+        self._due: dict[ModelName | None, Hint] = {}
+        self._locks: dict[ModelName | None, asyncio.Lock] = {}
+        self._slots = asyncio.Semaphore(HINTS_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._tried_at = float("-inf")
+
+    async def follow(self) -> None:
+        """Read everything, then whatever the registry says may have changed."""
+        await self.read()
+        async for hint in self.state.registry.changes():
+            await self.read(hint)
+
+    async def again(self) -> None:
+        """Read everything now and then: hints may be lost, and an adapter's watch may break.
+
+        A registry that polls and tells of each poll is read by that, and not once more.
+        """
+        pause = max(READ_AGAIN_SECONDS, POLLS_UNTIL_READ * (self.state.poll or 0.0))
+        while True:
+            await asyncio.sleep(max(0.0, self._tried_at + pause - self._clock.now()) or pause)
+            if self._clock.now() - self._tried_at >= pause:
+                await self.read()
+
+    def notice(self, hint: Hint) -> None:
+        """Begin to read what a notice is about; returns at once."""
+        task = asyncio.create_task(self.read(hint))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def read(self, hint: Hint = ANYTHING) -> None:
+        """Return when a reading that covers the hint, and began after this call, has ended. Never raises."""
+        if hint.model is not None and (not self.state.readings.whole or len(self._due) >= HINTS_WAITING):
+            hint = ANYTHING
+        key = hint.model
+        self._due[key] = _both(self._due.get(key, hint), hint)
+        slot = contextlib.nullcontext() if key is None else self._slots
+        async with self._locks.setdefault(key, asyncio.Lock()), slot:
+            due = self._due.pop(key, None)
+            if due is not None:
+                await self._read(due)
+            if key not in self._due:
+                self._locks.pop(key, None)
+
+    async def close(self) -> None:
+        """End what was begun by notices, and give the registry back."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await self.state.registry.close()
+        except Exception:  # it is not needed any more
+            LOG.exception("registry %s: closing broke", self.state.registry.name)
+
+    async def _read(self, hint: Hint) -> None:
+        if hint.model is None:
+            self._tried_at = self._clock.now()
+        await self._try(hint)
+        self._hooks.looked()
+
+    async def _try(self, hint: Hint) -> None:
+        name = self.state.registry.name
+        begun = self.state.readings.begin()
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                view = await self.state.registry.read(hint)
+        except RegistryUnavailable as problem:
+            self._failed(str(problem))
+        except TimeoutError:
+            self._failed(f"registry {name!r}: no answer within {READ_SECONDS:g} s")
+        except Exception as problem:  # a broken adapter must not take the others down
+            LOG.exception("registry %s: reading broke", name)
+            self.state.error = f"internal error: {type(problem).__name__}: {problem}"
+        else:
+            self._take(begun, hint, view)
+
+    def _failed(self, reason: str) -> None:
+        state = self.state
+        if state.error != reason:
+            LOG.warning("registry %s: %s; what was read before goes on", state.registry.name, reason)
+        state.error = reason
+
+    def _take(self, begun: int, hint: Hint, view: RegistryView) -> None:
+        state = self.state
+        known = frozenset(state.view.problems) if state.view else frozenset()
+        changed = state.readings.take(begun, hint, view)
+        for trouble in state.view.problems if state.view else ():
+            if trouble not in known:
+                LOG.warning("registry %s: %s: %s", state.registry.name, trouble.subject, trouble.message)
+        if hint.model is None:
+            state.error, state.read_at = "", self._clock.now()
+        if changed:
+            self._hooks.changed(hint.model)
+
+
+def _both(one: Hint, other: Hint) -> Hint:
+    """A hint that covers two of the same model."""
+    return one if one == other else Hint(one.model)
