@@ -17,33 +17,33 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar, cast
+from typing import cast
 
-from router.alias import in_order, parse_reference
-from router.errors import InvalidName, InvalidReference, NotSupported, RegistryUnavailable
+from router.errors import NotSupported, RegistryUnavailable
 from router.model import (
     ModelName,
     PointerKind,
-    RegisteredModel,
-    RegistryProblem,
     RegistryView,
     Version,
     VersionId,
-    parse_model_name,
 )
 from router.ports import ANYTHING, Capability, Hint, NewVersion, RegistryChange, Source, Unknown
 from router.registries import asking
+from router.registries.documents import (
+    MAX_FILE,
+    ModelFiles,
+    ModelSignature,
+    Signature,
+    decoded,
+    is_new,
+    is_temporary,
+)
 from router.registries.files import MODEL_FILE, VERSION_FILE
-from router.registries.kept_text import pack, unpack
 from router.registries.manifest import (
     Complaint,
-    ModelManifest,
     Unreadable,
     VersionManifest,
-    read_model,
-    read_version,
 )
 from router.registries.options import Option, OptionKind, RegistryType
 from router.registries.pointers import write_change
@@ -54,24 +54,9 @@ SETTLE_SECONDS = 0.1
 
 _SETTLE_LOOKS = 3
 _REST = 4
-_MAX_FILE = 1 << 20
 _FRESH_NS = 100_000_000
-_TEMPORARY = (".tmp", ".part", ".swp", "~")
-
-Signature = int
-"""A file's ctime (which nobody can set back), inode and size, and in the lowest bit whether it changed so
-recently that a further change might leave all of these as they are: a clock tick is coarser than a write.
-One number, because there is one for each version of each model."""
-
-ModelSignature = tuple[Signature | None, tuple[tuple[str, Signature | None], ...]]
-"""`model.yaml`, and each version folder with its `version.yaml`; None for a file that is not there."""
 
 Tree = Mapping[str, ModelSignature]
-
-
-def is_temporary(name: str) -> bool:
-    """Whether a folder is somebody's work in progress: `.name`, `name.tmp`, `name.part`, `name~`."""
-    return name.startswith(".") or name.endswith(_TEMPORARY)
 
 
 class FolderRegistry:
@@ -86,7 +71,8 @@ class FolderRegistry:
         self._settle = settle
         self._lock = threading.Lock()
         self._scanner = _Scanner(self._path)
-        self._models: dict[str, _ModelFolder] = {}
+        self._place = _Files(self._path)
+        self._models: dict[str, ModelFiles] = {}
         self._seen: Tree | None = None
         self._cost = 0.0
 
@@ -183,7 +169,7 @@ class FolderRegistry:
                     hint="create it, or change `path`",
                 ) from error
             self._models = {
-                folder: self._models.get(folder) or _ModelFolder(self._name, f"{self._path}/{folder}")
+                folder: self._models.get(folder) or ModelFiles(self._name, self._place, folder)
                 for folder in tree
             }
             for folder, signature in tree.items():
@@ -246,7 +232,7 @@ class _Scanner:
         status = os.stat(path)
         signature = _signature_of(status, horizon)
         last = known.get(path)
-        if last is not None and last[0] == signature and not _is_new(signature):
+        if last is not None and last[0] == signature and not is_new(signature):
             names = last[1]
         else:
             with os.scandir(path) as entries:
@@ -255,11 +241,6 @@ class _Scanner:
                 names = tuple(map(sys.intern, found))
         self._listed[path] = (signature, names)
         return names
-
-
-def _shown(name: str) -> str:
-    """A file's name as text that can be printed and sent; what is no UTF-8 is written out."""
-    return name if name.isprintable() else repr(name)[1:-1]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -279,53 +260,11 @@ def _signature(path: str, horizon: int) -> Signature | None:
 
 
 def _signature_of(status: os.stat_result, horizon: int) -> Signature:
+    """A file's ctime (which nobody can set back), inode and size, and in the lowest bit whether it changed so
+    recently that a further change might leave all of these as they are: a clock tick is coarser than a write.
+    """
     changed = status.st_ctime_ns
     return ((changed << 64 | status.st_ino) << 64 | status.st_size) << 1 | (changed > horizon)
-
-
-def _is_new(signature: Signature) -> bool:
-    return bool(signature & 1)
-
-
-_Manifest = TypeVar("_Manifest", ModelManifest, VersionManifest)
-
-
-class _File(Generic[_Manifest]):
-    """One manifest: its last good reading, and what is wrong with what is on disk now.
-
-    There is one for each version of each model, so it keeps little: no path, and the text packed.
-    """
-
-    __slots__ = ("_good_text", "_signature", "broken", "complaints", "good")
-
-    def __init__(self) -> None:
-        self.good: _Manifest | None = None
-        self.complaints: tuple[Complaint, ...] = ()
-        self.broken = False
-        self._signature: Signature | None = None
-        self._good_text = b""
-
-    @property
-    def was_there(self) -> bool:
-        """Whether there ever was a readable file."""
-        return bool(self._good_text)
-
-    def update(self, signature: Signature | None, path: str, read: Callable[[str], _Manifest]) -> None:
-        """Read the file again if it differs from the last look."""
-        if signature is not None and signature == self._signature and not _is_new(signature):
-            return
-        self._signature = signature
-        try:
-            if signature is None:
-                raise Unreadable([Complaint(1, "is not there")])
-            text = _read_text(path)
-            _refuse_cut(text, unpack(self._good_text))
-            manifest = read(text)
-        except Unreadable as error:
-            self.broken, self.complaints = True, error.complaints
-        else:
-            self.broken, self.complaints = False, manifest.complaints
-            self.good, self._good_text = manifest, pack(text)
 
 
 def _read_text(path: str) -> str:
@@ -334,177 +273,32 @@ def _read_text(path: str) -> str:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise Unreadable([Complaint(1, "is no regular file")])
-            data = file.read(_MAX_FILE + 1)
+            data = file.read(MAX_FILE + 1)
     except OSError as error:
         raise Unreadable([Complaint(1, f"cannot be read: {error.strerror}")]) from error
-    if len(data) > _MAX_FILE:
-        raise Unreadable([Complaint(1, f"is larger than {_MAX_FILE} bytes")])
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise Unreadable([Complaint(line, "is not UTF-8 text")]) from error
+    return decoded(data)
 
 
-def _refuse_cut(text: str, before: str) -> None:
-    """A file that now stops inside a line of its former self was cut, even if it still is valid YAML."""
-    if not text or len(text) >= len(before) or not before.startswith(text) or text.endswith("\n"):
-        return
-    if before[len(text)] != "\n":
-        line = text.count("\n") + 1
-        raise Unreadable([Complaint(line, "stops in the middle of a line that was longer; it looks cut")])
+class _Files:
+    """`documents.Place` of a folder."""
 
+    def __init__(self, root: Path) -> None:
+        self._root = str(root)
 
-class _ModelFolder:
-    """One model: its files, and the model that they make."""
+    def text(self, path: str) -> str:
+        return _read_text(f"{self._root}/{path}")
 
-    __slots__ = ("_manifest", "_path", "_registry", "_signature", "_versions", "model", "problems")
+    def artifact(self, path: str) -> str:
+        return f"{self._root}/{path}"
 
-    def __init__(self, registry: str, path: str) -> None:
-        self.model: RegisteredModel | None = None
-        self.problems: tuple[RegistryProblem, ...] = ()
-        self._registry = registry
-        self._path = path
-        self._signature: ModelSignature | None = None
-        self._manifest: _File[ModelManifest] = _File()
-        self._versions: dict[str, _File[VersionManifest]] = {}
-
-    @property
-    def _folder(self) -> str:
-        return self._path.rpartition("/")[2]
-
-    def update(self, signature: ModelSignature) -> None:
-        """Read again what differs from the last look."""
-        if signature == self._signature and not _is_fresh(signature):
+    def check(self, folder: str, manifest: VersionManifest) -> None:
+        """A path stays in its folder, through links too."""
+        if manifest.is_uri:
             return
-        self._signature = signature
-        model_file, version_files = signature
-        self._manifest.update(model_file, f"{self._path}/{MODEL_FILE}", read_model)
-        known = self._versions
-        self._versions = {}
-        for name, version_file in version_files:
-            path = f"{self._path}/{name}"
-            file: _File[VersionManifest] = known.get(name) or _File()
-            file.update(version_file, f"{path}/{VERSION_FILE}", partial(_read_version, path))
-            self._versions[name] = file
-        if model_file is None and not self._manifest.was_there:
-            self._manifest.good = ModelManifest()  # the file is optional where there are versions
-        self._rebuild()
-
-    def _rebuild(self) -> None:
-        problems: list[RegistryProblem] = []
-        try:
-            name = parse_model_name(self._folder)
-        except InvalidName as error:
-            self.problems = (RegistryProblem(_shown(self._folder), f"cannot be served: {error}"),)
-            return
-        versions = self._good_versions(name, problems)
-        manifest = self._good_manifest(versions, problems)
-        self.model = None
-        if manifest is not None:
-            self.model = RegisteredModel(
-                registry=self._registry,
-                name=name,
-                versions=in_order(versions),
-                stages=manifest.stages,
-                aliases=manifest.aliases,
-                description=manifest.description,
-                tags=manifest.tags,
-            )
-            problems += _dangling(self.model)
-        self.problems = tuple(problems)
-
-    def _good_manifest(
-        self, versions: Sequence[Version], problems: list[RegistryProblem]
-    ) -> ModelManifest | None:
-        file, folder = self._manifest, self._folder
-        if file.was_there or self._has_file():
-            problems += _complain(folder, f"{folder}/{MODEL_FILE}", file, "the model is left out")
-            return file.good
-        if not versions:
-            text = f"has neither {MODEL_FILE} nor a version that can be read; the model is left out"
-            problems.append(RegistryProblem(folder, text))
-            return None
-        return file.good
-
-    def _has_file(self) -> bool:
-        return self._signature is not None and self._signature[0] is not None
-
-    def _good_versions(self, model: ModelName, problems: list[RegistryProblem]) -> list[Version]:
-        found: list[Version] = []
-        for folder, file in self._versions.items():
-            subject = f"{model}/{_shown(folder)}"
-            try:
-                parse_reference(folder)
-                if folder.startswith("@"):
-                    raise InvalidReference("a version id cannot begin with '@'")
-            except InvalidReference as error:
-                problems.append(RegistryProblem(subject, f"cannot be a version id: {error}"))
-                continue
-            problems += _complain(subject, f"{subject}/{VERSION_FILE}", file, "the version is left out")
-            if file.good is not None:
-                found.append(self._version(model, VersionId(folder), file.good))
-        return found
-
-    def _version(self, model: ModelName, version: VersionId, manifest: VersionManifest) -> Version:
-        artifact = manifest.artifact
-        if not manifest.is_uri:
-            artifact = os.path.normpath(f"{self._path}/{version}/{artifact}")
-        return Version(
-            registry=self._registry,
-            model=model,
-            version=version,
-            format=manifest.format,
-            artifact=artifact,
-            digest=manifest.digest,
-            contract=manifest.contract,
-            metrics=manifest.metrics,
-            tags=manifest.tags,
-            lineage=manifest.lineage,
-            created=manifest.created,
-        )
-
-
-def _read_version(folder: str, text: str) -> VersionManifest:
-    """Read `version.yaml` and check that a path stays in its folder, through links too. Raises Unreadable."""
-    manifest = read_version(text)
-    if not manifest.is_uri:
-        real = Path(os.path.realpath(f"{folder}/{manifest.artifact}"))
-        if not real.is_relative_to(os.path.realpath(folder)):
+        whole = f"{self._root}/{folder}"
+        real = Path(os.path.realpath(f"{whole}/{manifest.artifact}"))
+        if not real.is_relative_to(os.path.realpath(whole)):
             raise Unreadable([Complaint(1, f"artifact: {manifest.artifact!r} is a link out of the folder")])
-    return manifest
-
-
-def _complain(
-    subject: str, path: str, file: _File[ModelManifest] | _File[VersionManifest], without: str
-) -> list[RegistryProblem]:
-    if not file.broken:
-        outcome = ""
-    else:
-        outcome = f"; {without}" if file.good is None else "; the last good reading goes on"
-    return [
-        RegistryProblem(subject, f"{path}:{complaint.line}: {complaint.message}{outcome}")
-        for complaint in file.complaints
-    ]
-
-
-def _dangling(model: RegisteredModel) -> list[RegistryProblem]:
-    pointers = [("stage", name, to) for name, to in model.stages.items()]
-    pointers += [("alias", name, to) for name, to in model.aliases.items()]
-    return [
-        RegistryProblem(
-            model.name,
-            f"{model.name}/{MODEL_FILE}: {kind} {name!r} points to version {version!r}, which does not exist",
-        )
-        for kind, name, version in pointers
-        if version not in model.versions
-    ]
-
-
-def _is_fresh(signature: ModelSignature) -> bool:
-    model_file, version_files = signature
-    files = (model_file, *(file for _, file in version_files))
-    return any(file is not None and _is_new(file) for file in files)
 
 
 def _open(name: str, options: Mapping[str, object]) -> FolderRegistry:
