@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from router.errors import NotSupported, RegistryUnavailable
+from router.errors import NotSupported, RegistryRefused, RegistryUnavailable
 from router.model import (
     ModelName,
     PointerKind,
@@ -40,6 +40,7 @@ from router.registries.documents import (
     is_temporary,
 )
 from router.registries.files import MODEL_FILE, VERSION_FILE
+from router.registries.incoming import bring_in
 from router.registries.manifest import (
     Complaint,
     Unreadable,
@@ -88,8 +89,8 @@ class FolderRegistry:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """Stages and aliases are lines of `model.yaml`."""
-        return frozenset({Capability.STAGES, Capability.ALIASES})
+        """Stages and aliases are lines of `model.yaml`, tags of `version.yaml`; files are copied in."""
+        return frozenset({Capability.STAGES, Capability.ALIASES, Capability.TAGS, Capability.REGISTER})
 
     async def read(self, hint: Hint = ANYTHING) -> RegistryView:
         """Read everything, whole; files that did not change since the last time are not read again.
@@ -108,12 +109,22 @@ class FolderRegistry:
         return await asking.resolve(self, model, kind, name)
 
     async def write(self, change: RegistryChange) -> None:
-        """Change `model.yaml` by one rename. Raises as the port says."""
-        await asyncio.to_thread(write_change, self._name, self._path, change)
+        """Change `model.yaml` or `version.yaml` by one rename. Raises as the port says."""
+        await asyncio.to_thread(write_change, self._path, change)
 
     async def register(self, new: NewVersion, progress: Callable[[str], None] | None = None) -> Version:
-        """Raises NotSupported: whoever can write to the folder puts the files there."""
-        raise NotSupported(f"registry {self._name!r}: versions are put into the folder by hand")
+        """Copy files in beside their manifest, by one rename. Raises as the port says."""
+        return await asyncio.to_thread(self._register, new, progress)
+
+    def _register(self, new: NewVersion, progress: Callable[[str], None] | None) -> Version:
+        version = bring_in(self._path, new, progress)
+        self._read()
+        files = self._models.get(new.model)
+        if files is None or files.model is None or version not in files.model.versions:
+            raise RegistryRefused(
+                f"registry {self._name!r} cannot read {new.model}/{version} that it took in"
+            )
+        return files.model.versions[version]
 
     def webhook(self, headers: Mapping[str, str], body: bytes, now: float) -> Sequence[Hint]:
         """Raises NotSupported: a folder sends none; its changes are seen without."""

@@ -1,7 +1,6 @@
-"""Moves stages and aliases of the folder registry, by one rename.
+"""Writes decisions into the files of the folder registry, each by one rename.
 
-Comments and layout of `model.yaml` are kept where the change is one value or one more line; a removal
-writes the file anew.
+Stages and aliases are lines of `model.yaml`, tags of a version are lines of its `version.yaml`.
 """
 
 from __future__ import annotations
@@ -10,28 +9,23 @@ import contextlib
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-
-import yaml
 
 from router.alias import parse_reference
 from router.errors import (
-    Conflict,
     InvalidInput,
     InvalidReference,
     ModelNotFound,
-    NotSupported,
     RegistryUnavailable,
     VersionNotFound,
 )
 from router.model import ModelName, PointerKind, VersionId
 from router.ports import AliasChange, RegistryChange, TagChange
+from router.registries.documents import decoded, is_temporary
+from router.registries.edits import NOTHING, with_change, with_pointer, with_tag
 from router.registries.files import MODEL_FILE, VERSION_FILE
-from router.registries.manifest import ModelManifest, Unreadable, read_model
-from router.registries.textyaml import Document, Span, parse
-
-_SECTIONS = {PointerKind.STAGE: "stages", PointerKind.ALIAS: "aliases"}
+from router.registries.manifest import Unreadable
 
 
 def write_pointers(
@@ -51,145 +45,73 @@ def write_pointers(
         InvalidInput: `model.yaml` cannot be read now; it is left as it is.
         RegistryUnavailable: it cannot be written.
     """
-    folder = root / model
+    folder = _folder(root, model)
     changes = [(PointerKind.STAGE, name.lower(), to) for name, to in (stages or {}).items()]
     changes += [(PointerKind.ALIAS, name, to) for name, to in (aliases or {}).items()]
-    if not folder.is_dir():
-        raise ModelNotFound(f"registry folder {root} has no model {model!r}")
     for _, name, version in changes:
-        _check(folder, model, name, version)
-    try:
-        with _locked(folder):
-            path = folder / MODEL_FILE
-            before = path.read_text(encoding="utf-8-sig") if path.exists() else "{}\n"
-            after = before
-            for kind, name, version in changes:
-                after = _changed(path, after, kind, name, version)
-            if after != before:
-                _replace(path, after)
-    except OSError as error:
-        raise RegistryUnavailable(f"{folder / MODEL_FILE} cannot be written: {error.strerror}") from error
-
-
-def write_change(registry: str, root: Path, change: RegistryChange) -> None:
-    """Carry a decision out in `model.yaml`; raises as `Registry.write` says.
-
-    A folder's stage names one version, so nothing has to be archived; taking a version out of its stage
-    removes the stages that name it.
-    """
-    if isinstance(change, TagChange):
-        raise NotSupported(f"registry {registry!r}: a folder registry takes no tags from here")
-    kind = PointerKind.ALIAS if isinstance(change, AliasChange) else PointerKind.STAGE
-    name = change.alias if isinstance(change, AliasChange) else change.stage.lower()
-    manifest = _manifest(root / change.model)
-    now = manifest.aliases if kind is PointerKind.ALIAS else manifest.stages
-    if change.expected is not None and now.get(name, "") not in (change.expected, change.version):
-        raise Conflict(
-            f"{kind} {name!r} of model {change.model!r} names {now.get(name) or 'nothing'}, "
-            f"not {change.expected or 'nothing'}; it was left as it is",
-            current_revision=0,
-        )
-    if isinstance(change, AliasChange):
-        write_pointers(root, change.model, aliases={name: change.version})
-    elif name:
-        write_pointers(root, change.model, stages={name: change.version})
-    else:
-        left = {stage: None for stage, to in manifest.stages.items() if to == change.version}
-        write_pointers(root, change.model, stages=left)
-
-
-def _manifest(folder: Path) -> ModelManifest:
+        check_pointer(name)
+        _check_version(folder, model, version)
     path = folder / MODEL_FILE
-    try:
-        return read_model(path.read_text(encoding="utf-8-sig") if path.exists() else "{}\n")
-    except Unreadable as error:
-        raise InvalidInput(f"{path} cannot be read, so it is not changed: {error}", hint="mend it") from error
-    except OSError as error:
-        raise RegistryUnavailable(f"{path} cannot be read: {error.strerror}") from error
+
+    def edit(text: str) -> str:
+        for kind, name, version in changes:
+            text = with_pointer(str(path), text, kind, name, version)
+        return text
+
+    _rewrite(folder, path, edit)
 
 
-def _check(folder: Path, model: ModelName, name: str, version: VersionId | None) -> None:
+def write_change(root: Path, change: RegistryChange) -> None:
+    """Carry a decision out; raises as `Registry.write` says."""
+    folder = _folder(root, change.model)
+    _check_version(folder, change.model, change.version)
+    if isinstance(change, TagChange):
+        manifest = folder / change.version / VERSION_FILE
+        _rewrite(folder, manifest, lambda text: with_tag(str(manifest), text, change.key, change.value))
+        return
+    name = change.alias if isinstance(change, AliasChange) else change.stage
+    if name or isinstance(change, AliasChange):
+        check_pointer(name)
+    path = folder / MODEL_FILE
+    _rewrite(folder, path, lambda text: with_change(str(path), text, change))
+
+
+def check_pointer(name: str) -> None:
+    """Raises InvalidReference for what can be no stage and no alias."""
     if name.startswith("@"):
         raise InvalidReference(f"{name!r}: write the name without '@'")
     parse_reference(name)
+
+
+def _folder(root: Path, model: ModelName) -> Path:
+    folder = root / model
+    if is_temporary(model) or not folder.is_dir():
+        raise ModelNotFound(f"registry folder {root} has no model {model!r}")
+    return folder
+
+
+def _check_version(folder: Path, model: ModelName, version: VersionId | None) -> None:
     if version is None:
         return
     parse_reference(version)
-    if "/" in version or not (folder / version / VERSION_FILE).is_file():
+    if "/" in version or is_temporary(version) or not (folder / version / VERSION_FILE).is_file():
         raise VersionNotFound(
             f"model {model!r} has no version {version!r}", hint=f"looked for {version}/{VERSION_FILE}"
         )
 
 
-def _changed(path: Path, text: str, kind: PointerKind, name: str, version: VersionId | None) -> str:
+def _rewrite(folder: Path, path: Path, edit: Callable[[str], str]) -> None:
+    """Change one file of a model's folder, one writer of that model at a time."""
     try:
-        manifest = read_model(text)
+        with _locked(folder):
+            before = decoded(path.read_bytes()) if path.exists() else NOTHING
+            after = edit(before)
+            if after != before:
+                _replace(folder, path, after)
     except Unreadable as error:
         raise InvalidInput(f"{path} cannot be read, so it is not changed: {error}", hint="mend it") from error
-    section = _SECTIONS[kind]
-    now = manifest.stages if kind is PointerKind.STAGE else manifest.aliases
-    if now.get(name) == version:
-        return text
-    document = parse(text)
-    wanted = _with_pointer(document.value, section, name, version)
-    edited = None if version is None else _edited(text, document, section, name, version)
-    if edited is not None and _means(edited, wanted):
-        return edited
-    return yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True, default_style=None)
-
-
-def _with_pointer(value: object, section: str, name: str, version: VersionId | None) -> dict[str, object]:
-    """The whole document as it should be afterwards."""
-    root = dict(value) if isinstance(value, dict) else {}
-    old = root.get(section)
-    pointers = {str(key): to for key, to in old.items()} if isinstance(old, dict) else {}
-    # Stages may be written in any case; the one that means this name goes.
-    same = [key for key in pointers if key == name or (section == "stages" and key.lower() == name)]
-    for key in same if version is None else same[1:]:
-        del pointers[key]
-    if version is not None:
-        pointers[same[0] if same else name] = version
-    return {**root, section: pointers}
-
-
-def _edited(text: str, document: Document, section: str, name: str, version: VersionId) -> str | None:
-    """The text with one value replaced or one entry added; None where that is not simple."""
-    value = _quoted(version)
-    root = document.value if isinstance(document.value, dict) else {}
-    pointers = root.get(section)
-    if not isinstance(pointers, dict):
-        if section in root or not root:
-            return None
-        end = "" if text.endswith("\n") else "\n"
-        return f"{text}{end}{section}:\n  {_quoted(name)}: {value}\n"
-    key = next((k for k in pointers if k == name or (section == "stages" and k.lower() == name)), None)
-    if key is not None:
-        return _spliced(text, document.values[section, key], value)
-    if not pointers:
-        return _spliced(text, document.values[(section,)], f"{{{_quoted(name)}: {value}}}")
-    first = document.keys[section, next(iter(pointers))]
-    line_start = text.rfind("\n", 0, first.start) + 1
-    indent = text[line_start : first.start]
-    # In front of the first entry, where no comment can be in the way.
-    between = f"\n{indent}" if not indent.strip() else ", "
-    return f"{text[: first.start]}{_quoted(name)}: {value}{between}{text[first.start :]}"
-
-
-def _spliced(text: str, span: Span, value: str) -> str:
-    return text[: span.start] + value + text[span.end :]
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-def _means(text: str, wanted: Mapping[str, object]) -> bool:
-    try:
-        read_model(text)
-        return parse(text).value == wanted
-    except Exception:  # whatever the edit broke, the file is then written anew
-        return False
+    except OSError as error:
+        raise RegistryUnavailable(f"{path} cannot be written: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -199,14 +121,14 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(folder: Path, path: Path, text: str) -> None:
+    """One rename. The new file is made in the model's folder: a version's may be an artifact as a whole."""
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=folder)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
@@ -218,3 +140,13 @@ def _replace(path: Path, text: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)
         raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's own entries on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
