@@ -14,9 +14,11 @@ import pytest
 from router.errors import RegistryUnavailable
 from router.model import ModelName, RegistryProblem
 from router.ports import Hint, Registry
+from router.registries import dvc
 from router.registries.folder import FolderRegistry
 from tests.fakes.models import a_model
 from tests.fakes.registry import FakeRegistry
+from tests.servers.dvc import Repository
 
 DIGITS = ModelName("digits")
 
@@ -104,9 +106,47 @@ class FakeWorld:
         await self.registry.fail("")
 
 
+class DvcWorld:
+    """Tags of a git repository that the real DVC made."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._moves = 0
+        options = {"path": repository.path, "remotes": (str(repository.remote),), "poll": 0.02}
+        self.registry = dvc.TYPE.open("local", options)
+
+    def id(self, version: str) -> str:
+        return f"v{version}.0.0"
+
+    async def register(self, versions: tuple[str, ...], stages: Mapping[str, str]) -> None:
+        known = self._repository.tags()
+        for version in versions:
+            if f"digits@{self.id(version)}" not in known:
+                self._repository.tag(f"digits@{self.id(version)}", version)
+        for stage, version in stages.items():
+            self._stage(stage, version)
+
+    def _stage(self, stage: str, at: str) -> None:
+        self._moves += 1
+        self._repository.tag(f"digits#{stage}#{self._moves}", at)
+
+    async def spoil(self) -> None:
+        self._stage("production", self._repository.write({"dvc.yaml": "artifacts: {dig"}))
+
+    async def remove(self) -> None:
+        self._repository.untag("digits*")
+
+    async def take_away(self) -> None:
+        self._repository.path.rename(self._repository.path.with_name("away"))
+
+    async def bring_back(self) -> None:
+        self._repository.path.with_name("away").rename(self._repository.path)
+
+
 WORLDS: Mapping[str, Callable[[pytest.FixtureRequest, Path], World]] = {
     "folder": lambda _, folder: FolderWorld(folder),
     "fake": lambda _, __: FakeWorld(),
+    "dvc": lambda request, _: DvcWorld(request.getfixturevalue("dvc_repository")),
 }
 """Every kind of registry, made from the fixtures that it needs and a folder of its own."""
 
