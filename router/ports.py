@@ -409,7 +409,7 @@ class Decision:
 
     Attributes:
         action: `promote` or `rollback`, for the audit log.
-        writes: they take the place of open ones of the same stages and aliases.
+        writes: they take the place of those of the same stages and aliases that override their registry.
         routes: written with it.
         moves: what it changes for clients, for the history of each pointer.
     """

@@ -32,6 +32,7 @@ from router.model import (
     BackendId,
     IndexEntry,
     ModelName,
+    PointerKind,
     RegisteredModel,
     Route,
     Tolerance,
@@ -48,6 +49,7 @@ from router.placement.residency import (
     plan,
 )
 from router.ports import (
+    MOVED,
     BackendDown,
     BackendUp,
     Clock,
@@ -56,11 +58,15 @@ from router.ports import (
     CopyRecovered,
     DataPlane,
     DataPlaneEvent,
+    Hint,
+    PointerMove,
     Registry,
     StateStore,
     StoredRoute,
+    WriteBack,
 )
 from router.traffic.compile import Unservable, VersionPlacement, compile_model
+from router.traffic.overlay import Override, overlay
 from router.traffic.serving import Serving, settle, with_backend_models
 from router.traffic.table import BackendSpec, ModelSpec
 
@@ -124,6 +130,10 @@ class Controller:
         self.models: dict[ModelName, ModelEntry] = {}
         self.routes: dict[ModelName, StoredRoute] = {}
         self.store_revision = 0
+        self.writes: tuple[WriteBack, ...] = ()
+        self.after_turn: Callable[[], None] = lambda: None
+        self._overrides: dict[ModelName, tuple[tuple[str, Override], ...]] = {}
+        self._moves: list[PointerMove] = []
         self._store = store
         self._data_plane = data_plane
         self._publisher = Publisher(data_plane)
@@ -199,10 +209,12 @@ class Controller:
         await state.server.close()
 
     async def load_routes(self) -> None:
-        """Read all routes from the store. Raises StateUnavailable."""
+        """Read all routes, and what is to be written back, from the store. Raises StateUnavailable."""
         revision, routes = await self._store.routes()
+        writes = await self._store.write_backs()
         if revision < self.store_revision:
             return  # a later reading came first
+        self.set_writes(writes)
         before, self.routes = self.routes, routes
         self.store_revision = revision
         for name, stored in routes.items():
@@ -212,8 +224,35 @@ class Controller:
         self._rerouted.update(before.keys() - routes.keys())
         self._wake.set()
 
+    def set_writes(self, writes: Iterable[WriteBack]) -> None:
+        """Take over what is to be written to registries; traffic follows it at once."""
+        self.writes = tuple(writes)
+        overrides: dict[ModelName, tuple[tuple[str, Override], ...]] = {}
+        for write in self.writes:
+            if write.state.overrides:
+                override = write.registry, Override(write.kind, write.name, write.version)
+                overrides[write.model] = (*overrides.get(write.model, ()), override)
+        before, self._overrides = self._overrides, overrides
+        changed = [name for name in before.keys() | overrides if before.get(name) != overrides.get(name)]
+        self._rerouted.update(changed)
+        self._wake.set()
+
+    def _overlaid(self, model: RegisteredModel) -> RegisteredModel:
+        """A model of a registry with what was decided here about its stages and aliases."""
+        decided = self._overrides.get(model.name, ())
+        return overlay(model, (override for registry, override in decided if registry == model.registry))
+
+    def take_moves(self) -> tuple[PointerMove, ...]:
+        """Stages and aliases that went to another version since the last call, without a decision."""
+        moves, self._moves = tuple(self._moves), []
+        return moves
+
     def registered(self, route: Route) -> RegisteredModel | None:
         """The model that a route would be about, were it in force; None where there is none."""
+        found = self._registered(route)
+        return self._overlaid(found) if found is not None else None
+
+    def _registered(self, route: Route) -> RegisteredModel | None:
         state = self.registries.get(route.registry) if route.registry else None
         if state is not None and route.registry != self.settings.default_registry:
             return state.view.models.get(route.model) if state.view else None
@@ -277,6 +316,7 @@ class Controller:
                 await self._wake.wait()
                 self._wake.clear()
                 self._try_turn()
+                self.after_turn()
                 async with self._turned:
                     self._turned.notify_all()
                 if self._broken:
@@ -327,6 +367,8 @@ class Controller:
         }
         self._brought, self._unnamed = brought_models(indexes)
         chosen = choose_models(self._sources(), self.routes)
+        for name in self._overrides.keys() & chosen.keys():
+            chosen[name] = self._overlaid(chosen[name])
         for name in self._chosen.keys() | chosen.keys():
             before, after = self._chosen.get(name), chosen.get(name)
             if before is not after and before != after:
@@ -350,7 +392,7 @@ class Controller:
             if model is None:
                 self._chosen.pop(name, None)
             else:
-                self._chosen[name] = model
+                self._chosen[name] = self._overlaid(model)
             self._dirty.add(name)
 
     def _settle_dirty(self) -> None:
@@ -394,8 +436,32 @@ class Controller:
             LOG.exception("model %s cannot be settled; what clients see of it stays", name)
             self._refused[name] = f"internal error: {type(problem).__name__}: {problem}"
             return None
-        self.models[name] = entry
+        before, self.models[name] = self.models.get(name), entry
+        if before is not None and before.serving.pointers != entry.serving.pointers:
+            self._note_moves(before, entry)
         return entry.spec
+
+    def _note_moves(self, before: ModelEntry, now: ModelEntry) -> None:
+        """Remember which pointers went to another version; a decision remembered its own."""
+        registry, name = now.registered.registry, now.registered.name
+        was = {(pointer.kind, pointer.name): pointer.version for pointer in before.serving.pointers}
+        decided = self._overrides.get(name, ())
+        for pointer in now.serving.pointers:
+            old = was.get((pointer.kind, pointer.name))
+            mine = (registry, Override(pointer.kind, pointer.name, pointer.version))
+            if old is None or old == pointer.version or mine in decided:
+                continue
+            self._moves.append(
+                PointerMove(registry, name, pointer.kind, pointer.name, old, pointer.version, MOVED)
+            )
+
+    def served(self, registry: str, model: ModelName, kind: PointerKind, name: str) -> VersionId | None:
+        """The version that clients meet by a stage or alias; None where it is not theirs to name."""
+        entry = self.models.get(model)
+        if entry is None or entry.registered.registry != registry:
+            return None
+        found = (one for one in entry.serving.pointers if (one.kind, one.name) == (kind, name))
+        return next((one.version for one in found), None)
 
     def _settle(self, name: ModelName, chosen: RegisteredModel, before: ModelEntry | None) -> ModelEntry:
         stored = self.routes.get(name)
@@ -495,6 +561,12 @@ class Controller:
             self._sources_changed = True
         else:
             self._rerouted.add(model)
+
+    async def read(self, registry: str, hint: Hint) -> None:
+        """Return when a reading that began after this call has ended, well or not."""
+        reader = self._readers.get(registry)
+        if reader is not None:
+            await reader.read(hint)
 
     async def _follow_backend(self, state: BackendState, *, suspect: bool = False) -> None:
         await self.probe(state, suspect=suspect)

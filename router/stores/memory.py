@@ -159,7 +159,7 @@ class MemoryStore:
 
     def _supersede(self, write: WriteBack, by: str, now: float) -> None:
         for number, one in self._writes.items():
-            if not one.state.ended and pointer_of(one) == pointer_of(write):
+            if one.state.overrides and pointer_of(one) == pointer_of(write):
                 self._writes[number] = superseded(one, by, now)
 
     def _prune(self) -> None:

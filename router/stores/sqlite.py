@@ -374,7 +374,9 @@ class SqliteStore:
     def _supersede(self, write: WriteBack, by: str, now: float) -> None:
         query = f"SELECT id, document FROM write_back WHERE open AND {_POINTER}"  # noqa: S608 - constant
         for number, text in self._db.execute(query, pointer_of(write)).fetchall():
-            self._update(superseded(decode_write_back(number, text), by, now))
+            known = decode_write_back(number, text)
+            if known.state.overrides:
+                self._update(superseded(known, by, now))
 
     def _update(self, write: WriteBack) -> None:
         self._db.execute(
