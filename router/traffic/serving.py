@@ -11,6 +11,10 @@ loaded. `settle` holds both together with four rules:
    a whole until that version is ready. A split between versions that already answer takes effect at once.
 4. What cannot be resolved never takes away what serves: the last version of that arm goes on, else its
    weight goes to the stable arm.
+5. A version that does not take and give what the one before it did is never put in its place: a pointer
+   stays, and a split waits as by rule 3 (compared with what its stable arm serves), until it is accepted.
+   Where the contract of the one before is not known there is nothing to hold against the new one; where
+   that of the new one is not known, it is loaded first, and tells.
 
 Shadows follow the pointers as served too. They change nothing of the above: one whose version is not ready
 gets no copies until it is, and nobody waits for it.
@@ -21,7 +25,7 @@ gets no copies until it is, and nobody waits for it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from router.alias import highest, parse_reference, resolve
@@ -31,6 +35,7 @@ from router.model import (
     Arm,
     BackendModel,
     BucketRuns,
+    Contract,
     MatchRule,
     ModelName,
     PointerKind,
@@ -43,6 +48,7 @@ from router.model import (
     format_weight,
 )
 from router.traffic.buckets import served_buckets
+from router.traffic.contract import differences
 
 PRODUCTION = "production"
 """The stage that the implicit route follows where a model has it."""
@@ -111,11 +117,30 @@ class Waiting:
         what: `stage production`, `alias champion`, `arm canary` or `shadow next`.
         version: the version it waits for; "" where its reference names none.
         sentence: for people: what is waited for, and what answers until then.
+        differences: how that version breaks the contract of what it is to replace; it is not loaded for
+            this, and waits for somebody to accept it. Empty where something else is waited for.
     """
 
     what: str
     version: VersionId
     sentence: str
+    differences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What is known of the contracts of a model's versions beside what their registry says.
+
+    Attributes:
+        learned: of versions whose registry does not say it.
+        accepted: versions that may take the place of any other, because somebody said so.
+    """
+
+    learned: Mapping[VersionId, Contract] = field(default_factory=dict)
+    accepted: frozenset[VersionId] = frozenset()
+
+
+_NOTHING_LEARNED = Gate()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +209,13 @@ def implicit_route(model: RegisteredModel) -> Route | None:
     return Route(model=model.name, arms=(Arm(STABLE, reference, WHOLE),), registry=model.registry)
 
 
-def settle(
+def settle(  # noqa: PLR0917 - each is one of the things that it decides from
     previous: Serving | None,
     model: RegisteredModel,
     route: Route | None,
     ready: frozenset[VersionId],
     failed: Mapping[VersionId, str],
+    gate: Gate = _NOTHING_LEARNED,
 ) -> Serving:
     """Decide what clients of a model see now.
 
@@ -199,11 +225,28 @@ def settle(
         route: the explicit route, or None for the implicit one.
         ready: versions that at least one backend can answer for now.
         failed: versions whose last load failed, with the reason.
+        gate: what is known of contracts.
 
     Returns:
         The new state; it equals `previous` where nothing is to change.
     """
-    return _Settling(previous, model, route, ready, failed).run()
+    return _Settling(previous, model, route, ready, failed, gate).run()
+
+
+def breaks(
+    old: VersionId, new: VersionId, versions: Mapping[VersionId, Version], gate: Gate
+) -> tuple[str, ...]:
+    """How a version breaks the contract of one that it is to replace; nothing where it was accepted, or
+    where the contract of one of the two is not known."""
+    if new in gate.accepted:
+        return ()
+    before, after = (_contract_of(version, versions, gate) for version in (old, new))
+    return () if before is None or after is None else differences(before, after)
+
+
+def _contract_of(version: VersionId, versions: Mapping[VersionId, Version], gate: Gate) -> Contract | None:
+    known = versions.get(version)
+    return (known.contract if known else None) or gate.learned.get(version)
 
 
 def split_exactly(weights: Sequence[int]) -> list[int]:
@@ -234,14 +277,16 @@ _BY_CHANCE = Assignment()
 class _Settling:
     """One run of `settle`: its inputs, and the sentences collected on the way."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - those of `settle`
         self,
         previous: Serving | None,
         model: RegisteredModel,
         route: Route | None,
         ready: frozenset[VersionId],
         failed: Mapping[VersionId, str],
+        gate: Gate,
     ) -> None:
+        self.gate = gate
         self.model = model
         self.explicit = route
         self.route = route or implicit_route(model)
@@ -253,6 +298,7 @@ class _Settling:
         self.old_reference = previous.split_reference if previous else ""
         self.old_assignment = previous.assignment if previous else Assignment()
         self.goes_on = False
+        self.desired: frozenset[str] = frozenset()
         self.old_pointers = {(p.kind, p.name): p.version for p in previous.pointers} if previous else {}
 
     def run(self) -> Serving:
@@ -313,7 +359,13 @@ class _Settling:
             missing = f"points to version {target}, which registry {self.model.registry!r} does not have"
             self._wait(what, target, f"{missing}; {goes_on}")
             return old
-        if old is None or old == target or target in self.ready:
+        if old is None or old == target:
+            return target
+        broken = breaks(old, target, self.model.versions, self.gate)
+        if broken:
+            self._wait_for_contract(what, target, old, broken, f"version {old} goes on")
+            return old
+        if target in self.ready and not self._untold(old, target):
             return target
         self.wanted.add(target)
         self._wait(what, target, f"{self._why_not(target)}; version {old} answers until then")
@@ -332,6 +384,13 @@ class _Settling:
         if stable.version is None:
             return self._without_stable(stable)
         desired = self._desired(targets, stable)
+        self.desired = frozenset(arm.name for arm in desired)
+        self.stable = next(arm for arm in desired if arm.name == stable.arm.name)
+        refused = [] if self.old_arms else [arm for arm in desired if self._broken(arm, ())]
+        if refused:
+            # What meets them was never served: it has their weight until somebody accepts them.
+            kept = [arm for arm in desired if arm not in refused]
+            desired = _add_weight(kept, route.stable.name, sum(arm.weight for arm in refused))
         blocked = [arm for arm in desired if self._blocks(arm, self.old_arms)]
         held = self._held(desired, route.stable.name) if blocked else []
         if held:
@@ -342,9 +401,10 @@ class _Settling:
         else:
             arms, reference = self._first_split(desired, blocked, route.stable.name), route.stable.reference
         # Where every cold arm is in force already, requests wait for the loads and no arm does.
-        self._wait_for_arms([arm for arm in blocked if arm not in arms], arms)
+        waiting = {arm.name: arm for arm in (*refused, *blocked) if arm not in arms}
+        self._wait_for_arms([waiting[arm.name] for arm in route.arms if arm.name in waiting], arms)
         for split in (desired, arms):
-            self._keep_loaded(split)
+            self._keep_loaded([arm for arm in split if not self._broken(arm, self.old_arms)])
         return arms, reference, ""
 
     def _target(self, arm: Arm, pointers: Sequence[Pointer]) -> _Target:
@@ -402,17 +462,50 @@ class _Settling:
         return _add_weight(arms, stable.arm.name, loose)
 
     def _blocks(self, arm: ServedArm, before: Sequence[ServedArm]) -> bool:
-        """Whether an arm would put a version that is not loaded in front of clients (rule 3).
+        """Whether an arm would put a version in front of clients that is not loaded, or not known to take
+        what they send (rules 3 and 5).
 
         It does not where clients meet that version already, nor where what the arm gave them is gone.
         """
-        if not arm.meets_clients or arm.version in self.ready:
+        if not arm.meets_clients or self._in_front(arm, before):
             return False
-        return not any(
+        old = self._replaces(arm, before) if before else None
+        untold = old is not None and self._untold(old, arm.version)
+        return arm.version not in self.ready or untold or bool(self._broken(arm, before))
+
+    def _in_front(self, arm: ServedArm, before: Sequence[ServedArm]) -> bool:
+        return any(
             old.meets_clients
             and (old.version == arm.version or (old.name == arm.name and not self._existing(old.version)))
             for old in before
         )
+
+    def _broken(self, arm: ServedArm, before: Sequence[ServedArm]) -> tuple[str, ...]:
+        """How an arm breaks the contract of what the clients of a split were made for."""
+        if not arm.meets_clients or self._in_front(arm, before):
+            return ()
+        old = self._replaces(arm, before)
+        return () if old is None else breaks(old, arm.version, self.model.versions, self.gate)
+
+    def _replaces(self, arm: ServedArm, before: Sequence[ServedArm]) -> VersionId | None:
+        """What the clients that meet an arm were made for: what the stable arm of a split served, else, if
+        it is not the stable one itself, what that is to serve."""
+        served = {old.name: old.version for old in before}
+        named = [name for name in (self.stable.name, STABLE) if name in served]
+        elsewhere = [name for name in served if name not in self.desired]
+        for name in (*named, *elsewhere[:1]):
+            return self._existing(served[name])
+        return None if arm.name == self.stable.name else self.stable.version
+
+    def _untold(self, old: VersionId, new: VersionId) -> bool:
+        """Whether a version is to replace one whose contract is known before it told its own.
+
+        One that a backend brought itself is never asked.
+        """
+        if new in self.gate.accepted or not _has_files(self.model.versions[new]):
+            return False
+        told = [_contract_of(version, self.model.versions, self.gate) for version in (old, new)]
+        return told[0] is not None and told[1] is None
 
     def _held(self, desired: Sequence[ServedArm], stable: str) -> list[ServedArm]:
         """The split before, as a whole; an arm whose version is gone has its new one at once."""
@@ -443,9 +536,13 @@ class _Settling:
 
     def _wait_for_arms(self, blocked: Sequence[ServedArm], in_force: Sequence[ServedArm]) -> None:
         for arm in blocked:
+            what, broken = f"arm {arm.name}", self._broken(arm, self.old_arms)
+            old = self._replaces(arm, self.old_arms)
+            if broken and old is not None:
+                self._wait_for_contract(what, arm.version, old, broken, f"until then: {_show(in_force)}")
+                continue
             self.wanted.add(arm.version)
-            text = f"{self._why_not(arm.version)}; until then: {_show(in_force)}"
-            self._wait(f"arm {arm.name}", arm.version, text)
+            self._wait(what, arm.version, f"{self._why_not(arm.version)}; until then: {_show(in_force)}")
 
     def _keep_loaded(self, split: Sequence[ServedArm]) -> None:
         """A version of a real split is never loaded by the request that meets it first."""
@@ -477,10 +574,23 @@ class _Settling:
 
     def _why_not(self, version: VersionId) -> str:
         ours = _has_files(self.model.versions[version])
+        if version in self.ready:
+            return f"waits for version {version} to tell what it takes and gives"
         if version in self.failed:
             what = "its load failed" if ours else "no backend can serve it"
             return f"cannot move to version {version}, {what}: {self.failed[version]}"
         return f"waits for version {version} to be {'loaded' if ours else 'ready on a backend'}"
+
+    def _wait_for_contract(
+        self, what: str, version: VersionId, old: VersionId, broken: tuple[str, ...], until: str
+    ) -> None:
+        """Somebody has to accept a version that is not what the clients of an old one were made for."""
+        model = self.model.name
+        text = (
+            f"version {version} breaks the contract of version {old}: {'; '.join(broken)}; {until}; "
+            f"`stagegate accept {model} {version} --reason TEXT` lets it take over all the same"
+        )
+        self.waiting.append(Waiting(what, version, f"{what} of model {model!r}: {text}", broken))
 
     def _wait(self, what: str, version: VersionId, text: str) -> None:
         self.waiting.append(Waiting(what, version, f"{what} of model {self.model.name!r}: {text}"))

@@ -9,8 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from router.model import WHOLE, Arm, PointerKind, RegisteredModel, Route, Shadow, VersionId
-from router.traffic.serving import Serving, settle, split_exactly
+from router.model import (
+    WHOLE,
+    Arm,
+    Contract,
+    PointerKind,
+    RegisteredModel,
+    Route,
+    Shadow,
+    TensorSpec,
+    VersionId,
+)
+from router.traffic.serving import Gate, Serving, breaks, settle, split_exactly
 from tests.fakes.models import a_model
 
 VERSIONS = ("1", "2", "3", "4", "5")
@@ -27,6 +37,15 @@ models = st.builds(
     pointers,
 )
 references = st.one_of(versions, st.sampled_from(NAMES), st.sampled_from([f"@{name}" for name in NAMES]))
+INPUT, OUTPUT = TensorSpec("x", "FP32", (-1, 64)), TensorSpec("y", "INT64", (-1,))
+CONTRACTS = (
+    Contract((INPUT,), (OUTPUT,)),
+    Contract((INPUT,), (OUTPUT, TensorSpec("p", "FP32", (-1, 10)))),
+    Contract((TensorSpec("z", "FP32", (-1, 64)),), (OUTPUT,)),
+)
+"""The second may replace the first, and not the other way round; the third replaces nobody."""
+
+learned = st.dictionaries(versions.map(VersionId), st.sampled_from(CONTRACTS), max_size=5)
 ready_sets = st.frozensets(versions.map(VersionId))
 
 
@@ -54,12 +73,13 @@ class World:
     route: Route | None
     ready: frozenset[VersionId]
     failed: dict[VersionId, str] = field(default_factory=dict)
+    gate: Gate = field(default_factory=Gate)
 
     def settle(self, previous: Serving | None) -> Serving:
         """One step."""
         here = self.ready & self.model.versions.keys()
         failed = {version: why for version, why in self.failed.items() if version not in here}
-        return settle(previous, self.model, self.route, here, failed)
+        return settle(previous, self.model, self.route, here, failed, self.gate)
 
 
 def resolvable(world: World) -> bool:
@@ -115,6 +135,47 @@ class Traffic(RuleBasedStateMachine):
         """Or are no longer remembered to have failed."""
         self.world.failed = dict.fromkeys(failed, "no memory")
         self.step()
+
+    @rule(contracts=learned)
+    def contracts_are_learned(self, contracts: dict[VersionId, Contract]) -> None:
+        """Of some versions, and others are forgotten."""
+        self.world.gate = replace(self.world.gate, learned=contracts)
+        self.step()
+
+    @rule(accepted=ready_sets)
+    def somebody_accepts_versions(self, accepted: frozenset[VersionId]) -> None:
+        """Or takes it back."""
+        self.world.gate = replace(self.world.gate, accepted=accepted)
+        self.step()
+
+    @invariant()
+    def no_pointer_moves_to_what_breaks_its_clients(self) -> None:
+        """Nor to what may break them, where that is not known yet; the old one answers."""
+        old = {(p.kind, p.name): p.version for p in self.before.pointers} if self.before else {}
+        for pointer in self.now.pointers:
+            was = old.get((pointer.kind, pointer.name))
+            if was in self.world.model.versions and was != pointer.version:
+                self.may_replace(was, pointer.version)
+
+    @invariant()
+    def no_split_puts_what_breaks_its_clients_in_front_of_them(self) -> None:
+        """Compared with what the stable arm served, as long as that is there."""
+        if self.before is None or any(
+            arm.version not in self.world.model.versions for arm in self.before.arms
+        ):
+            return
+        name = self.world.route.stable.name if self.world.route else "stable"
+        stable = next((arm.version for arm in self.before.arms if arm.name == name), None)
+        in_front = {arm.version for arm in self.before.arms if arm.meets_clients}
+        for arm in self.now.arms:
+            if stable is not None and arm.meets_clients and arm.version not in in_front:
+                self.may_replace(stable, arm.version)
+
+    def may_replace(self, old: VersionId, new: VersionId) -> None:
+        """Its contract is known, where that of the old one is, and does not break it; or it was accepted."""
+        gate = self.world.gate
+        assert not breaks(old, new, self.world.model.versions, gate)
+        assert new in gate.accepted or old not in gate.learned or new in gate.learned
 
     @invariant()
     def the_split_is_whole_or_has_a_reason(self) -> None:
@@ -176,8 +237,10 @@ class Traffic(RuleBasedStateMachine):
 
     @invariant()
     def it_arrives_once_everything_is_ready(self) -> None:
-        """And is then what a fresh start would show, with nothing to wait for."""
-        world = replace(self.world, ready=frozenset(map(VersionId, VERSIONS)), failed={})
+        """And accepted; it is then what a fresh start would show, with nothing to wait for."""
+        everything = frozenset(map(VersionId, VERSIONS))
+        gate = replace(self.world.gate, accepted=everything)
+        world = replace(self.world, ready=everything, failed={}, gate=gate)
         fresh = world.settle(None)
         if not resolvable(world) or fresh.unroutable or fresh.waiting:
             return  # what names nothing has no one right answer; it keeps what it had
@@ -185,10 +248,14 @@ class Traffic(RuleBasedStateMachine):
 
     @invariant()
     def what_is_waited_for_is_said_and_wanted(self) -> None:
-        """Every version that somebody waits for is loaded, and each wait has its sentence."""
+        """Every version that somebody waits for is loaded, and each wait has its sentence.
+
+        What breaks a contract waits for people, who are told what it breaks.
+        """
         for waiting in self.now.waiting:
             assert waiting.sentence.startswith(f"{waiting.what} of model ")
-            if waiting.version in self.world.model.versions:
+            assert all(text in waiting.sentence for text in waiting.differences)
+            if waiting.version in self.world.model.versions and not waiting.differences:
                 assert waiting.version in self.now.wanted
 
 

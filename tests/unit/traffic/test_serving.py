@@ -10,6 +10,7 @@ from router.model import (
     Arm,
     BackendModel,
     Condition,
+    Contract,
     Fallback,
     MatchRule,
     ModelName,
@@ -18,9 +19,12 @@ from router.model import (
     Route,
     Shadow,
     Sticky,
+    TensorSpec,
     VersionId,
 )
+from router.traffic.contract import differences
 from router.traffic.serving import (
+    Gate,
     ServedArm,
     ServedShadow,
     Serving,
@@ -513,3 +517,184 @@ def test_a_rule_to_an_arm_that_is_not_in_force_is_left_out() -> None:
     route = replace(a_route(("stable", "1", 90), ("canary", "@nobody", 10)), match=(RULE,))
 
     assert served(None, model, route, ready=("1",)).assignment.rules == ()
+
+
+# Contracts
+
+TAKES_X = Contract((TensorSpec("x", "FP32", (-1, 64)),), (TensorSpec("y", "INT64", (-1,)),))
+TAKES_Z = Contract((TensorSpec("z", "FP32", (-1, 64)),), (TensorSpec("y", "INT64", (-1,)),))
+GIVES_MORE = replace(TAKES_X, outputs=(*TAKES_X.outputs, TensorSpec("p", "FP32", (-1, 10))))
+ALL = ("1", "2", "3")
+
+
+def knows(accepted: tuple[str, ...] = (), **contracts: Contract) -> Gate:
+    """Contracts of versions, `v1=...`, and what was accepted."""
+    return Gate({VersionId(key[1:]): one for key, one in contracts.items()}, ids(*accepted))
+
+
+def gated(
+    previous: Serving | None,
+    model: RegisteredModel,
+    gate: Gate,
+    route: Route | None = None,
+    ready: tuple[str, ...] = ALL,
+) -> Serving:
+    """`settle` with contracts; everything is loaded unless the test says otherwise."""
+    return settle(previous, model, route, ids(*ready), {}, gate)
+
+
+def test_a_pointer_stays_where_the_new_version_breaks_its_clients() -> None:
+    """What breaks is told, with the way round it, and the version is not loaded for nothing."""
+    gate = knows(v1=TAKES_X, v2=TAKES_Z)
+    before = gated(None, a_model(stages={"production": "1"}), gate)
+
+    after = gated(before, a_model(stages={"production": "2"}), gate, ready=("1",))
+
+    assert (pointers(after), arms(after), after.wanted) == ({"production": "1"}, [("stable", "1", 100)], ())
+    (waiting,) = after.waiting
+    assert waiting.differences == differences(TAKES_X, TAKES_Z) != ()
+    for said in (*waiting.differences, "version 1 goes on", "`stagegate accept digits 2 --reason TEXT`"):
+        assert said in waiting.sentence
+
+
+def test_a_version_that_was_accepted_takes_over() -> None:
+    """As soon as it is loaded, whatever it breaks."""
+    refused, accepted = knows(v1=TAKES_X, v2=TAKES_Z), knows(("2",), v1=TAKES_X, v2=TAKES_Z)
+    moved = a_model(stages={"production": "2"})
+    before = gated(gated(None, a_model(stages={"production": "1"}), refused), moved, refused)
+
+    cold = gated(before, moved, accepted, ready=("1",))
+    ready = gated(cold, moved, accepted)
+
+    assert (pointers(cold), cold.wanted) == ({"production": "1"}, (VersionId("2"),))
+    assert (pointers(ready), ready.waiting) == ({"production": "2"}, ())
+
+
+def test_a_contract_that_the_registry_tells_is_looked_at_too() -> None:
+    """It stands above what was learned."""
+    model = a_model(stages={"production": "1"})
+    versions = {
+        key: replace(one, contract=TAKES_Z if key == "2" else TAKES_X) for key, one in model.versions.items()
+    }
+    before = gated(None, replace(model, versions=versions), Gate())
+
+    after = gated(
+        before, replace(model, versions=versions, stages={"production": VersionId("2")}), knows(v2=TAKES_X)
+    )
+
+    assert pointers(after) == {"production": "1"}
+
+
+def test_a_version_that_gives_more_takes_over() -> None:
+    """Nobody who was made for the old one misses anything."""
+    gate = knows(v1=TAKES_X, v2=GIVES_MORE)
+    before = gated(None, a_model(stages={"production": "1"}), gate)
+
+    assert pointers(gated(before, a_model(stages={"production": "2"}), gate)) == {"production": "2"}
+
+
+def test_a_contract_that_is_not_known_is_waited_for() -> None:
+    """The version is loaded, tells, and only then takes over."""
+    moved = a_model(stages={"production": "2"})
+    before = gated(None, a_model(stages={"production": "1"}), knows(v1=TAKES_X))
+
+    cold = gated(before, moved, knows(v1=TAKES_X), ready=("1",))
+    untold = gated(cold, moved, knows(v1=TAKES_X))
+    told = gated(untold, moved, knows(v1=TAKES_X, v2=GIVES_MORE))
+
+    assert (pointers(cold), cold.wanted) == ({"production": "1"}, (VersionId("2"),))
+    assert (pointers(untold), untold.wanted) == ({"production": "1"}, (VersionId("2"),))
+    assert "waits for version 2 to tell what it takes and gives" in sentences(untold)
+    assert pointers(told) == {"production": "2"}
+
+
+def test_nothing_is_held_against_a_version_where_that_of_the_old_one_is_not_known() -> None:
+    """There is nothing to compare with."""
+    before = gated(None, a_model(stages={"production": "1"}), knows(v2=TAKES_Z))
+
+    assert pointers(gated(before, a_model(stages={"production": "2"}), knows(v2=TAKES_Z))) == {
+        "production": "2"
+    }
+
+
+def test_a_version_that_is_gone_is_replaced_whatever_its_contract() -> None:
+    """The old one cannot go on."""
+    gate = knows(v1=TAKES_X, v2=TAKES_Z)
+    before = gated(None, a_model(stages={"production": "1"}), gate)
+
+    assert pointers(gated(before, a_model(("2", "3"), stages={"production": "2"}), gate)) == {
+        "production": "2"
+    }
+
+
+def test_a_new_version_that_breaks_is_not_the_highest_for_clients() -> None:
+    """A model without stages stays where it is."""
+    gate = knows(v3=TAKES_X, v4=TAKES_Z)
+    before = gated(None, a_model(), gate)
+
+    after = gated(before, a_model(("1", "2", "3", "4")), gate, ready=("3", "4"))
+
+    assert arms(after) == [("stable", "3", 100)]
+    assert "version 4 breaks the contract of version 3" in sentences(after)
+
+
+def test_a_canary_that_breaks_what_stable_serves_waits_and_the_split_with_it() -> None:
+    """Until it is accepted: then it is as any other."""
+    route = a_route(("stable", "1", 90), ("canary", "2", 10))
+    gate = knows(v1=TAKES_X, v2=TAKES_Z)
+    before = gated(None, a_model(), gate, a_route(("stable", "1", 100)))
+
+    after = gated(before, a_model(), gate, route)
+    accepted = gated(after, a_model(), replace(gate, accepted=ids("2")), route)
+
+    assert arms(after) == [("stable", "1", 100)]
+    assert "arm canary of model 'digits': version 2 breaks the contract of version 1" in sentences(after)
+    assert after.wanted == ()
+    assert arms(accepted) == [("stable", "1", 90), ("canary", "2", 10)]
+
+
+def test_a_first_split_leaves_out_what_breaks_its_stable_arm() -> None:
+    """As after a restart; its weight goes to the stable arm, and the next look says the same."""
+    route = a_route(("stable", "1", 90), ("canary", "2", 10))
+    gate = knows(v1=TAKES_X, v2=TAKES_Z)
+
+    first = gated(None, a_model(), gate, route)
+    again = gated(first, a_model(), gate, route)
+
+    assert arms(first) == [("stable", "1", 100)]
+    assert first == again
+
+
+def test_a_green_arm_replaces_what_the_blue_one_served() -> None:
+    """Though neither is called stable."""
+    gate = knows(v1=TAKES_X, v2=TAKES_Z)
+    blue, green = a_route(("blue", "1", 100)), a_route(("green", "2", 100))
+    before = gated(None, a_model(), gate, blue)
+
+    assert arms(gated(before, a_model(), gate, green)) == [("blue", "1", 100)]
+    assert arms(gated(before, a_model(), replace(gate, accepted=ids("2")), green)) == [("green", "2", 100)]
+
+
+def test_a_stable_arm_that_comes_late_is_not_held_against_those_before_it() -> None:
+    """Its own route put them in front of clients while it was loading."""
+    route = a_route(("stable", "1", 50), ("other", "2", 50))
+    gate = knows(v1=TAKES_X, v2=GIVES_MORE)
+    first = gated(None, a_model(), gate, route, ready=("2",))
+
+    assert arms(first) == [("other", "2", 100)]
+    assert arms(gated(first, a_model(), gate, route)) == [("stable", "1", 50), ("other", "2", 50)]
+
+
+def test_a_model_that_a_backend_brought_need_not_tell() -> None:
+    """It is never asked, and is somebody else's to judge."""
+    route = Route(
+        model=ModelName("digits"),
+        arms=(Arm("stable", "1", 9_000), Arm("theirs", "", 1_000, BackendModel("their_model", "7"))),
+    )
+    model = with_backend_models(a_model(), route)
+    theirs = backend_version_id(BackendModel("their_model", "7"))
+    before = gated(None, model, knows(v1=TAKES_X), a_route(("stable", "1", 100)))
+
+    after = settle(before, model, route, frozenset({VersionId("1"), theirs}), {}, knows(v1=TAKES_X))
+
+    assert [arm.version for arm in after.arms] == ["1", theirs]
