@@ -141,3 +141,28 @@ async def test_what_would_be_answered_too_late_is_not_begun(
     await asyncio.gather(*usual)
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "deadline" in str(refused.value.details())
+
+
+async def test_deadlines_that_pass_in_triton_cost_no_other_call(
+    gateway: Gateway, stub: service_pb2_grpc.GRPCInferenceServiceStub
+) -> None:
+    """Triton ends such a stream several times; the connection and what else is on it stay."""
+    request = service_pb2.ModelInferRequest(model_name="quick")
+    request.inputs.add(name="x", datatype="FP32", shape=[2])
+    request.raw_input_contents.append(np.array([1, 2], np.float32).tobytes())
+    broken = sample(gateway, "stagegate_retries_total", reason="broken")
+    codes: Counter[grpc.StatusCode] = Counter()
+
+    async def late(number: int) -> None:
+        try:
+            await stub.ModelInfer(request, timeout=0.001 + number % 40 / 10_000)
+        except grpc.aio.AioRpcError as error:
+            codes[error.code()] += 1
+
+    for turn in range(60):
+        usual = [infer(stub, "quick") for _ in range(3)]
+        answers = await asyncio.gather(*usual, *(late(turn * 6 + number) for number in range(6)))
+        assert {answer[0] for answer in answers[:3] if answer} == {grpc.StatusCode.OK}
+
+    assert codes[grpc.StatusCode.DEADLINE_EXCEEDED] > 20
+    assert sample(gateway, "stagegate_retries_total", reason="broken") == broken

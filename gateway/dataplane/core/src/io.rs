@@ -16,7 +16,7 @@ use tokio_rustls::TlsStream;
 
 use crate::frame_watch::FrameWatch;
 use crate::joined;
-use crate::late_end::LateEnds;
+use crate::repeated_end::RepeatedEnds;
 use crate::tls_socket::TlsSocket;
 
 /// Most that is read and thrown away when a connection ends.
@@ -45,7 +45,8 @@ pub(crate) struct Io {
     /// The watch ended the reading, and woke the task that is to know.
     ended: bool,
     watch: Option<FrameWatch>,
-    late_ends: Option<LateEnds>,
+    /// Boxed: it is large, and only backends have one.
+    repeated_ends: Option<Box<RepeatedEnds>>,
     out: VecDeque<Bytes>,
     /// Bytes in `out`.
     held: usize,
@@ -109,7 +110,7 @@ impl Io {
             started: false,
             ended: false,
             watch: None,
-            late_ends: None,
+            repeated_ends: None,
             out: VecDeque::new(),
             held: 0,
             heads: BytesMut::new(),
@@ -130,9 +131,9 @@ impl Io {
         self
     }
 
-    /// The peer is a backend: a stream that it resets and ends is one that it ends.
+    /// The peer is a backend: streams that it ends more than once end once.
     pub(crate) fn of_backend(mut self) -> Self {
-        self.late_ends = Some(LateEnds::default());
+        self.repeated_ends = Some(Box::new(RepeatedEnds::new()));
         self
     }
 
@@ -213,6 +214,13 @@ impl Stream {
         }
     }
 
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
+    }
+
     fn poll_write_vectored(
         &mut self,
         cx: &mut Context<'_>,
@@ -252,16 +260,18 @@ impl AsyncRead for Io {
             }
             return Poll::Pending;
         }
+        let Self {
+            stream,
+            repeated_ends,
+            ..
+        } = &mut *self;
+        if let Some(ends) = repeated_ends {
+            return ends.poll_read(cx, buf, |cx, buf| stream.poll_read(cx, buf));
+        }
         let before = buf.filled().len();
-        let outcome = match &mut self.stream {
-            Stream::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Stream::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
-        };
+        let outcome = stream.poll_read(cx, buf);
         if let Some(watch) = &mut self.watch {
             watch.feed(&buf.filled()[before..]);
-        }
-        if let Some(late_ends) = &mut self.late_ends {
-            late_ends.mend(&mut buf.filled_mut()[before..]);
         }
         outcome
     }

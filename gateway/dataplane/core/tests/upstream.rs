@@ -329,6 +329,29 @@ async fn goaway_under_load_loses_nothing() {
     assert!(retries(&gateway, "refused") > 0);
 }
 
+/// A stream that ends more than once costs neither its own call nor those beside it.
+#[tokio::test]
+async fn a_stream_that_ends_again_costs_no_call() {
+    let backend = Backend::start().await;
+    let proxy = Proxy::before(backend.address()).await;
+    let gateway = Gateway::start(snapshot_at(&[proxy.address()], vec![only()]));
+    proxy.end_again();
+    let late = async {
+        let client = gateway.client().await;
+        for _ in 0..20 {
+            let answer = client.infer("digits", &[("x-do", "status=4 too late")]);
+            assert_eq!(4, answer.await.code());
+        }
+    };
+
+    let usual = load(&gateway, || proxy.ended_again() >= 20);
+    let (codes, ()) = tokio::join!(usual, late);
+
+    assert!(codes.iter().all(|code| *code == 0), "{codes:?}");
+    assert_eq!((0, 1), (retries(&gateway, "broken"), backend.connections()));
+    assert_eq!(codes.len() + 20, backend.inferences());
+}
+
 /// A connection that breaks under calls: they are sent once more, on a new connection where there is no
 /// other backend.
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! What stands between a gateway and a backend and makes trouble, frame by frame.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::Arc;
@@ -14,7 +15,9 @@ use tokio::time::timeout;
 const PREFACE: usize = 24;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
+const END_STREAM: u8 = 1;
 
 #[derive(Default)]
 struct State {
@@ -22,6 +25,8 @@ struct State {
     /// Whether the next answer's DATA breaks the connection.
     cut: AtomicBool,
     cuts: AtomicUsize,
+    ends_again: AtomicBool,
+    again: AtomicUsize,
     goaway: Notify,
 }
 
@@ -66,6 +71,17 @@ impl Proxy {
         self.state.cuts.load(SeqCst)
     }
 
+    /// End and reset streams without an answer again and again, as gRPC C++ does with a call whose deadline
+    /// passed.
+    pub fn end_again(&self) {
+        self.state.ends_again.store(true, SeqCst);
+    }
+
+    /// Streams that were ended so.
+    pub fn ended_again(&self) -> usize {
+        self.state.again.load(SeqCst)
+    }
+
     /// Say GOAWAY on every connection at once and in one step: what is on its way then is not let through,
     /// what was let through before is finished.
     pub fn goaway(&self) {
@@ -91,6 +107,10 @@ struct Frame {
 impl Frame {
     fn kind(&self) -> u8 {
         self.bytes[3]
+    }
+
+    fn ends_stream(&self) -> bool {
+        self.bytes[4] & END_STREAM != 0
     }
 
     fn stream(&self) -> u32 {
@@ -141,6 +161,7 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, passed: &Pass
 }
 
 async fn answers(mut from: OwnedReadHalf, to: &Mutex<OwnedWriteHalf>, state: &State) -> Option<()> {
+    let mut begun = HashSet::new();
     loop {
         let frame = read_frame(&mut from).await?;
         if frame.kind() == DATA && state.cut.swap(false, SeqCst) {
@@ -151,7 +172,13 @@ async fn answers(mut from: OwnedReadHalf, to: &Mutex<OwnedWriteHalf>, state: &St
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        to.lock().await.write_all(&frame.bytes).await.ok()?;
+        let mut bytes = frame.bytes.clone();
+        let is_first = frame.kind() == HEADERS && begun.insert(frame.stream());
+        if is_first && frame.ends_stream() && state.ends_again.load(SeqCst) {
+            bytes.extend(end_again(frame.stream()));
+            state.again.fetch_add(1, SeqCst);
+        }
+        to.lock().await.write_all(&bytes).await.ok()?;
     }
 }
 
@@ -164,6 +191,21 @@ async fn goaways(to: &Mutex<OwnedWriteHalf>, passed: &Passed, state: &State) -> 
         let goaway = goaway(passed.last.load(SeqCst));
         to.lock().await.write_all(&goaway).await.ok()?;
     }
+}
+
+/// What Triton sends behind the trailers of such a call.
+fn end_again(stream: u32) -> Vec<u8> {
+    let trailers = b"\x08\x03200\0\x0bgrpc-status\x014\0\x0cgrpc-message\x08too late";
+    let frame = |kind, flags, payload: &[u8]| {
+        let mut bytes = vec![0, 0, payload.len() as u8, kind, flags];
+        bytes.extend_from_slice(&stream.to_be_bytes());
+        bytes.extend_from_slice(payload);
+        bytes
+    };
+    let reset = frame(RST_STREAM, 0, &[0; 4]);
+    let end_headers = 4;
+    let end = frame(HEADERS, END_STREAM | end_headers, trailers);
+    [&reset[..], &end, &reset, &end, &reset, &end, &reset].concat()
 }
 
 fn goaway(last: u32) -> Vec<u8> {
