@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from router.errors import ArtifactError, ArtifactMissing
@@ -25,7 +25,12 @@ def digest_of(artifact: Path) -> str:
         ArtifactMissing: there is nothing at that path.
         ArtifactError: it holds something that is neither a file nor a folder, such as a link.
     """
-    lines = sorted((path.encode(), file_digest(file)) for path, file in files_of(artifact))
+    return digest_of_hashes({path: file_digest(file) for path, file in files_of(artifact)})
+
+
+def digest_of_hashes(hashes: Mapping[str, str]) -> str:
+    """The digest of an artifact whose files have these SHA-256 in hex, by path."""
+    lines = sorted((path.encode(), digest) for path, digest in hashes.items())
     text = b"".join(digest.encode() + b"  " + path + b"\n" for path, digest in lines)
     return "sha256:" + hashlib.sha256(text).hexdigest()
 

@@ -7,13 +7,15 @@ import os
 import re
 import secrets
 import shutil
+import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 from router.artifacts.config_pbtxt import config_pbtxt, quoted
 from router.artifacts.digest import files_of
-from router.artifacts.fetch import Progress, fetch, sync_folder
+from router.artifacts.fetch import Fetcher, Progress, sync_folder
 from router.artifacts.onnx_contract import contract_of_onnx
 from router.errors import ArtifactError, UnsupportedFormat
 from router.model import TritonName, Version
@@ -32,9 +34,14 @@ class TritonRepository:
     never sees half a model. What a stopped process left half made is removed at the next start.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Make the folder if it is not there. Raises ArtifactError where it cannot be used."""
+    def __init__(self, folder: Path, fetcher: Fetcher | None = None) -> None:
+        """Make the folder if it is not there; `fetcher` brings the files, None for those of this machine.
+
+        Raises:
+            ArtifactError: the folder cannot be used.
+        """
         self._folder = folder
+        self._fetcher = fetcher or Fetcher()
         # A lock lives for as long as somebody holds it or waits for it.
         self._busy: WeakValueDictionary[TritonName, asyncio.Lock] = WeakValueDictionary()
         try:
@@ -59,7 +66,7 @@ class TritonRepository:
         async with self._busy.setdefault(name, asyncio.Lock()):
             target = self._folder / name
             if not (version.digest and target.is_dir()):
-                await asyncio.to_thread(self._make, version, name, progress)
+                await _to_its_end(partial(self._make, version, name, progress))
             return target
 
     async def remove(self, name: TritonName) -> None:
@@ -78,7 +85,9 @@ class TritonRepository:
     def _temporary(self) -> Path:
         return self._folder / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}"
 
-    def _make(self, version: Version, name: TritonName, progress: Progress | None) -> None:
+    def _make(
+        self, version: Version, name: TritonName, progress: Progress | None, cancel: threading.Event
+    ) -> None:
         lay_out = LAYOUTS.get(version.format)
         if lay_out is None:
             raise UnsupportedFormat(
@@ -89,7 +98,7 @@ class TritonRepository:
         try:
             fetched, made = work / "fetched", work / "made"
             fetched.mkdir(parents=True)
-            fetch(version, fetched, progress)
+            self._fetcher.fetch(version, fetched, progress, cancel)
             lay_out(version, name, fetched, made)
             for folder in (path for path in made.rglob("*") if path.is_dir()):
                 sync_folder(folder)
@@ -111,6 +120,18 @@ class TritonRepository:
         except FileNotFoundError:
             return
         shutil.rmtree(away, ignore_errors=True)
+
+
+async def _to_its_end(work: Callable[[threading.Event], None]) -> None:
+    """Do work in a thread; where the caller goes away, tell it so and wait until it has cleaned up."""
+    cancel = threading.Event()
+    doing = asyncio.create_task(asyncio.to_thread(work, cancel))
+    try:
+        await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        cancel.set()
+        await asyncio.wait([doing])
+        raise
 
 
 def _is_alive(name: str) -> bool:

@@ -15,10 +15,10 @@ from tritonclient.grpc import model_config_pb2
 
 from router.artifacts.config_pbtxt import config_pbtxt, quoted
 from router.artifacts.digest import digest_of
-from router.artifacts.fetch import local_path
 from router.artifacts.layout import TritonRepository
 from router.artifacts.naming import triton_model_name
-from router.errors import ArtifactError, ArtifactMissing, DigestMismatch, NotSupported, UnsupportedFormat
+from router.artifacts.policy import local_path
+from router.errors import ArtifactError, ArtifactMissing, ArtifactRefused, DigestMismatch, UnsupportedFormat
 from router.model import Contract, ModelName, TensorSpec, TritonName, Version, VersionId
 
 CONTRACT = Contract((TensorSpec("X", "FP32", (-1, 4)),), (TensorSpec("label", "INT64", (-1,)),))
@@ -134,7 +134,7 @@ async def test_an_onnx_file_becomes_a_python_model(onnx: Path, repository: Trito
         ({"digest": "sha256:" + "0" * 64}, DigestMismatch),
         ({"format": "tensorrt"}, UnsupportedFormat),
         ({"artifact": "/nowhere/model.onnx"}, ArtifactMissing),
-        ({"artifact": "s3://bucket/model.onnx"}, NotSupported),
+        ({"artifact": "s3://bucket/model.onnx"}, ArtifactRefused),
         ({"artifact": "file://other-host/model.onnx"}, ArtifactError),
     ],
 )
@@ -224,7 +224,7 @@ def test_what_a_dead_process_left_half_made_is_cleaned(tmp_path: Path) -> None:
 @pytest.mark.parametrize("artifact", ["/a/b c", "file:///a/b%20c", "file://localhost/a/b c"])
 def test_paths_and_file_uris_name_the_same_place(artifact: str) -> None:
     """A URI's escapes are undone, a path's are not."""
-    assert local_path(version_of(artifact)) == Path("/a/b c")
+    assert local_path("m 1", artifact) == Path("/a/b c")
 
 
 async def test_a_folder_has_one_writer_whatever_order_they_come_in(tmp_path: Path) -> None:
