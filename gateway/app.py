@@ -23,6 +23,7 @@ from typing import Any
 
 from gateway import __version__
 from gateway.admin import serve_admin
+from gateway.artifacts import Artifacts
 from gateway.bridge import DataPlane, Settings
 from gateway.certificates import Certificates, FrontTls, read_material
 from gateway.clock import SystemClock
@@ -36,6 +37,7 @@ from gateway.progress import Progress
 from gateway.reload import Reloader, check_names
 from gateway.running import Addresses, RunningGateway
 from gateway.shadow import ShadowComparer
+from router.artifacts.fetch import Fetcher
 from router.artifacts.layout import TritonRepository
 from router.artifacts.naming import triton_model_name
 from router.backends.describe import describe
@@ -45,7 +47,7 @@ from router.control.residents import BackendState
 from router.control.watchers import Watchers
 from router.errors import InvalidInput, StagegateError, Unavailable
 from router.model import Backend, BackendTls, Control
-from router.ports import StateStore
+from router.ports import Registry, StateStore
 from router.registries import open_registry
 from router.stores import SqliteStore, open_store
 
@@ -253,9 +255,10 @@ async def _start(stack: AsyncExitStack, start: _Start, taken: Taken | None) -> _
     data_plane = _start_data_plane(config, material.front, taken.data_plane if taken else ())
     stack.callback(data_plane.stop)
     certificates = Certificates(config, material, data_plane)
-    make_backends = partial(make_backend_states, tls=certificates.backend)
     recorder = LoadRecorder()
     controller = _controller(config, store, data_plane, clock, recorder)
+    artifacts = Artifacts(config, partial(_registry_of, controller))
+    make_backends = partial(make_backend_states, tls=certificates.backend, fetcher=artifacts.fetcher)
     reloader = Reloader(
         config,
         controller,
@@ -263,6 +266,7 @@ async def _start(stack: AsyncExitStack, start: _Start, taken: Taken | None) -> _
         make_backends=make_backends,
         certificates=certificates,
         set_limits=lambda fresh: data_plane.set_limits(data_plane_settings(fresh)),
+        set_artifacts=artifacts.configure,
     )
     comparer = ShadowComparer(data_plane, controller.tolerance, clock.unix)
     gateway = RunningGateway(
@@ -433,23 +437,33 @@ async def _begin(
         controller.add_registry(open_registry(name, section.type, section.options), section.poll)
 
 
+def _registry_of(controller: Controller, name: str) -> Registry | None:
+    state = controller.registries.get(name)
+    return state.registry if state is not None else None
+
+
 def make_backend_states(
-    backends: Sequence[Backend], tls: Callable[[str], BackendTls | None] = lambda _: None
+    backends: Sequence[Backend],
+    tls: Callable[[str], BackendTls | None] = lambda _: None,
+    fetcher: Fetcher | None = None,
 ) -> list[BackendState]:
-    """Adapters for backends; nothing is sent to them yet. `tls` gives how one is to be spoken to.
+    """Adapters for backends; nothing is sent to them yet. `tls` gives how one is to be spoken to, `fetcher`
+    brings the files of versions, by default those of this machine.
 
     Raises ArtifactError for an unusable repository.
     """
     return [
-        BackendState(backend, TritonServer(backend, tls=partial(tls, backend.name)), _folders(backend))
+        BackendState(
+            backend, TritonServer(backend, tls=partial(tls, backend.name)), _folders(backend, fetcher)
+        )
         for backend in backends
     ]
 
 
-def _folders(backend: Backend) -> TritonRepository | None:
+def _folders(backend: Backend, fetcher: Fetcher | None) -> TritonRepository | None:
     if backend.control is not Control.EXPLICIT or backend.repository is None:
         return None
-    return TritonRepository(backend.repository)
+    return TritonRepository(backend.repository, fetcher)
 
 
 async def _start_tritons(

@@ -29,7 +29,16 @@ from router.registries import open_registry
 
 LOG = logging.getLogger("stagegate")
 
-_LIVE = ("registries", "default_registry", "backends", "residency.", "log.level", "limits.", "tls.")
+_LIVE = (
+    "registries",
+    "default_registry",
+    "artifacts.",
+    "backends",
+    "residency.",
+    "log.level",
+    "limits.",
+    "tls.",
+)
 """Keys, or beginnings of keys, that take effect at once; all others wait for the next start."""
 
 _WAITS = ("limits.upstream_connections", "limits.shadow_")
@@ -73,6 +82,7 @@ class Reloader:
         make_backends: Callable[[Sequence[Backend]], list[BackendState]],
         certificates: Certificates | None = None,
         set_limits: Callable[[GatewayConfig], None] = lambda _: None,
+        set_artifacts: Callable[[GatewayConfig], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._started_with = config
@@ -81,6 +91,7 @@ class Reloader:
         self._make_backends = make_backends
         self._certificates = certificates
         self._set_limits = set_limits
+        self._set_artifacts = set_artifacts
         self._busy = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self.registry_types = {name: section.type for name, section in config.registries.items()}
@@ -164,6 +175,7 @@ class Reloader:
     async def _apply(self, fresh: GatewayConfig, difference: _Difference) -> None:
         self._controller.set_settings(self._settings(fresh))
         self._set_limits(fresh)
+        self._set_artifacts(fresh)
         logging.getLogger("stagegate").setLevel(fresh.log.level.upper())
         for name in difference.drop_registries:
             self._controller.drop_registry(name)

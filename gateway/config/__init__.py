@@ -3,6 +3,7 @@
 `load_config` is the way in; `schema` says what there is.
 """
 
+from gateway.config.artifacts import ArtifactsConfig
 from gateway.config.document import Document, read_document, read_documents
 from gateway.config.load import built_in_config, changed_keys, describe_problems, load_config, parse_config
 from gateway.config.registries import RegistryConfig
@@ -28,6 +29,7 @@ __all__ = [
     "BUILT_IN",
     "METHOD_GROUPS",
     "Address",
+    "ArtifactsConfig",
     "BackendConfig",
     "BackendTlsConfig",
     "Document",

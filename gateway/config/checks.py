@@ -6,7 +6,7 @@ place does not hide a mistake in another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from gateway.config.document import Finding, Value, as_list, as_mapping
 from gateway.config.units import parse_listen_address
@@ -26,6 +26,21 @@ def cross_check(root: dict[str, Value], registries: frozenset[str]) -> Iterator[
     yield from _repositories(root)
     yield from _ports(root)
     yield from _pairs(root)
+    yield from _artifacts(as_mapping(root.get("artifacts")))
+
+
+def _artifacts(artifacts: Mapping[str, Value]) -> Iterator[Finding]:
+    """Half of a key pair, and signatures that nothing could check."""
+    s3 = as_mapping(artifacts.get("s3"))
+    for key, other in (("access_key", "secret_key"), ("secret_key", "access_key")):
+        if key in s3 and other not in s3:
+            yield ("artifacts", "s3", key), f"needs {other} beside it"
+    signature = as_mapping(artifacts.get("signature"))
+    given = [key for key in ("public_key", "certificates") if key in signature]
+    if len(given) > 1:
+        yield ("artifacts", "signature", "certificates"), "is given beside public_key; one of the two"
+    if "required" in signature and not given:
+        yield ("artifacts", "signature", "required"), "needs public_key or certificates to check with"
 
 
 def _pairs(root: dict[str, Value]) -> Iterator[Finding]:

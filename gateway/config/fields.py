@@ -8,11 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import GetCoreSchemaHandler, ValidationInfo
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, PlainValidator, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.config.units import format_duration, format_size, parse_duration, parse_size
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and an unknown key is a mistake."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def scalar(value: object) -> str:
@@ -130,3 +137,7 @@ def path_in(folder: Path, value: object) -> Path:
     if not text or "\0" in text:
         raise ValueError("must be a path")
     return folder / Path(text).expanduser()
+
+
+FilePath = Annotated[Path, PlainValidator(in_folder)]
+"""A path relative to the folder of the configuration file."""

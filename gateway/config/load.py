@@ -118,7 +118,8 @@ class _Checker:
         if isinstance(root.get("registries"), dict):
             root["registries"] = registries
         try:
-            config = GatewayConfig.model_validate(root, context={"folder": self._folder})
+            context = {"folder": self._folder, "environ": environ}
+            config = GatewayConfig.model_validate(root, context=context)
         except ValidationError as invalid:
             for error in invalid.errors(include_url=False):
                 self._add_error(error)

@@ -30,10 +30,11 @@ file. A key is overridden from the environment as `STAGEGATE_` and its path with
 `STAGEGATE_LISTEN__INFERENCE=0.0.0.0:8001`, `STAGEGATE_BACKENDS__0__GRPC=10.0.0.7:8001`. Sizes are written as
 `64MiB`, durations as `30s`, `5m`, `500ms`. A value that begins with `@` must be quoted.
 
-`stagegate reload` or SIGHUP takes changed registries, backends, `default_registry`, `residency`, `limits`
-(but `upstream_connections`), the files of `tls` and `log.level` at once; other keys wait for the next
-start, and the answer names them. A file with a mistake is refused whole. Certificates are also taken when
-their files change; a pair that does not match or has run out is refused, and the old one stays.
+`stagegate reload` or SIGHUP takes changed registries, backends, `default_registry`, `residency`,
+`artifacts`, `limits` (but `upstream_connections`), the files of `tls` and `log.level` at once; other keys
+wait for the next start, and the answer names them. A file with a mistake is refused whole. Certificates are
+also taken when their files change; a pair that does not match or has run out is refused, and the old one
+stays.
 
 This page is made from the schema by `make generate`.
 
@@ -54,6 +55,9 @@ _SIZES = {
     "limits.max_frame",
     "limits.replay",
     "limits.shadow_bytes",
+    "artifacts.cache.size",
+    "artifacts.reserve",
+    "artifacts.slowest",
 }
 _WORDS = {"limits.connections_per_address": "off", "limits.max_connection_age": "never"}
 _DURATIONS = {
@@ -64,6 +68,8 @@ _DURATIONS = {
     "limits.shadow_deadline",
     "residency.idle_unload",
     "residency.load_timeout",
+    "artifacts.timeout",
+    "artifacts.stall",
 }
 
 

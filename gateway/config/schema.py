@@ -14,8 +14,6 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     InstanceOf,
     PlainValidator,
@@ -24,7 +22,8 @@ from pydantic import (
     field_validator,
 )
 
-from gateway.config.fields import Duration, Size, Text, Whole, Word, in_folder, scalar
+from gateway.config.artifacts import ArtifactsConfig
+from gateway.config.fields import Duration, FilePath, Section, Size, Text, Whole, Word, in_folder, scalar
 from gateway.config.registries import RegistryConfig
 from gateway.config.units import Address, parse_listen_address, parse_remote_address
 from router.model import Backend, BackendId, Control
@@ -82,13 +81,6 @@ def _allowed(word: str) -> str:
 NamePart = Annotated[str, Text(_name)]
 ListenAddress = Annotated[Address, Text(parse_listen_address)]
 RemoteAddress = Annotated[Address, Text(parse_remote_address)]
-FilePath = Annotated[Path, PlainValidator(in_folder)]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, and an unknown key is a mistake."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ListenConfig(Section):
@@ -351,6 +343,7 @@ class GatewayConfig(Section):
     default_registry: Annotated[str, Text(str)] = Field(
         default="", description="where models without a route resolve; the only registry where there is one"
     )
+    artifacts: ArtifactsConfig = Field(default_factory=ArtifactsConfig)
     backends: tuple[BackendConfig, ...] = ()
     protocol: ProtocolConfig = Field(default_factory=ProtocolConfig)
     auth: AuthConfig = Field(default_factory=AuthConfig)
