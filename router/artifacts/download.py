@@ -68,6 +68,66 @@ class Cancelled(ArtifactError):
     retry = True
 
 
+def list_files(
+    source: Source,
+    uri: str,
+    *,
+    pace: Pace,
+    cancel: threading.Event | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Sequence[RemoteFile]:
+    """Ask a store for the files of an artifact, again and again where it does not answer.
+
+    Raises:
+        ArtifactUnavailable: the store failed again and again, or took too long.
+        ArtifactMissing, ArtifactRefused, ArtifactError: as the source says.
+    """
+    for tried in range(1, _TRIES + 1):
+        try:
+            return _Asking(source, uri).wait(min(pace.until, clock() + 2 * pace.stall), cancel, clock)
+        except ArtifactUnavailable:
+            if tried == _TRIES or clock() >= pace.until:
+                raise
+            _pause(pace, tried, cancel or threading.Event())
+    raise AssertionError  # the last try returned or raised
+
+
+class _Asking:
+    """One listing, in a thread of its own: a call that hangs is left behind."""
+
+    def __init__(self, source: Source, uri: str) -> None:
+        self._source, self._uri = source, uri
+        self._done = threading.Event()
+        self._files: Sequence[RemoteFile] = ()
+        self._problem: Exception | None = None
+        threading.Thread(target=self._ask, name="fetch-list", daemon=True).start()
+
+    def _ask(self) -> None:
+        try:
+            self._files = self._source.files(self._uri)
+        except Exception as problem:
+            self._problem = problem
+        self._done.set()
+
+    def wait(
+        self, until: float, cancel: threading.Event | None, clock: Callable[[], float]
+    ) -> Sequence[RemoteFile]:
+        """The files. Raises as `list_files`."""
+        while not self._done.wait(_TICK):
+            check_wanted(cancel)
+            if clock() >= until:
+                raise ArtifactUnavailable(f"the store does not say what is at {self._uri}")
+        if self._problem is not None:
+            raise _ours(self._problem)
+        return self._files
+
+
+def check_wanted(cancel: threading.Event | None) -> None:
+    """Raises Cancelled where the event is set."""
+    if cancel is not None and cancel.is_set():
+        raise Cancelled("the fetch was given up: nobody waits for it any more")
+
+
 def download(
     source: Source,
     uri: str,
@@ -218,8 +278,7 @@ class _Download:
             if not left:
                 return
             now = clock()
-            if cancel is not None and cancel.is_set():
-                raise Cancelled("the fetch was given up: nobody waits for it any more")
+            check_wanted(cancel)
             if now >= self._pace.until:
                 raise ArtifactUnavailable(
                     f"the fetch took too long; {come} bytes had come",
@@ -310,8 +369,7 @@ class _Download:
                 tries = 1 if part.at > before else tries + 1
                 if tries >= _TRIES:
                     raise
-                pause = min(self._pace.pause * 2 ** (tries - 1), _LONGEST_PAUSE)
-                self._stopped.wait(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads tries, hides nothing
+                _pause(self._pace, tries, self._stopped)
         else:
             return
         self._written(part)
@@ -378,10 +436,8 @@ class _Download:
             self._changed.notify_all()
 
     def _fail(self, problem: Exception) -> None:
-        if not isinstance(problem, StagegateError):
-            problem = ArtifactError(f"the fetch failed: {type(problem).__name__}: {str(problem)[:300]}")
         with self._changed:
-            self._failure = self._failure or problem
+            self._failure = self._failure or _ours(problem)
             self._stopped.set()
             self._changed.notify_all()
 
@@ -405,3 +461,16 @@ def _disk(remote: RemoteFile, problem: OSError) -> ArtifactError:
             hint="free some of the disk, or let it have a larger one",
         )
     return ArtifactError(f"{remote.path} cannot be written: {problem.strerror}")
+
+
+def _ours(problem: Exception) -> StagegateError:
+    """An error of ours for whatever a source raised."""
+    if isinstance(problem, StagegateError):
+        return problem
+    return ArtifactError(f"the fetch failed: {type(problem).__name__}: {str(problem)[:300]}")
+
+
+def _pause(pace: Pace, tries: int, end: threading.Event) -> None:
+    """Wait before a further try, longer each time, and not all at once; or until `end`."""
+    seconds = min(pace.pause * 2 ** (tries - 1), _LONGEST_PAUSE)
+    end.wait(seconds * random.uniform(0.5, 1))  # noqa: S311 - spreads tries, hides nothing

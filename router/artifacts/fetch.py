@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
-import os
-import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakValueDictionary
 
-from router.artifacts.digest import digest_of_hashes
-from router.artifacts.download import Pace, download
+from router.artifacts.archives import is_archive, unpack
+from router.artifacts.cache import ArtifactCache, Seen, listing_of
+from router.artifacts.checks import check_digest, check_first, check_listing
+from router.artifacts.digest import copy_file, files_of
+from router.artifacts.download import Pace, check_wanted, download, list_files
 from router.artifacts.files import LocalFiles
+from router.artifacts.folders import empty, sync_tree
 from router.artifacts.policy import (
     ArtifactSettings,
     Code,
@@ -25,28 +30,30 @@ from router.artifacts.policy import (
     Policy,
     S3Place,
 )
+from router.artifacts.signature import check_signature
 from router.artifacts.space import Space
+from router.artifacts.telling import Progress, Telling
+from router.artifacts.web import WebFile
 from router.errors import (
     ArtifactChanged,
     ArtifactError,
-    ArtifactMissing,
-    ArtifactRefused,
+    ArtifactUnavailable,
     DigestMismatch,
+    NoSpace,
     NotSupported,
     StagegateError,
 )
 from router.model import Version
 from router.ports import RemoteFile, Source
+from router.remote.net import Guard
 from router.remote.s3 import S3Access, S3Files
 
-Progress = Callable[[str], None]
+_CHANGES, _DAMAGES = 2, 1
+"""How often a fetch begins again from nothing because what it fetched was replaced, or came damaged."""
 
-_AFRESH = 2
-"""How often a fetch begins again from nothing, because what it fetched was replaced or came damaged."""
-
-_TELL_SECONDS = 1.0
-_LOG_SECONDS = 10.0
-_MIB = 1 << 20
+_WAIT_SECONDS = 0.2
+_SILENCE = 10.0
+"""Seconds without a byte after which one connection is given up; what it was to bring is asked for again."""
 
 _log = logging.getLogger(__name__)
 
@@ -85,9 +92,14 @@ class Fetcher:
         self._origins, self._sources, self._clock = origins, sources, clock
         self._settings, self._policy = settings, Policy.of(settings)
         self._space = space or Space(settings.reserve)
+        self._cache = _cache_of(settings)
+        self._busy: WeakValueDictionary[tuple[str, ...], _Turn] = WeakValueDictionary()
+        self._guard_busy = threading.Lock()
 
     def configure(self, settings: ArtifactSettings) -> None:
-        """Use other settings from the next fetch on."""
+        """Use other settings from the next fetch on. Raises ArtifactError for a cache that cannot be used."""
+        if settings.cache != self._settings.cache:
+            self._cache = _cache_of(settings)
         self._settings, self._policy = settings, Policy.of(settings)
         self._space.reserve = settings.reserve
 
@@ -130,16 +142,20 @@ class Fetcher:
             ArtifactError: it holds what no artifact may, or cannot be written.
         """
         who = f"{version.model} {version.version}"
+        until = self._clock() + self._settings.timeout
         try:
-            with self._opened(version) as source:
-                self._again_and_again(_Job(version, source, target, _Telling(who, progress), cancel))
+            with self._opened(version) as source, self._turn(version, cancel, until):
+                job = _Job(version, source, target, Telling(who, progress), cancel, until)
+                self._again_and_again(job)
+                self._finish(job)
         except OSError as problem:
-            _empty(target)
+            empty(target)
             raise ArtifactError(f"{who}: cannot be put into {target}: {problem.strerror}") from problem
         except StagegateError as problem:
-            _empty(target)
-            if who not in problem.message:
+            empty(target)
+            if not problem.message.startswith(who):
                 problem.message = f"{who}: {problem.message}"
+                problem.args = (problem.message,)
             raise
 
     @contextlib.contextmanager
@@ -149,7 +165,7 @@ class Fetcher:
         own = self._sources(version)
         try:
             place = policy.place(version, origin, own=own is not None)
-            source = own if own is not None else self._engines(place)
+            source = own if own is not None else self._engines(place, origin)
         except BaseException:
             if own is not None:
                 own.close()
@@ -159,52 +175,166 @@ class Fetcher:
         finally:
             source.close()
 
-    def _engines(self, place: Place) -> Source:
+    def _engines(self, place: Place, origin: Origin) -> Source:
         """Access of our own, for what a registry names and gives no access to."""
-        s3 = self._settings.s3
+        s3, silence = self._settings.s3, min(_SILENCE, self._settings.stall)
         match place:
             case LocalPlace():
                 return LocalFiles(place.roots)
             case S3Place():
-                return S3Files(
-                    S3Access(s3.endpoint, s3.region, s3.access_key, s3.secret_key, self._settings.stall)
-                )
+                return S3Files(S3Access(s3.endpoint, s3.region, s3.access_key, s3.secret_key, silence))
             case HttpPlace():
-                raise NotSupported("files on https cannot be fetched yet")
+                policy = self._policy
+                return WebFile(
+                    Guard(policy.hosts(origin)),
+                    lambda to: policy.host_allowed(to.scheme, to.host, to.port),
+                    silence,
+                )
         raise NotSupported(f"nobody here can fetch {place.uri!r}")
 
-    def _again_and_again(self, job: _Job) -> None:
-        until = self._clock() + self._settings.timeout
-        for left in reversed(range(_AFRESH + 1)):
-            try:
-                return self._once(job, until)
-            except (ArtifactChanged, DigestMismatch) as problem:
-                if not left:
-                    raise
-                _log.warning("%s; it is fetched anew", problem)
-                _empty(job.target)
+    @contextlib.contextmanager
+    def _turn(self, version: Version, cancel: threading.Event | None, until: float) -> Iterator[None]:
+        """One fetch of the same files at a time, where those after it find them in the cache."""
+        if self._cache is None:
+            yield
+            return
+        with self._guard_busy:
+            key = (version.digest,) if version.digest else (version.registry, version.model, version.version)
+            turn = self._busy.setdefault(key, _Turn())
+        while not turn.lock.acquire(timeout=_WAIT_SECONDS):
+            check_wanted(cancel)
+            if self._clock() >= until:
+                raise ArtifactUnavailable("another fetch of the same files took too long")
+        try:
+            yield
+        finally:
+            turn.lock.release()
 
-    def _once(self, job: _Job, until: float) -> None:
-        version, settings = job.version, self._settings
-        files = job.source.files(version.artifact)
-        _check_listing(version, files)
-        known = sum(file.size or 0 for file in files)
-        total = known if all(file.size is not None for file in files) else None
-        pace = Pace(until, settings.stall, settings.slowest)
-        with self._space.claim(job.target, known, f"{version.model} {version.version}") as grow:
-            hashes = download(
-                job.source,
-                version.artifact,
-                files,
-                job.target,
-                pace=pace,
-                cancel=job.cancel,
-                tell=lambda come: job.telling.come(self._clock(), come, total),
-                grow=grow,
-                clock=self._clock,
-            )
-        _check_digest(version, hashes)
+    def _again_and_again(self, job: _Job) -> None:
+        changes, damages = 0, 0
+        while True:
+            try:
+                return self._once(job)
+            except (ArtifactChanged, DigestMismatch) as problem:
+                changes += isinstance(problem, ArtifactChanged)
+                damages += isinstance(problem, DigestMismatch)
+                if changes > _CHANGES or damages > _DAMAGES:
+                    raise
+                _log.warning("%s %s: %s; it is fetched anew", job.version.model, job.version.version, problem)
+                empty(job.target)
+
+    def _once(self, job: _Job) -> None:
+        """By way of the cache where there is one and the artifact fits."""
+        version, cache = job.version, self._cache
+        if cache is None:
+            files = self._listed(job)
+            with self._space.claim(job.target, _known(files), "it") as grow:
+                check_digest(version, self._download(job, files, job.target, grow))
+            return
+        if version.digest and self._take(cache, version.digest, job.target):
+            return
+        files = self._listed(job)
+        seen = None if version.digest else cache.seen(version)
+        unchanged = seen is not None and seen.listing == listing_of(files)
+        if seen is not None and unchanged and self._take(cache, seen.digest, job.target):
+            return
+        self._through(cache, job, files, seen)
+
+    def _through(
+        self, cache: ArtifactCache, job: _Job, files: Sequence[RemoteFile], seen: Seen | None
+    ) -> None:
+        """Fetch into the cache, and from there into the target."""
+        version = job.version
+        with cache.incoming() as folder, self._room(cache, folder, _known(files)) as grow:
+            hashes = self._download(job, files, folder, grow)
+            digest = check_digest(version, hashes)
+            if not version.digest:
+                check_first(version, digest, seen.digest if seen else "", cache.seen_file(version))
+                cache.remember(version, Seen(digest, listing_of(files)))
+            if not cache.keep(digest, folder, hashes):
+                self._move(folder, job.target, hashes)
+                return
+        if not self._take(cache, digest, job.target):
+            raise ArtifactChanged("the cache lost the files at once", hint="look at the disk of the cache")
+
+    @contextlib.contextmanager
+    def _room(self, cache: ArtifactCache, folder: Path, size: int) -> Iterator[Callable[[int], None]]:
+        """Room on the cache's disk, at the cost of what is in the cache."""
+        with contextlib.ExitStack() as stack:
+            grow = None
+            while grow is None:
+                try:
+                    grow = stack.enter_context(self._space.claim(folder, size, "it"))
+                except NoSpace:
+                    if not cache.evict():
+                        raise
+            yield grow
+
+    def _take(self, cache: ArtifactCache, digest: str, target: Path) -> bool:
+        size = cache.size_of(digest)
+        if size is None:
+            return False
+        linked = cache.same_disk(target)
+        with self._space.claim(target, 0 if linked else size, "it"):
+            return cache.take(digest, target)
+
+    def _move(self, folder: Path, target: Path, hashes: Mapping[str, str]) -> None:
+        """What the cache has no room for goes into the target alone."""
+        for path in hashes:
+            to = target / path
+            to.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                (folder / path).rename(to)
+            except OSError as problem:
+                if problem.errno != errno.EXDEV:
+                    raise
+                copy_file(folder / path, to)
+
+    def _pace(self, job: _Job) -> Pace:
+        return Pace(job.until, self._settings.stall, self._settings.slowest, self._settings.pause)
+
+    def _listed(self, job: _Job) -> Sequence[RemoteFile]:
+        uri = job.version.artifact
+        files = list_files(job.source, uri, pace=self._pace(job), cancel=job.cancel, clock=self._clock)
+        check_listing(job.version, files)
+        return files
+
+    def _download(
+        self, job: _Job, files: Sequence[RemoteFile], folder: Path, grow: Callable[[int], None]
+    ) -> dict[str, str]:
+        total = _known(files) if all(file.size is not None for file in files) else None
+        return download(
+            job.source,
+            job.version.artifact,
+            files,
+            folder,
+            pace=self._pace(job),
+            cancel=job.cancel,
+            tell=lambda come: job.telling.come(self._clock(), come, total),
+            grow=grow,
+            clock=self._clock,
+        )
+
+    def _finish(self, job: _Job) -> None:
+        """Unpack an artifact that is an archive, check its signature, and put it all on the disk."""
+        paths = [path for path, _ in files_of(job.target)]
+        if is_archive(paths):
+            archive = job.target / paths[0]
+            with contextlib.ExitStack() as stack, _beside(archive) as moved:
+
+                def claim(size: int) -> None:
+                    stack.enter_context(self._space.claim(job.target, size, "it, unpacked,"))
+
+                unpack(moved, job.target, claim)
+        if self._policy.must_be_signed(job.version):
+            check_signature(job.target, self._settings.signature)
+        check_wanted(job.cancel)
         sync_tree(job.target)
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class _Turn:
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,73 +342,24 @@ class _Job:
     version: Version
     source: Source
     target: Path
-    telling: _Telling
+    telling: Telling
     cancel: threading.Event | None
+    until: float
 
 
-class _Telling:
-    """Says how far a fetch is: to whoever waits for it often, to the log seldom."""
-
-    def __init__(self, who: str, progress: Progress | None) -> None:
-        self._who, self._progress = who, progress
-        self._told = self._logged = float("-inf")
-
-    def come(self, now: float, come: int, total: int | None) -> None:
-        """So many bytes have come, of so many, if that is known."""
-        of = f" of {total / _MIB:.1f}" if total is not None else ""
-        text = f"{self._who}: fetched {come / _MIB:.1f}{of} MiB"
-        if self._progress is not None and (now - self._told >= _TELL_SECONDS or come == total):
-            self._told = now
-            self._progress(text)
-        if self._logged == float("-inf"):
-            self._logged = now  # what takes less than the time between two lines has none
-        elif now - self._logged >= _LOG_SECONDS:
-            self._logged = now
-            _log.info("%s", text)
+def _cache_of(settings: ArtifactSettings) -> ArtifactCache | None:
+    cache = settings.cache
+    return None if cache.path is None else ArtifactCache(cache.path, cache.size)
 
 
-def _check_listing(version: Version, files: Sequence[RemoteFile]) -> None:
-    if not files:
-        raise ArtifactMissing(f"{version.artifact} holds no files")
-    for file in files:
-        if version.digest and any(part.startswith(".") for part in file.path.split("/")):
-            raise ArtifactRefused(
-                f"{file.path} begins with a dot", hint="a verified artifact has no hidden files"
-            )
+def _known(files: Sequence[RemoteFile]) -> int:
+    return sum(file.size or 0 for file in files)
 
 
-def _check_digest(version: Version, hashes: Mapping[str, str]) -> None:
-    if not version.digest:
-        return
-    actual = digest_of_hashes(hashes)
-    if actual != version.digest:
-        raise DigestMismatch(
-            f"the files at {version.artifact} hash to {actual}, not to {version.digest} as the registry says",
-            hint="register the version again, or bring its files back",
-        )
-
-
-def _empty(folder: Path) -> None:
-    """Remove all that is in a folder."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in list(entries):
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
-            else:
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
-
-
-def sync_tree(folder: Path) -> None:
-    """Put the entries of a folder and of all below it on the disk; their files are there already."""
-    for inner, _, _ in os.walk(folder):
-        sync_folder(Path(inner))
-
-
-def sync_folder(folder: Path) -> None:
-    """Put a folder's own entries on the disk, so that a rename of it cannot be seen before its content."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+@contextlib.contextmanager
+def _beside(archive: Path) -> Iterator[Path]:
+    """An archive under a name that nothing in it can have, and gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=archive.parent) as folder:
+        moved = Path(folder) / archive.name
+        archive.rename(moved)
+        yield moved

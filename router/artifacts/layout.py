@@ -15,8 +15,10 @@ from weakref import WeakValueDictionary
 
 from router.artifacts.config_pbtxt import config_pbtxt, quoted
 from router.artifacts.digest import files_of
-from router.artifacts.fetch import Fetcher, Progress, sync_folder
+from router.artifacts.fetch import Fetcher
+from router.artifacts.folders import sync_folder
 from router.artifacts.onnx_contract import contract_of_onnx
+from router.artifacts.telling import Progress
 from router.errors import ArtifactError, UnsupportedFormat
 from router.model import TritonName, Version
 

@@ -122,6 +122,7 @@ class ArtifactSettings:
         timeout: seconds for the whole of a fetch.
         stall: seconds in which `slowest` bytes a second must be reached, or the fetch is given up.
         slowest: bytes a second.
+        pause: seconds before a store that failed is asked again; doubled with each further failure.
         reserve: bytes of a disk that are left free.
         code: globs of models that may bring code.
     """
@@ -130,6 +131,7 @@ class ArtifactSettings:
     timeout: float = 3600.0
     stall: float = 30.0
     slowest: int = 1_000_000
+    pause: float = 0.2
     reserve: int = 256 * MIB
     s3: S3Settings = S3Settings()
     allow: Allow = Allow()
@@ -229,9 +231,11 @@ class Policy:
         """Whether a version without a good signature is refused."""
         return any(fnmatchcase(version.model, glob) for glob in self.signed)
 
-    def hosts(self) -> frozenset[str]:
+    def hosts(self, origin: Origin) -> frozenset[str]:
         """Hosts that the operator wrote; they may be on private addresses."""
-        return frozenset(host for _, host, _ in map(_host_entry, self.allow.hosts))
+        own = _own_host(origin)
+        listed = [*map(_host_entry, self.allow.hosts), *([own] if own is not None else [])]
+        return frozenset(host for _, host, _ in listed)
 
     def host_allowed(self, scheme: str, host: str, port: int) -> bool:
         """Whether a web server is listed; also asked of each redirect."""

@@ -1,0 +1,343 @@
+"""A cache of artifacts on disk, by digest, with a budget of its own.
+
+    objects/<64 hex>/entry.json      what is in `files`; its time is that of the last use
+    objects/<64 hex>/files/...       read-only
+    seen/<64 hex>.json               digests of versions whose registry names none, from their first fetch
+    incoming/<name>/                 what is being fetched
+    lock                             held while the folders above change
+
+There is no index beside this: what is there after a crash is what is in the cache. Several processes may use
+one folder. A file of some size is handed out as a hard link where cache and target share a disk: copying
+would cost the time and the room a second time. It is read-only, and smaller files, which are those that
+people and tools edit, are copied. Whoever writes into a linked file all the same changes its time: then the
+file is hashed again before it is handed out the next time, and an entry that fails is dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from router.artifacts.digest import copy_file, file_digest
+from router.artifacts.folders import sync_folder, sync_tree
+from router.errors import ArtifactError
+from router.model import Version
+from router.ports import RemoteFile
+
+LINKED_FROM = 1 << 20
+"""Bytes from which a file is linked, not copied."""
+
+_READ_ONLY = 0o444
+_CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """One file as it was when it was verified."""
+
+    path: str
+    size: int
+    sha256: str
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was found at the first fetch of a version whose registry names no digest.
+
+    Attributes:
+        listing: a hash over what its store told of the files then, so that a change is seen without fetching.
+    """
+
+    digest: str
+    listing: str
+
+
+class ArtifactCache:
+    """Keeps the files of artifacts. Safe in several threads and processes."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        """Make the folder if it is not there, and clean up what a stopped process left.
+
+        Args:
+            size: bytes that all artifacts together may have.
+
+        Raises:
+            ArtifactError: the folder cannot be used.
+        """
+        self._path, self.size = path, size
+        self._objects, self._seen, self._incoming = path / "objects", path / "seen", path / "incoming"
+        try:
+            for folder in (self._objects, self._seen, self._incoming):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._clean()
+        except OSError as problem:
+            raise ArtifactError(
+                f"the cache {path} cannot be used: {problem.strerror}",
+                hint="name a folder in artifacts.cache.path that this process may write to",
+            ) from None
+
+    def take(self, digest: str, target: Path) -> bool:
+        """Put the files of a digest into a folder; False where they are not here or were damaged.
+
+        Raises:
+            OSError: the target cannot be written.
+        """
+        entry = self._entry(digest)
+        with self._in_use(entry) as used:
+            if not used:
+                return False
+            kept = _read_entry(entry)
+            if kept is None or not all(_is_as_kept(entry / "files" / one.path, one) for one in kept):
+                _log.warning("the cache's files of %s were damaged; they are dropped", digest)
+                damaged = True
+            else:
+                damaged = False
+                for one in kept:
+                    _hand_out(entry / "files" / one.path, target / one.path, one.size)
+        if damaged:
+            self._drop(entry)
+            return False
+        sync_tree(target)
+        with contextlib.suppress(OSError):
+            os.utime(entry / "entry.json")
+        return True
+
+    def size_of(self, digest: str) -> int | None:
+        """Bytes of the files of a digest; None where they are not here."""
+        kept = _read_entry(self._entry(digest))
+        return None if kept is None else sum(one.size for one in kept)
+
+    def same_disk(self, target: Path) -> bool:
+        """Whether a folder can have links to what is kept here."""
+        return target.stat().st_dev == self._objects.stat().st_dev
+
+    @contextlib.contextmanager
+    def incoming(self) -> Iterator[Path]:
+        """A new empty folder on the cache's disk, gone afterwards if it was not kept."""
+        with self._locked():
+            work = self._incoming / secrets.token_hex(8)
+            work.mkdir()
+            held = _lock(work, fcntl.LOCK_EX)
+        try:
+            (work / "files").mkdir()
+            yield work / "files"
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+            os.close(held)
+
+    def keep(self, digest: str, files: Path, hashes: Mapping[str, str]) -> bool:
+        """Take in verified files from a folder of `incoming`; False where there is no room for them.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        kept = []
+        for path, sha256 in hashes.items():
+            file = files / path
+            file.chmod(_READ_ONLY)
+            status = file.lstat()
+            kept.append(_Kept(path, status.st_size, sha256, status.st_mtime_ns, status.st_ino))
+        work = files.parent
+        _write(work / "entry.json", json.dumps({"files": [asdict(one) for one in kept]}))
+        sync_tree(work)
+        with self._locked():
+            entry = self._entry(digest)
+            if entry.is_dir():
+                return True
+            if not self._make_room(sum(one.size for one in kept)):
+                return False
+            work.rename(entry)
+            sync_folder(self._objects)
+        return True
+
+    def evict(self) -> bool:
+        """Drop what was used longest ago and nobody uses now; False where there is no such thing."""
+        with self._locked():
+            return self._evict()
+
+    def seen(self, version: Version) -> Seen | None:
+        """What the first fetch of a version found, if there was one."""
+        try:
+            told = json.loads(self._seen_file(version).read_text())
+            return Seen(str(told["digest"]), str(told["listing"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def remember(self, version: Version, seen: Seen) -> None:
+        """Keep what a fetch found, for as long as the folder is there. Raises OSError."""
+        file = self._seen_file(version)
+        about = {"registry": version.registry, "model": version.model, "version": version.version}
+        new = self._seen / f".{secrets.token_hex(8)}"
+        _write(new, json.dumps({**about, **asdict(seen)}))
+        new.rename(file)
+        sync_folder(self._seen)
+
+    def seen_file(self, version: Version) -> Path:
+        """Where a version's first fetch is remembered; whoever deletes the file lets it be seen anew."""
+        return self._seen_file(version)
+
+    def _seen_file(self, version: Version) -> Path:
+        identity = json.dumps([version.registry, version.model, version.version])
+        return self._seen / f"{hashlib.sha256(identity.encode()).hexdigest()}.json"
+
+    def _entry(self, digest: str) -> Path:
+        return self._objects / hashlib.sha256(digest.encode()).hexdigest()
+
+    def _make_room(self, size: int) -> bool:
+        if size > self.size:
+            return False
+        while sum(_size_of(entry) for entry in self._objects.iterdir()) + size > self.size:
+            if not self._evict():
+                return False
+        return True
+
+    def _evict(self) -> bool:
+        for entry in sorted(self._objects.iterdir(), key=_last_use):
+            if not _is_linked(entry) and self._drop_unused(entry):
+                return True
+        return False
+
+    def _drop(self, entry: Path) -> None:
+        with self._locked():
+            self._drop_unused(entry)
+
+    def _drop_unused(self, entry: Path) -> bool:
+        """Remove an entry that nobody is taking files from; out of sight first."""
+        try:
+            held = _lock(entry / "entry.json", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            held = -1
+        try:
+            away = self._incoming / secrets.token_hex(8)
+            entry.rename(away)
+            shutil.rmtree(away, ignore_errors=True)
+        except OSError:
+            return False
+        finally:
+            if held >= 0:
+                os.close(held)
+        return True
+
+    @contextlib.contextmanager
+    def _in_use(self, entry: Path) -> Iterator[bool]:
+        """Hold an entry so that it is not dropped; False where there is none."""
+        held = -1
+        with contextlib.suppress(OSError), self._locked():
+            held = _lock(entry / "entry.json", fcntl.LOCK_SH)
+        try:
+            yield held >= 0
+        finally:
+            if held >= 0:
+                os.close(held)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = os.open(self._path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _clean(self) -> None:
+        with self._locked():
+            for work in self._incoming.iterdir():
+                with contextlib.suppress(OSError):
+                    os.close(_lock(work, fcntl.LOCK_EX | fcntl.LOCK_NB))
+                    shutil.rmtree(work, ignore_errors=True)
+            for entry in self._objects.iterdir():
+                if _read_entry(entry) is None:
+                    shutil.rmtree(entry, ignore_errors=True)
+            for left in self._seen.glob(".*"):
+                left.unlink(missing_ok=True)
+
+
+def listing_of(files: Sequence[RemoteFile]) -> str:
+    """A hash over what a store tells of an artifact's files."""
+    told = sorted((file.path, file.size, file.sha256, file.md5, file.seen) for file in files)
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _read_entry(entry: Path) -> list[_Kept] | None:
+    try:
+        told = json.loads((entry / "entry.json").read_text())
+        return [_Kept(**one) for one in told["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _size_of(entry: Path) -> int:
+    return sum(one.size for one in _read_entry(entry) or ())
+
+
+def _last_use(entry: Path) -> float:
+    try:
+        return (entry / "entry.json").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _is_linked(entry: Path) -> bool:
+    """Whether a model folder shares a file with an entry: dropping it would free nothing."""
+    for one in _read_entry(entry) or ():
+        with contextlib.suppress(OSError):
+            if (entry / "files" / one.path).lstat().st_nlink > 1:
+                return True
+    return False
+
+
+def _is_as_kept(file: Path, kept: _Kept) -> bool:
+    try:
+        status = file.lstat()
+        if status.st_size != kept.size:
+            return False
+        same = status.st_mtime_ns == kept.mtime_ns and status.st_ino == kept.inode
+        return same or file_digest(file) == kept.sha256
+    except OSError:
+        return False
+
+
+def _hand_out(file: Path, target: Path, size: int) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if size >= LINKED_FROM:
+        try:
+            os.link(file, target, follow_symlinks=False)
+        except OSError as problem:
+            if problem.errno not in _CANNOT_LINK:
+                raise
+        else:
+            return
+    copy_file(file, target)
+
+
+def _lock(path: Path, how: int) -> int:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("x") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
