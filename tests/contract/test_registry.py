@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -16,8 +17,11 @@ from router.model import ModelName, RegistryProblem
 from router.ports import Hint, Registry
 from router.registries import dvc
 from router.registries.folder import FolderRegistry
+from router.registries.mlflow import TYPE as MLFLOW
 from tests.fakes.models import a_model
 from tests.fakes.registry import FakeRegistry
+from tests.servers import mlflow
+from tests.servers.between import Answer, Asked, Between
 from tests.servers.dvc import Repository
 
 DIGITS = ModelName("digits")
@@ -143,9 +147,60 @@ class DvcWorld:
         self._repository.path.with_name("away").rename(self._repository.path)
 
 
+class MlflowWorld:
+    """A real MLflow server, with somebody in between who can be told to spoil answers."""
+
+    def __init__(self, server: mlflow.Server) -> None:
+        self._server = server
+        self._between = Between(server.uri)
+        self.registry = MLFLOW.open("local", {"uri": self._between.uri, "poll": 0.05, "models": (DIGITS,)})
+        with contextlib.suppress(mlflow.Refused):
+            server.delete("registered-models/delete", name=DIGITS)
+        server.model(DIGITS)
+
+    def id(self, version: str) -> str:
+        return version
+
+    async def register(self, versions: tuple[str, ...], stages: Mapping[str, str]) -> None:
+        await asyncio.to_thread(self._register, versions, stages)
+
+    def _register(self, versions: tuple[str, ...], stages: Mapping[str, str]) -> None:
+        query = {"filter": f"name='{DIGITS}'"}
+        there = self._server.get("model-versions/search", **query).get("model_versions", [])
+        for number in range(len(there) + 1, max(map(int, versions)) + 1):
+            self._server.version(DIGITS, source=f"s3://models/digits/{number}")
+        for version in there:
+            if stages.get(version["current_stage"].lower()) != version["version"]:
+                self._server.stage(DIGITS, version["version"], "None")
+        for stage, named in stages.items():
+            self._server.stage(DIGITS, named, stage.capitalize())
+
+    async def spoil(self) -> None:
+        def wrong(asked: Asked) -> Answer | None:
+            if "model-versions/search" not in asked.path:
+                return None
+            return Answer(body=json.dumps({"model_versions": [{"name": DIGITS, "version": "?"}]}).encode())
+
+        self._between.script = wrong
+
+    async def remove(self) -> None:
+        await asyncio.to_thread(self._server.delete, "registered-models/delete", name=DIGITS)
+
+    async def take_away(self) -> None:
+        self._between.script = lambda _: Answer(503, b"no")
+
+    async def bring_back(self) -> None:
+        self._between.script = lambda _: None
+
+    def close(self) -> None:
+        """Stop the one in between."""
+        self._between.close()
+
+
 WORLDS: Mapping[str, Callable[[pytest.FixtureRequest, Path], World]] = {
     "folder": lambda _, folder: FolderWorld(folder),
     "fake": lambda _, __: FakeWorld(),
+    "mlflow": lambda request, _: MlflowWorld(request.getfixturevalue("mlflow_server")),
     "dvc": lambda request, _: DvcWorld(request.getfixturevalue("dvc_repository")),
 }
 """Every kind of registry, made from the fixtures that it needs and a folder of its own."""
@@ -158,6 +213,8 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await made.register(("1", "2"), {"production": "1"})
     yield made
     await made.registry.close()
+    if isinstance(made, MlflowWorld):
+        made.close()
 
 
 @contextlib.asynccontextmanager

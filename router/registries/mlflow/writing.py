@@ -1,0 +1,131 @@
+"""Writes decisions back to MLflow. What already is so is left as it is, since each write posts notices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from router.errors import (
+    Conflict,
+    ModelNotFound,
+    RegistryRefused,
+    RegistryUnavailable,
+    StagegateError,
+    VersionNotFound,
+)
+from router.model import ModelName
+from router.ports import AliasChange, RegistryChange, StageTransition, TagChange
+from router.registries.mlflow.reading import alias_of, versions_of_model
+from router.registries.mlflow.rest import Answered, Session
+from router.registries.mlflow.told import Malformed, ToldVersion, version_of
+from router.registries.mlflow.versions import NO_STAGE, stages_of
+
+_STAGES: Mapping[str, str] = {
+    "": "None",
+    NO_STAGE: "None",
+    "staging": "Staging",
+    "production": "Production",
+    "archived": "Archived",
+}
+_ARCHIVING = ("staging", "production")
+
+
+def write_change(session: Session, name: str, change: RegistryChange) -> None:
+    """Carry a decision out on the registered model `name`; raises as `Registry.write` says."""
+    registry = session.server.registry
+    try:
+        if isinstance(change, StageTransition):
+            _stage(session, name, change)
+        elif isinstance(change, AliasChange):
+            _alias(session, name, change)
+        else:
+            _tag(session, name, change)
+    except Answered as refusal:
+        raise refused(registry, change.model, change.version, refusal) from None
+    except Malformed as problem:
+        raise RegistryUnavailable(f"registry {registry!r}: {problem}") from None
+
+
+def refused(registry: str, model: ModelName, version: str | None, refusal: Answered) -> StagegateError:
+    """What people are told of a call that MLflow refused."""
+    if not refusal.missing:
+        return RegistryRefused(f"registry {registry!r} refused: {refusal}")
+    if version is not None and "version" in refusal.text.lower():
+        return VersionNotFound(f"registry {registry!r}: model {model!r} has no version {version!r}")
+    return ModelNotFound(f"registry {registry!r} has no model {model!r}")
+
+
+def _stage(session: Session, name: str, change: StageTransition) -> None:
+    registry, stage = session.server.registry, change.stage.lower()
+    if stage not in _STAGES:
+        raise RegistryRefused(
+            f"registry {registry!r}: MLflow has no stage {change.stage!r}",
+            hint="it has staging, production and archived; for another name use an alias",
+        )
+    versions = versions_of_model(session, name)
+    target = next((version for version in versions if version.version == change.version), None)
+    if target is None:
+        raise _absent(session, name, change)
+    if stage not in ("", NO_STAGE):
+        _expect(change, f"stage {stage!r}", stages_of(versions).get(stage, ""))
+    archive = change.archive_existing and stage in _ARCHIVING
+    others = [one for one in versions if one.stage == stage and one is not target]
+    if target.stage == (stage or NO_STAGE) and not (archive and others):
+        return
+    session.send(
+        "POST",
+        "model-versions/transition-stage",
+        name=name,
+        version=str(change.version),
+        stage=_STAGES[stage],
+        archive_existing_versions=archive,
+    )
+
+
+def _alias(session: Session, name: str, change: AliasChange) -> None:
+    now = alias_of(session, name, change.alias) or ""
+    _expect(change, f"alias {change.alias!r}", now)
+    if now == (change.version or ""):
+        return
+    if change.version is None:
+        session.send("DELETE", "registered-models/alias", name=name, alias=change.alias)
+        return
+    _version(session, name, change)
+    session.send(
+        "POST", "registered-models/alias", name=name, alias=change.alias, version=str(change.version)
+    )
+
+
+def _tag(session: Session, name: str, change: TagChange) -> None:
+    version = _version(session, name, change)
+    if version.tags.get(change.key) == change.value:
+        return
+    where = {"name": name, "version": str(change.version), "key": change.key}
+    if change.value is None:
+        session.send("DELETE", "model-versions/delete-tag", **where)
+    else:
+        session.send("POST", "model-versions/set-tag", value=change.value, **where)
+
+
+def _version(session: Session, name: str, change: RegistryChange) -> ToldVersion:
+    """The version that a change names. Raises VersionNotFound, Answered."""
+    version = str(change.version)
+    if not version.isascii() or not version.isdigit():
+        raise VersionNotFound(f"model {change.model!r} has no version {version!r}: MLflow counts from 1")
+    return version_of(session.get("model-versions/get", name=name, version=version).get("model_version"))
+
+
+def _absent(session: Session, name: str, change: StageTransition) -> VersionNotFound:
+    """What to raise for a version that no search found. Raises Answered where there is no such model."""
+    session.get("registered-models/get", name=name)
+    return VersionNotFound(
+        f"registry {session.server.registry!r}: model {change.model!r} has no version {change.version!r}"
+    )
+
+
+def _expect(change: StageTransition | AliasChange, what: str, now: str) -> None:
+    if change.expected is not None and now not in (change.expected, change.version or ""):
+        raise Conflict(
+            f"{what} of model {change.model!r} names {now or 'nothing'}, "
+            f"not {change.expected or 'nothing'}; it was left as it is",
+            current_revision=0,
+        )
