@@ -38,6 +38,7 @@ STOP_SECONDS = 2.0
 
 _DEFAULT_HISTORY = 20
 _MAX_HISTORY = 1_000
+_MAX_ENDED = 200
 _MAX_ACTOR = 256
 _MAX_REASON = 1_000
 _log = logging.getLogger("stagegate.admin")
@@ -130,6 +131,41 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
         return admin_pb2.RouteHistoryResponse(
             changes=[messages.write_route_change(change) for change in changes]
         )
+
+    async def Promote(self, request: admin_pb2.PromoteRequest, context: _Context) -> admin_pb2.MoveResponse:
+        """A stage or alias names another version."""
+        moved = await self._operations.promote(
+            parse_model_name(request.model),
+            request.reference,
+            request.to,
+            keep_existing=request.keep_existing,
+            force=request.force,
+            change=_change(request.reason, context),
+        )
+        return messages.write_moved(moved)
+
+    async def Rollback(self, request: admin_pb2.RollbackRequest, context: _Context) -> admin_pb2.MoveResponse:
+        """Traffic and registry go back."""
+        moved = await self._operations.rollback(
+            parse_model_name(request.model),
+            request.pointer,
+            request.version,
+            change=_change(request.reason, context),
+        )
+        return messages.write_moved(moved)
+
+    async def ListWrites(
+        self, request: admin_pb2.ListWritesRequest, context: _Context
+    ) -> admin_pb2.ListWritesResponse:
+        """Registry changes that were decided here."""
+        return messages.write_writes(await self._operations.writes(min(request.ended, _MAX_ENDED)))
+
+    async def ClearWrite(
+        self, request: admin_pb2.ClearWriteRequest, context: _Context
+    ) -> admin_pb2.ClearWriteResponse:
+        """Give one up."""
+        row = await self._operations.clear_write(request.id, change=_change(request.reason, context))
+        return admin_pb2.ClearWriteResponse(write=messages.write_write(row))
 
     async def GetStatus(
         self, request: admin_pb2.GetStatusRequest, context: _Context

@@ -13,6 +13,7 @@ from gateway.operations import (
     Mismatch,
     ModelSummary,
     ModelVersions,
+    Moved,
     Problem,
     ReferenceKind,
     RegistryStatus,
@@ -28,6 +29,7 @@ from gateway.operations import (
     Totals,
     VersionRow,
     VersionState,
+    WriteRow,
 )
 from protos.gen.stagegate.admin.v1 import admin_pb2 as pb
 from router.alias import parse_reference
@@ -311,6 +313,7 @@ def write_route_view(view: RouteView) -> pb.RouteView:
         reason=view.reason,
         at=view.at,
         shadows=[_write_shadow_view(shadow) for shadow in view.shadows],
+        notes=view.notes,
     )
 
 
@@ -325,6 +328,7 @@ def read_route_view(message: pb.RouteView) -> RouteView:
         reason=message.reason,
         at=message.at if message.HasField("at") else None,
         shadows=tuple(_read_shadow_view(message.route.model, shadow) for shadow in message.shadows),
+        notes=tuple(message.notes),
     )
 
 
@@ -460,6 +464,97 @@ def read_route_change(message: pb.RouteChange) -> RouteChange:
         actor=message.actor,
         reason=message.reason,
         at=message.at,
+    )
+
+
+# === promotions, rollbacks, and what registries are told of them ===
+
+
+def write_moved(moved: Moved) -> pb.MoveResponse:
+    """The answer of Promote and Rollback."""
+    return pb.MoveResponse(
+        model=moved.model,
+        registry=moved.registry,
+        kind=moved.kind,
+        name=moved.name,
+        before=moved.before,
+        after=moved.after,
+        already=moved.already,
+        revision=moved.revision,
+        write=moved.write,
+        said=moved.said,
+    )
+
+
+def read_moved(message: pb.MoveResponse) -> Moved:
+    """What `write_moved` was given."""
+    return Moved(
+        model=message.model,
+        registry=message.registry,
+        kind=message.kind,
+        name=message.name,
+        before=message.before,
+        after=message.after,
+        already=message.already,
+        revision=message.revision,
+        write=message.write,
+        said=tuple(message.said),
+    )
+
+
+def write_writes(rows: Iterable[WriteRow]) -> pb.ListWritesResponse:
+    """The answer of ListWrites."""
+    return pb.ListWritesResponse(writes=[write_write(row) for row in rows])
+
+
+def read_writes(message: pb.ListWritesResponse) -> tuple[WriteRow, ...]:
+    """What `write_writes` was given."""
+    return tuple(read_write(row) for row in message.writes)
+
+
+def write_write(row: WriteRow) -> pb.RegistryWrite:
+    """One registry change as a message."""
+    return pb.RegistryWrite(
+        id=row.id,
+        registry=row.registry,
+        model=row.model,
+        kind=row.kind,
+        name=row.name,
+        version=row.version,
+        registry_names=row.registry_names,
+        action=row.action,
+        state=row.state,
+        attempts=row.attempts,
+        next_try=row.next_try,
+        note=row.note,
+        actor=row.actor,
+        reason=row.reason,
+        at=row.at,
+        ended=row.ended,
+        revision=row.revision,
+    )
+
+
+def read_write(row: pb.RegistryWrite) -> WriteRow:
+    """What `write_write` was given."""
+    return WriteRow(
+        id=row.id,
+        registry=row.registry,
+        model=row.model,
+        kind=row.kind,
+        name=row.name,
+        version=row.version,
+        registry_names=row.registry_names,
+        action=row.action,
+        state=row.state,
+        attempts=row.attempts,
+        next_try=row.next_try if row.HasField("next_try") else None,
+        note=row.note,
+        actor=row.actor,
+        reason=row.reason,
+        at=row.at,
+        ended=row.ended if row.HasField("ended") else None,
+        revision=row.revision,
     )
 
 

@@ -59,6 +59,9 @@ TELL_SECONDS = 15.0
 DRAIN_SECONDS = 30.0
 """How long requests in flight may take to finish after SIGTERM."""
 
+WRITE_AGAIN_SECONDS = 1.0
+"""Pause after the worker that writes to registries broke."""
+
 COMPARE_AGAIN_SECONDS = 1.0
 """Pause after the comparing of shadows' answers broke."""
 
@@ -214,11 +217,14 @@ async def _open_doors(
     return _Doors(admin, metrics, sock)
 
 
-def _owner(start: _Start, store: StateStore, data_plane: DataPlane, doors: _Doors) -> Owner:
+def _owner(
+    start: _Start, store: StateStore, data_plane: DataPlane, doors: _Doors, writing: _Writing
+) -> Owner:
     """What the gateway lets go of when another process takes it over."""
 
     async def let_go() -> tuple[int, ...]:
         await doors.admin.close()
+        await writing.stop()
         if isinstance(store, SqliteStore):
             await store.lend()
         return (*data_plane.listeners, doors.metrics_socket.fileno())
@@ -226,6 +232,7 @@ def _owner(start: _Start, store: StateStore, data_plane: DataPlane, doors: _Door
     async def take_back() -> None:
         if isinstance(store, SqliteStore):
             await store.take_back()
+        writing.start()
         await doors.admin.open()
 
     async def gone() -> None:
@@ -238,6 +245,22 @@ def _owner(start: _Start, store: StateStore, data_plane: DataPlane, doors: _Door
     elif not isinstance(store, SqliteStore):
         refusal = f"its routes are kept in its memory (state: {start.config.state}) and would be lost"
     return Owner(refusal, let_go, take_back, gone)
+
+
+class _Writing:
+    """The worker that writes decisions to registries: of two processes over one state, one has it."""
+
+    def __init__(self, gateway: RunningGateway) -> None:
+        self._worker = gateway.moving.worker
+        self._tasks = Watchers(WRITE_AGAIN_SECONDS)
+
+    def start(self) -> None:
+        """Begin, or go on."""
+        self._tasks.start("writes to registries", self._worker.run)
+
+    async def stop(self) -> None:
+        """End; what a registry was asked for already may still be done."""
+        await self._tasks.close()
 
 
 async def _open_store(start: _Start) -> StateStore:
@@ -308,8 +331,11 @@ async def _start(stack: AsyncExitStack, start: _Start, taken: Taken | None) -> _
             return None
         gateway.listens(metrics=await doors.metrics.open())
         _serve_instead(data_plane, taken)
+    writing = _Writing(gateway)
+    writing.start()
+    stack.push_async_callback(writing.stop)
     inference = replace(config.listen.inference, port=data_plane.inference_port)
-    owner = _owner(start, store, data_plane, doors)
+    owner = _owner(start, store, data_plane, doors, writing)
     await stack.enter_async_context(offer(inference, owner))
     _tell_ready(config, gateway.addresses, controller, progress, up=start.up)
     return _Parts(gateway, data_plane)

@@ -614,6 +614,7 @@ def _gauge_families(gauges: Gauges) -> Iterator[Metric]:
         ("registry",),
         (((r.name,), r.problems) for r in gauges.registries),
     )
+    yield from _write_families(gauges)
     yield _gauge(
         "stagegate_tls_certificate_expiry_seconds",
         "Unix time until which a certificate of the gateway is valid.",
@@ -624,6 +625,23 @@ def _gauge_families(gauges: Gauges) -> Iterator[Metric]:
         "stagegate_tls_certificates_refused",
         "Changed certificate files that could not be used; the old certificates stayed.",
         value=gauges.certificates_refused,
+    )
+
+
+def _write_families(gauges: Gauges) -> Iterator[Metric]:
+    writes = CounterMetricFamily(
+        "stagegate_registry_writes",
+        "Changes that a registry was asked for, by what they are about and what came of them.",
+        labels=("registry", "kind", "result"),
+    )
+    for one in gauges.writes:
+        writes.add_metric((one.registry, one.kind, one.result), one.count)
+    yield writes
+    yield _gauge(
+        "stagegate_registry_writes_pending",
+        "Decisions about stages and aliases that a registry does not say yet.",
+        ("registry",),
+        (((name,), count) for name, count in gauges.writes_pending.items()),
     )
 
 

@@ -46,7 +46,8 @@ class ModelSummary:
         name: as the registry has it; where it cannot be a logical name, `problem` says so.
         registry: name of its registry, or of the backend kind that brought it.
         versions: ids in the registry's order, oldest first.
-        stages, aliases: name to version id as the registry has them (aliases without `@`).
+        stages, aliases: name to version id as decided here, else as the registry has them (aliases without
+            `@`); where the two differ `problem` says so.
         ready: ids of the versions that are ready on a backend.
         route: one line, such as `stable=production:90 canary=@challenger:10`; "" where there is none.
         implicit: whether that route is Stagegate's own choice, because the store has none.
@@ -260,6 +261,7 @@ class RouteView:
     Attributes:
         implicit: made up by Stagegate, because the store has no route; then revision is 0, actor,
             reason are "" and at is None.
+        notes: where registry and traffic disagree, and why, in sentences.
     """
 
     route: Route
@@ -270,6 +272,7 @@ class RouteView:
     reason: str = ""
     at: float | None = None
     shadows: tuple[ShadowView, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +302,70 @@ class RouteChange:
     actor: str
     reason: str
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a promotion or a rollback came to.
+
+    Attributes:
+        registry: where it is written; "" for an arm of a route.
+        kind: `stage`, `alias` or `arm`; `name` of an alias without `@`.
+        before, after: version ids, for an arm references; "" for nothing.
+        already: it was so before, and nothing was changed.
+        revision: of the state, that has it.
+        write: the number of the registry change; 0 where there is none.
+        said: what is waited for and what else is to be known, in sentences.
+    """
+
+    model: str
+    registry: str
+    kind: str
+    name: str
+    before: str
+    after: str
+    already: bool = False
+    revision: int = 0
+    write: int = 0
+    said: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRow:
+    """A stage or alias that was moved here, and is to be moved in its registry.
+
+    Attributes:
+        kind: `stage` or `alias`; `name` of an alias without `@`.
+        version: what traffic follows.
+        registry_names: what the registry named when it was read last; "" for nothing.
+        action: `promote` or `rollback`.
+        state: `pending`, `refused` (the registry cannot or will not), `tagging` (the registry says the same,
+            tags are to be written), or how it ended: `agreed`, `overtaken` (somebody else moved it in the
+            registry), `superseded` (by a later decision), `gone` (there is no such version any more) or
+            `cleared` (by an operator).
+        next_try: unix seconds before which it is not tried again, or None.
+        note: why it is not done yet, or how it ended.
+        at: unix seconds of the decision; `ended` of its end, or None.
+        revision: the state's, that decided it.
+    """
+
+    id: int
+    registry: str
+    model: str
+    kind: str
+    name: str
+    version: str
+    registry_names: str
+    action: str
+    state: str
+    attempts: int = 0
+    next_try: float | None = None
+    note: str = ""
+    actor: str = ""
+    reason: str = ""
+    at: float = 0.0
+    ended: float | None = None
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,6 +501,16 @@ class RegistryGauge:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteCount:
+    """How many changes a registry was asked for; `kind` is `stage`, `alias` or `tag`."""
+
+    registry: str
+    kind: str
+    result: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Gauges:
     """Numbers for `/metrics` that the control loop knows and the data plane does not.
 
@@ -442,6 +519,8 @@ class Gauges:
         certificates: unix seconds until which our own are valid, by `listen` or `backend NAME`.
         certificates_refused: changed files that could not be used.
         shadows: how the answers of shadows compare.
+        writes: changes that registries were asked for.
+        writes_pending: registry to how many decisions it does not say yet.
     """
 
     revision: int
@@ -451,6 +530,8 @@ class Gauges:
     certificates: Mapping[str, int] = field(default_factory=dict)
     certificates_refused: int = 0
     shadows: tuple[ShadowComparison, ...] = ()
+    writes: tuple[WriteCount, ...] = ()
+    writes_pending: Mapping[str, int] = field(default_factory=dict)
 
 
 class Catalogue(Protocol):
@@ -509,6 +590,62 @@ class Routing(Protocol):
         ...
 
 
+class Moving(Protocol):
+    """Decisions about stages and aliases, which registries are told of."""
+
+    async def promote(
+        self,
+        model: ModelName,
+        reference: str,
+        to: str,
+        *,
+        keep_existing: bool,
+        force: bool,
+        change: Change,
+    ) -> Moved:
+        """Let a stage or `@alias` name a version, for clients and in the registry.
+
+        Args:
+            reference: names the version now.
+            to: a stage, or an alias with its `@`.
+            keep_existing: other versions stay in that stage, where it may hold several.
+            force: also where the version breaks the contract of the one before it; needs a reason.
+
+        Raises:
+            ModelNotFound, VersionNotFound, InvalidReference, InvalidInput, ContractBroken: nothing changed.
+            NotSupported: the model is in no registry.
+            LoadFailed: the version cannot be loaded, so clients would never meet it.
+            Conflict, StateUnavailable: the state is changed by others, or cannot be written now.
+        """
+        ...
+
+    async def rollback(self, model: ModelName, pointer: str, version: str, *, change: Change) -> Moved:
+        """Bring a model's stable traffic back, and its registry with it.
+
+        Args:
+            pointer: the stage or `@alias` that is to go back; "" for what the stable arm goes by.
+            version: the one to go back to; "" for the one before the last move.
+
+        Raises:
+            As `promote`; InvalidInput also where nothing is known of the time before.
+        """
+        ...
+
+    async def writes(self, ended: int) -> tuple[WriteRow, ...]:
+        """Open registry changes, oldest first, then the newest ended ones. Raises StateUnavailable."""
+        ...
+
+    async def clear_write(self, number: int, *, change: Change) -> WriteRow:
+        """Give an open one up: traffic follows the registry again.
+
+        Raises:
+            NotFound: there is no open one of that number.
+            Unavailable: it is being written at this moment.
+            StateUnavailable: the state cannot be written now.
+        """
+        ...
+
+
 class Process(Protocol):
     """The gateway itself."""
 
@@ -533,5 +670,5 @@ class Process(Protocol):
         ...
 
 
-class Operations(Catalogue, Routing, Process, Protocol):
+class Operations(Catalogue, Routing, Moving, Process, Protocol):
     """All of it; what `gateway.app` implements."""

@@ -11,6 +11,7 @@ from gateway import __version__
 from gateway.bridge import SHADOW_RESULTS, Counters, DataPlane, EjectedCounters, Explanation
 from gateway.certificates import Certificates
 from gateway.config import Address
+from gateway.moving import Moving
 from gateway.operations import (
     NOTHING,
     ArmView,
@@ -19,6 +20,7 @@ from gateway.operations import (
     Gauges,
     ModelSummary,
     ModelVersions,
+    Moved,
     Problem,
     Readiness,
     ReferenceKind,
@@ -38,6 +40,7 @@ from gateway.operations import (
     Totals,
     VersionRow,
     VersionState,
+    WriteRow,
 )
 from router.alias import parse_reference, resolve
 from router.control.controller import Controller, ModelEntry
@@ -98,6 +101,7 @@ class RunningGateway:
         self._reload = reload
         self._certificates = certificates
         self._comparisons = comparisons
+        self.moving = Moving(controller, store, clock)
         self._changes: set[asyncio.Task[Any]] = set()
         self._started = clock.unix()
         self._started_at = clock.now()
@@ -127,7 +131,6 @@ class RunningGateway:
     def _summary(self, entry: ModelEntry) -> ModelSummary:
         model, serving = entry.registered, entry.serving
         ready = tuple(spec.version for spec in entry.spec.versions if spec.state == "ready")
-        waits = "; ".join(f"{wait.what}: {wait.sentence}" for wait in serving.waiting)
         return ModelSummary(
             name=model.name,
             registry=model.registry,
@@ -137,21 +140,26 @@ class RunningGateway:
             ready=ready,
             route=_route_line(self._route_of(entry)),
             implicit=serving.implicit,
-            problem=serving.unroutable or waits,
+            problem=self._problem(entry),
         )
 
     async def versions(self, model: ModelName) -> ModelVersions:
         """One model with all its versions. Raises ModelNotFound."""
         entry = self._entry(model)
         rows = tuple(self._row(entry, version) for version in entry.registered.versions.values())
-        waits = "; ".join(f"{wait.what}: {wait.sentence}" for wait in entry.serving.waiting)
         return ModelVersions(
             name=model,
             registry=entry.registered.registry,
             description=entry.registered.description,
             versions=rows,
-            problem=entry.serving.unroutable or waits,
+            problem=self._problem(entry),
         )
+
+    def _problem(self, entry: ModelEntry) -> str:
+        """Why clients cannot use a model now, what waits, and where its registry says something else."""
+        waits = [f"{wait.what}: {wait.sentence}" for wait in entry.serving.waiting]
+        notes = self.moving.notes(entry.registered.name)
+        return "; ".join(([entry.serving.unroutable] if entry.serving.unroutable else waits) + list(notes))
 
     def _row(self, entry: ModelEntry, version: Version) -> VersionRow:
         model = entry.registered
@@ -373,8 +381,9 @@ class RunningGateway:
 
     def _route_view(self, entry: ModelEntry | None, route: Route, stored: StoredRoute | None) -> RouteView:
         arms = tuple(self._arm_view(entry, arm) for arm in route.arms)
+        notes = self.moving.notes(route.model)
         if stored is None:
-            return RouteView(route=route, implicit=True, arms=arms)
+            return RouteView(route=route, implicit=True, arms=arms, notes=notes)
         shadows = tuple(self._shadow_view(entry, route, shadow) for shadow in route.shadows)
         return RouteView(
             route=route,
@@ -385,6 +394,7 @@ class RunningGateway:
             reason=stored.reason,
             at=stored.at,
             shadows=shadows,
+            notes=notes,
         )
 
     def _shadow_view(self, entry: ModelEntry | None, route: Route, shadow: Shadow) -> ShadowView:
@@ -428,6 +438,36 @@ class RunningGateway:
             else "no registry and no backend has this model now",
         )
 
+    # Promotions and rollbacks
+
+    async def promote(
+        self,
+        model: ModelName,
+        reference: str,
+        to: str,
+        *,
+        keep_existing: bool,
+        force: bool,
+        change: Change,
+    ) -> Moved:
+        """Let a stage or `@alias` name a version, and return when traffic follows it."""
+        work = self.moving.promote(
+            model, reference, to, keep_existing=keep_existing, force=force, change=change
+        )
+        return await self._through(work)
+
+    async def rollback(self, model: ModelName, pointer: str, version: str, *, change: Change) -> Moved:
+        """Bring traffic and registry back, and return when traffic has gone."""
+        return await self._through(self.moving.rollback(model, pointer, version, change))
+
+    async def writes(self, ended: int) -> tuple[WriteRow, ...]:
+        """Open registry changes, oldest first, then the newest ended ones."""
+        return await self.moving.writes(ended)
+
+    async def clear_write(self, number: int, *, change: Change) -> WriteRow:
+        """Give an open registry change up."""
+        return await self._through(self.moving.clear(number, change))
+
     # Process
 
     async def status(self) -> StatusReport:
@@ -453,6 +493,7 @@ class RunningGateway:
             backends=self._backends(),
             registries=self._registries(now),
             problems=tuple(Problem(item.subject, item.reason) for item in self._controller.unservable)
+            + self.moving.problems()
             + tuple(_passed_over(one) for one in counters.ejected),
         )
 
@@ -536,6 +577,8 @@ class RunningGateway:
             certificates=self._certificates.expiry if self._certificates else {},
             certificates_refused=self._certificates.refused if self._certificates else 0,
             shadows=tuple(self._comparisons()),
+            writes=self.moving.counts(),
+            writes_pending=self.moving.pending(),
         )
 
     async def reload(self) -> ReloadReport:

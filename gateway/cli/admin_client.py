@@ -14,6 +14,7 @@ from gateway.operations import (
     NOTHING,
     ModelSummary,
     ModelVersions,
+    Moved,
     ReloadReport,
     Resolution,
     RouteChange,
@@ -21,6 +22,7 @@ from gateway.operations import (
     RouteView,
     Said,
     StatusReport,
+    WriteRow,
 )
 from protos.gen.stagegate.admin.v1 import admin_pb2, admin_pb2_grpc
 from router.errors import (
@@ -120,6 +122,30 @@ class AdminClient:
         request = admin_pb2.RouteHistoryRequest(model=model, limit=limit)
         answer = self._call(self._stub.RouteHistory, request)
         return tuple(messages.read_route_change(change) for change in answer.changes)
+
+    def promote(
+        self, model: str, reference: str, to: str, *, keep_existing: bool, force: bool, reason: str
+    ) -> Moved:
+        """Let a stage or `@alias` name a version."""
+        request = admin_pb2.PromoteRequest(
+            model=model, reference=reference, to=to, keep_existing=keep_existing, force=force, reason=reason
+        )
+        return messages.read_moved(self._call(self._stub.Promote, request))
+
+    def rollback(self, model: str, pointer: str, version: str, *, reason: str) -> Moved:
+        """Bring traffic and registry back."""
+        request = admin_pb2.RollbackRequest(model=model, pointer=pointer, version=version, reason=reason)
+        return messages.read_moved(self._call(self._stub.Rollback, request))
+
+    def writes(self, ended: int) -> tuple[WriteRow, ...]:
+        """Registry changes that were decided there."""
+        request = admin_pb2.ListWritesRequest(ended=ended)
+        return messages.read_writes(self._call(self._stub.ListWrites, request))
+
+    def clear_write(self, number: int, *, reason: str) -> WriteRow:
+        """Give one up."""
+        request = admin_pb2.ClearWriteRequest(id=number, reason=reason)
+        return messages.read_write(self._call(self._stub.ClearWrite, request).write)
 
     def status(self) -> StatusReport:
         """The gateway at a glance."""

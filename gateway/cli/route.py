@@ -77,6 +77,10 @@ def _show_route(view: RouteView) -> None:
         output.table(("WHEN", "ARM"), rows, empty="")
     if view.shadows:
         _show_shadows(view.shadows)
+    if view.notes:
+        output.heading("where the registry says something else")
+        for note in view.notes:
+            print(f"  {note}")
 
 
 def _sticky(route: Route) -> str:

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from gateway import __version__
-from gateway.cli import catalogue, exits, infer, route, serve
+from gateway.cli import catalogue, exits, infer, moving, route, serve
 from router.errors import StagegateError
 
 _BROKEN_PIPE = 141
@@ -62,9 +62,12 @@ for _name, _command, _panel in (
     ("versions", catalogue.versions, "Look"),
     ("resolve", catalogue.resolve, "Look"),
     ("infer", infer.infer, "Use"),
+    ("promote", moving.promote, "Use"),
+    ("rollback", moving.rollback, "Use"),
 ):
     commands.command(_name, rich_help_panel=_panel)(_command)
 commands.add_typer(route.commands, name="route", rich_help_panel="Use")
+commands.add_typer(moving.writes_commands, name="writes", rich_help_panel="Look")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

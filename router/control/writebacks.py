@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -64,6 +64,7 @@ TAG_TRIES = 6
 """How often tags are tried; they are remarks, and traffic does not depend on them."""
 
 _MOST_TEXT = 500
+_LOST = 20
 _NEEDED = {PointerKind.STAGE: Capability.STAGES, PointerKind.ALIAS: Capability.ALIASES}
 _REFUSALS = (NotSupported, RegistryRefused, InvalidInput)
 
@@ -89,6 +90,7 @@ class WriteBacks:
     ) -> None:
         """`chance` gives numbers from 0 to 1, for the pauses."""
         self.results: Counter[tuple[str, str, str]] = Counter()
+        self.lost: deque[WriteBack] = deque(maxlen=_LOST)
         self._controller = controller
         self._store = store
         self._clock = clock
@@ -99,7 +101,7 @@ class WriteBacks:
         self._paused = False
         controller.after_turn = self._wake.set
 
-    # What others ask
+    # What others ask; `lost` are those that came to nothing, and `results` counts what registries said
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -404,7 +406,9 @@ class WriteBacks:
     async def _save(self, before: WriteBack, after: WriteBack) -> None:
         """Keep what came of a try; where the store cannot, in memory, and the same is tried again."""
         try:
-            await self._store.save_write_back(after, actor=before.actor, reason=after.note)
+            kept = await self._store.save_write_back(after, actor=before.actor, reason=after.note)
+            if kept and after.state in (WriteState.OVERTAKEN, WriteState.GONE):
+                self.lost.append(replace(after, ended=self._clock.unix()))
             await self._controller.load_routes()
         except StateUnavailable as problem:
             LOG.warning("write %d: %s; it is tried again", before.id, problem)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gateway.operations import (
     NOTHING,
@@ -14,6 +14,7 @@ from gateway.operations import (
     Mismatch,
     ModelSummary,
     ModelVersions,
+    Moved,
     Problem,
     Readiness,
     ReferenceKind,
@@ -33,8 +34,17 @@ from gateway.operations import (
     Totals,
     VersionRow,
     VersionState,
+    WriteCount,
+    WriteRow,
 )
-from router.errors import Conflict, ModelNotFound, RouteNotFound, StagegateError, VersionNotFound
+from router.errors import (
+    Conflict,
+    ModelNotFound,
+    NotFound,
+    RouteNotFound,
+    StagegateError,
+    VersionNotFound,
+)
 from router.model import Arm, ModelName, Route
 
 DIGITS = ModelName("digits")
@@ -139,7 +149,59 @@ GAUGES = Gauges(
     backends={"t0": True, "t1": False},
     registries=(RegistryGauge("local", 0.4, 1), RegistryGauge("away", None, 0)),
     shadows=(COMPARISON,),
+    writes=(WriteCount("local", "alias", "success", 3), WriteCount("local", "tag", "refused", 1)),
+    writes_pending={"local": 2, "away": 0},
 )
+
+PENDING = WriteRow(
+    id=4,
+    registry="local",
+    model="digits",
+    kind="alias",
+    name="champion",
+    version="2",
+    registry_names="1",
+    action="promote",
+    state="pending",
+    attempts=3,
+    next_try=1_700_000_200.5,
+    note="connection refused",
+    actor="ann",
+    reason="better",
+    at=1_700_000_100.0,
+    revision=8,
+)
+REFUSED = WriteRow(
+    id=5,
+    registry="local",
+    model="digits",
+    kind="stage",
+    name="production",
+    version="2",
+    registry_names="",
+    action="rollback",
+    state="refused",
+    note="locked by legal",
+    actor="ben",
+    at=1_700_000_110.0,
+)
+AGREED = WriteRow(
+    id=3,
+    registry="local",
+    model="digits",
+    kind="alias",
+    name="champion",
+    version="1",
+    registry_names="1",
+    action="rollback",
+    state="agreed",
+    at=1_700_000_000.0,
+    ended=1_700_000_001.0,
+)
+
+MOVED = Moved("digits", "local", "alias", "champion", "1", "2", revision=8, write=4, said=("it is loading",))
+
+NOTES = ("stage production: registry 'local' names 1, traffic follows 2",)
 
 
 @dataclass(slots=True)
@@ -148,6 +210,9 @@ class FakeOperations:
 
     Attributes:
         changes: every change of a route, oldest first.
+        moves: what was asked: pointer, version, action, keep_existing, force, who and why.
+        rows: registry changes; `next_rows` take their place each time they were asked for.
+        moved: what a move came to.
         failure: raised by every call while it is set.
     """
 
@@ -158,6 +223,10 @@ class FakeOperations:
     stored: dict[ModelName, RouteView] = field(default_factory=dict)
     changes: list[RouteChange] = field(default_factory=list)
     revision: int = 7
+    moves: list[tuple[str, str, str, bool, bool, Change]] = field(default_factory=list)
+    rows: tuple[WriteRow, ...] = (PENDING, REFUSED, AGREED)
+    next_rows: list[tuple[WriteRow, ...]] = field(default_factory=list)
+    moved: Moved = MOVED
     failure: BaseException | None = None
 
     async def models(self) -> tuple[ModelSummary, ...]:
@@ -223,7 +292,7 @@ class FakeOperations:
         self._fail()
         self._versions(model)
         implicit = Route(model, (Arm("stable", "production", 10_000),))
-        return self.stored.get(model) or _view(implicit, implicit=True)
+        return self.stored.get(model) or _view(implicit, implicit=True, notes=NOTES)
 
     async def apply_routes(
         self, routes: Sequence[Route], *, expected_revision: int | None, change: Change
@@ -258,6 +327,45 @@ class FakeOperations:
         """Newest first."""
         self._fail()
         return tuple([change for change in reversed(self.changes) if change.model == model][:limit])
+
+    async def promote(
+        self,
+        model: ModelName,
+        reference: str,
+        to: str,
+        *,
+        keep_existing: bool,
+        force: bool,
+        change: Change,
+    ) -> Moved:
+        """`moved`."""
+        self._fail()
+        self._versions(model)
+        self.moves.append((to, reference, "promote", keep_existing, force, change))
+        return self.moved
+
+    async def rollback(self, model: ModelName, pointer: str, version: str, *, change: Change) -> Moved:
+        """`moved`."""
+        self._fail()
+        self._versions(model)
+        self.moves.append((pointer, version, "rollback", False, False, change))
+        return self.moved
+
+    async def writes(self, ended: int) -> tuple[WriteRow, ...]:
+        """`rows`."""
+        self._fail()
+        rows = self.rows
+        if self.next_rows:
+            self.rows = self.next_rows.pop(0)
+        return tuple(row for row in rows if row.ended is None or ended)
+
+    async def clear_write(self, number: int, *, change: Change) -> WriteRow:
+        """Out of `rows`."""
+        self._fail()
+        found = [row for row in self.rows if row.id == number and row.ended is None]
+        if not found:
+            raise NotFound(f"there is no open write {number}", hint="`stagegate writes` lists them")
+        return replace(found[0], state="cleared", note=f"given up by {change.actor}: {change.reason}")
 
     async def status(self) -> StatusReport:
         """`report`."""
@@ -314,12 +422,13 @@ def _view(
     actor: str = "",
     reason: str = "",
     at: float | None = None,
+    notes: tuple[str, ...] = (),
 ) -> RouteView:
     arms = tuple(
         ArmView(arm.name, arm.reference, arm.weight, "1", arm.weight, VersionState.READY)
         for arm in route.arms
     )
-    return RouteView(route, implicit, arms, revision, actor, reason, at)
+    return RouteView(route, implicit, arms, revision, actor, reason, at, notes=notes)
 
 
 def an_error(error: StagegateError) -> FakeOperations:

@@ -15,7 +15,7 @@ import pytest
 from gateway.admin import serve_admin
 from gateway.cli.admin_client import AdminClient, connect
 from gateway.config import Address
-from gateway.operations import ReferenceKind, RouteChange, RouteView, Said, VersionState
+from gateway.operations import Change, Moved, ReferenceKind, RouteChange, RouteView, Said, VersionState
 from protos.gen.stagegate.admin.v1 import admin_pb2, admin_pb2_grpc
 from router.errors import (
     ConfigInvalid,
@@ -30,7 +30,19 @@ from router.errors import (
     Unavailable,
 )
 from router.model import Arm, BackendModel, Fallback, Route, Shadow, Tolerance
-from tests.fakes.operations import BROKEN, DIGITS, SHADOW_VIEWS, STATUS, SUMMARY, VERSIONS, FakeOperations
+from tests.fakes.operations import (
+    AGREED,
+    BROKEN,
+    DIGITS,
+    NOTES,
+    PENDING,
+    REFUSED,
+    SHADOW_VIEWS,
+    STATUS,
+    SUMMARY,
+    VERSIONS,
+    FakeOperations,
+)
 
 LOOPBACK = Address("127.0.0.1", 0)
 SPLIT = Route(DIGITS, (Arm("stable", "production", 9_000), Arm("canary", "@challenger", 1_000)), deadline=2.0)
@@ -374,3 +386,47 @@ async def test_what_a_request_says_decides_on_its_arm(server: str) -> None:
 
     assert (found.arm, found.version, found.decided_by, found.rule) == ("canary", "2", "rule", 0)
     assert found.bucket is None
+
+
+# === promotions, rollbacks, registry changes ===
+
+
+async def test_a_promotion_arrives_as_it_was_asked_for(server: str, operations: FakeOperations) -> None:
+    """And what came of it."""
+    moved = await ask(
+        server,
+        lambda client: client.promote(
+            "digits", "2", "@champion", keep_existing=True, force=True, reason="better"
+        ),
+    )
+
+    assert moved == operations.moved
+    assert operations.moves == [("@champion", "2", "promote", True, True, Change("ann@laptop", "better"))]
+
+
+async def test_a_rollback_arrives_as_it_was_asked_for(server: str, operations: FakeOperations) -> None:
+    """And that nothing was to be done."""
+    operations.moved = Moved("digits", "", "arm", "stable", "2", "2", already=True, revision=9)
+    moved = await ask(server, lambda client: client.rollback("digits", "production", "1", reason="worse"))
+
+    assert moved == operations.moved
+    assert operations.moves == [("production", "1", "rollback", False, False, Change("ann@laptop", "worse"))]
+
+
+async def test_registry_changes_arrive_as_they_were(server: str) -> None:
+    """Ended ones where they are asked for."""
+    assert await ask(server, lambda client: client.writes(0)) == (PENDING, REFUSED)
+    assert await ask(server, lambda client: client.writes(9)) == (PENDING, REFUSED, AGREED)
+
+
+async def test_a_registry_change_is_given_up(server: str) -> None:
+    """By its number; one that ended is not there."""
+    row = await ask(server, lambda client: client.clear_write(5, reason="no need"))
+
+    assert row == replace(REFUSED, state="cleared", note="given up by ann@laptop: no need")
+    assert isinstance(await refusal(server, lambda client: client.clear_write(3, reason="")), NotFound)
+
+
+async def test_a_route_says_where_the_registry_disagrees(server: str) -> None:
+    """In sentences."""
+    assert (await ask(server, lambda client: client.route("digits"))).notes == NOTES

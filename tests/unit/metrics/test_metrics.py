@@ -104,6 +104,14 @@ def test_histograms_are_cumulative_and_in_seconds() -> None:
         ("stagegate_config_revision", {labels(): 7}),
         ("stagegate_backend_up", {labels(backend="t0"): 1, labels(backend="t1"): 0}),
         ("stagegate_registry_age_seconds", {labels(registry="local"): 0.4}),
+        (
+            "stagegate_registry_writes_total",
+            {
+                labels(registry="local", kind="alias", result="success"): 3,
+                labels(registry="local", kind="tag", result="refused"): 1,
+            },
+        ),
+        ("stagegate_registry_writes_pending", {labels(registry="local"): 2, labels(registry="away"): 0}),
         ("stagegate_registry_problems", {labels(registry="local"): 1, labels(registry="away"): 0}),
         (
             "stagegate_route_weight",

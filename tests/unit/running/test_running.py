@@ -12,7 +12,13 @@ import pytest
 from gateway.bridge import DataPlane
 from gateway.operations import Change, ReloadReport, ShadowComparison, VersionState
 from gateway.running import Addresses, RunningGateway
-from router.errors import InvalidRoute, StateUnavailable, VersionNotFound
+from router.errors import (
+    InvalidInput,
+    InvalidRoute,
+    RegistryUnavailable,
+    StateUnavailable,
+    VersionNotFound,
+)
 from router.model import Arm, ModelName, Route, Shadow
 from router.traffic.table import ShadowSpec
 from tests.fakes.store import FakeStore
@@ -147,3 +153,88 @@ async def test_deleting_a_route_goes_back_to_production(house: House) -> None:
     await house.gateway.delete_route(ModelName("m"), expected_revision=1, change=ME)
 
     assert house.world.plane.arms("m") == {"stable": ("1", 10_000)}
+
+
+# === promotions and rollbacks ===
+
+
+async def problems_of(house: House) -> list[str]:
+    """What the status tells of model m."""
+    return [one.message for one in (await house.gateway.status()).problems if one.subject == "m"]
+
+
+async def test_a_decision_that_its_registry_does_not_take_is_told_everywhere(house: House) -> None:
+    """In the list of models, the versions, the route and the status; and counted."""
+    worker = asyncio.create_task(house.gateway.moving.worker.run())
+    house.world.shelf.fault = RegistryUnavailable("registry 'local': away")
+    moved = await house.gateway.promote(
+        ModelName("m"), "2", "@champion", keep_existing=False, force=False, change=ME
+    )
+    await house.world.settle()
+    sentence = (
+        "alias champion: registry 'local' names nothing, traffic follows 2, because the promote by ann is "
+        "not written yet: registry 'local': away"
+    )
+    (summary,) = await house.gateway.models()
+    gauges = await house.gateway.gauges()
+    (row,) = await house.gateway.writes(0)
+
+    assert (moved.before, moved.after, moved.write) == ("", "2", row.id)
+    assert (summary.problem, summary.aliases) == (sentence, {"champion": "2"})
+    assert (await house.gateway.versions(ModelName("m"))).problem == sentence
+    assert (await house.gateway.route(ModelName("m"))).notes == (sentence,)
+    assert await problems_of(house) == [sentence]
+    assert gauges.writes_pending == {"local": 1}
+    assert (row.state, row.registry_names, row.note) == ("pending", "", "registry 'local': away")
+
+    cleared = await house.gateway.clear_write(row.id, change=ME)
+    assert (cleared.state, (await house.gateway.models())[0].problem) == ("cleared", "")
+    worker.cancel()
+    await asyncio.gather(worker, return_exceptions=True)
+
+
+async def test_a_decision_that_came_to_nothing_is_told_for_a_while(house: House) -> None:
+    """Somebody moved the stage in the registry; an hour later it is history."""
+    worker = asyncio.create_task(house.gateway.moving.worker.run())
+    house.world.shelf.fault = RegistryUnavailable("registry 'local': away")
+    await house.gateway.promote(
+        ModelName("m"), "2", "production", keep_existing=False, force=False, change=ME
+    )
+    house.world.shelf.set("m", "123", {"production": "3"})
+    house.world.shelf.fault = None
+    await house.world.settle()
+    await house.world.later(1)
+    told = await problems_of(house)
+    await house.world.later(3_700)
+
+    assert told == [
+        "stage production: the promote to version 2 by ann came to nothing: registry 'local' names 3 now, "
+        "which was not decided here; traffic follows it"
+    ]
+    assert await problems_of(house) == []
+    worker.cancel()
+    await asyncio.gather(worker, return_exceptions=True)
+
+
+async def test_forcing_needs_a_reason(house: House) -> None:
+    """Nothing is changed without."""
+    with pytest.raises(InvalidInput, match="a reason is needed"):
+        await house.gateway.promote(
+            ModelName("m"),
+            "2",
+            "production",
+            keep_existing=False,
+            force=True,
+            change=Change("ann", " "),
+        )
+    assert await house.store.revision() == 0
+
+
+async def test_a_rollback_goes_by_the_stable_arm(house: House) -> None:
+    """And says what it came to."""
+    await house.gateway.promote(
+        ModelName("m"), "2", "production", keep_existing=False, force=False, change=ME
+    )
+    moved = await house.gateway.rollback(ModelName("m"), "", "", change=ME)
+
+    assert (moved.kind, moved.name, moved.before, moved.after) == ("stage", "production", "2", "1")

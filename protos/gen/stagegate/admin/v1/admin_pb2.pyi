@@ -815,6 +815,7 @@ class RouteView(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     SHADOWS_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     implicit: _builtins.bool
     """Made up by the gateway, because the store has none; then the last four fields are not set."""
     revision: _builtins.int
@@ -827,6 +828,10 @@ class RouteView(_message.Message):
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArmView]: ...
     @_builtins.property
     def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowView]: ...
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where registry and traffic disagree, and why; sentences for people."""
+
     def __init__(
         self,
         *,
@@ -838,10 +843,11 @@ class RouteView(_message.Message):
         reason: _builtins.str = ...,
         at: _builtins.float | None = ...,
         shadows: _abc.Iterable[Global___ShadowView] | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at", "route", b"route"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "actor", b"actor", "arms", b"arms", "at", b"at", "implicit", b"implicit", "reason", b"reason", "revision", b"revision", "route", b"route", "shadows", b"shadows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "actor", b"actor", "arms", b"arms", "at", b"at", "implicit", b"implicit", "notes", b"notes", "reason", b"reason", "revision", b"revision", "route", b"route", "shadows", b"shadows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__at: _TypeAlias = _typing.Literal["at"]  # noqa: Y015
     _WhichOneofArgType__at: _TypeAlias = _typing.Literal["_at", b"_at"]  # noqa: Y015
@@ -1333,6 +1339,298 @@ class RouteHistoryResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RouteHistoryResponse: _TypeAlias = RouteHistoryResponse  # noqa: Y015
+
+@_typing.final
+class PromoteRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    KEEP_EXISTING_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    reference: _builtins.str
+    """A version id, a stage, or `@alias`."""
+    to: _builtins.str
+    """A stage, or an alias with its `@`."""
+    keep_existing: _builtins.bool
+    """Versions that are in that stage now stay in it, where the registry's stages hold several."""
+    force: _builtins.bool
+    """Also where the version breaks the contract of the one before; needs a reason."""
+    reason: _builtins.str
+    """Why; kept with the decision, and as a tag where the registry has tags."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        reference: _builtins.str = ...,
+        to: _builtins.str = ...,
+        keep_existing: _builtins.bool = ...,
+        force: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "keep_existing", b"keep_existing", "model", b"model", "reason", b"reason", "reference", b"reference", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteRequest: _TypeAlias = PromoteRequest  # noqa: Y015
+
+@_typing.final
+class RollbackRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    POINTER_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    pointer: _builtins.str
+    """The stage or `@alias` that is to go back; empty for what the stable arm goes by."""
+    version: _builtins.str
+    """The version to go back to; empty for the one before the last move."""
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        pointer: _builtins.str = ...,
+        version: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "pointer", b"pointer", "reason", b"reason", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackRequest: _TypeAlias = RollbackRequest  # noqa: Y015
+
+@_typing.final
+class MoveResponse(_message.Message):
+    """What a promotion or a rollback came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    REGISTRY_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    ALREADY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    WRITE_FIELD_NUMBER: _builtins.int
+    SAID_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    registry: _builtins.str
+    """Where it is written; empty for an arm of a route, which no registry knows of."""
+    kind: _builtins.str
+    """`stage`, `alias` or `arm`."""
+    name: _builtins.str
+    """Of an alias without `@`."""
+    before: _builtins.str
+    """Version ids, for an arm references; empty for nothing."""
+    after: _builtins.str
+    already: _builtins.bool
+    """It was so before; nothing was changed."""
+    revision: _builtins.int
+    write: _builtins.int
+    """The number of the registry change in ListWrites; 0 where there is none."""
+    @_builtins.property
+    def said(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is waited for, and what else is to be known."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        registry: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        name: _builtins.str = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+        already: _builtins.bool = ...,
+        revision: _builtins.int = ...,
+        write: _builtins.int = ...,
+        said: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "already", b"already", "before", b"before", "kind", b"kind", "model", b"model", "name", b"name", "registry", b"registry", "revision", b"revision", "said", b"said", "write", b"write"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveResponse: _TypeAlias = MoveResponse  # noqa: Y015
+
+@_typing.final
+class ListWritesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDED_FIELD_NUMBER: _builtins.int
+    ended: _builtins.int
+    """How many ended ones to list as well; at most 200."""
+    def __init__(
+        self,
+        *,
+        ended: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWritesRequest: _TypeAlias = ListWritesRequest  # noqa: Y015
+
+@_typing.final
+class ListWritesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRITES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def writes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegistryWrite]: ...
+    def __init__(
+        self,
+        *,
+        writes: _abc.Iterable[Global___RegistryWrite] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["writes", b"writes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWritesResponse: _TypeAlias = ListWritesResponse  # noqa: Y015
+
+@_typing.final
+class RegistryWrite(_message.Message):
+    """A stage or alias that was moved here, and is to be moved in its registry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    REGISTRY_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    REGISTRY_NAMES_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    NEXT_TRY_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    registry: _builtins.str
+    model: _builtins.str
+    kind: _builtins.str
+    """`stage` or `alias`."""
+    name: _builtins.str
+    version: _builtins.str
+    """What traffic follows."""
+    registry_names: _builtins.str
+    """What the registry named when it was read last; empty for nothing."""
+    action: _builtins.str
+    """`promote` or `rollback`."""
+    state: _builtins.str
+    """`pending`, `refused`, `tagging`, or how it ended: `agreed`, `overtaken`, `superseded`, `gone`, `cleared`."""
+    attempts: _builtins.int
+    next_try: _builtins.float
+    """Unix seconds before which it is not tried again; not set where it is not waited for."""
+    note: _builtins.str
+    """Why it is not done yet, or how it ended."""
+    actor: _builtins.str
+    reason: _builtins.str
+    at: _builtins.float
+    """Unix seconds of the decision, and of its end."""
+    ended: _builtins.float
+    revision: _builtins.int
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        registry: _builtins.str = ...,
+        model: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        registry_names: _builtins.str = ...,
+        action: _builtins.str = ...,
+        state: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+        next_try: _builtins.float | None = ...,
+        note: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        at: _builtins.float = ...,
+        ended: _builtins.float | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ended", b"_ended", "_next_try", b"_next_try", "ended", b"ended", "next_try", b"next_try"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended", b"_ended", "_next_try", b"_next_try", "action", b"action", "actor", b"actor", "at", b"at", "attempts", b"attempts", "ended", b"ended", "id", b"id", "kind", b"kind", "model", b"model", "name", b"name", "next_try", b"next_try", "note", b"note", "reason", b"reason", "registry", b"registry", "registry_names", b"registry_names", "revision", b"revision", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ended: _TypeAlias = _typing.Literal["ended"]  # noqa: Y015
+    _WhichOneofArgType__ended: _TypeAlias = _typing.Literal["_ended", b"_ended"]  # noqa: Y015
+    _WhichOneofReturnType__next_try: _TypeAlias = _typing.Literal["next_try"]  # noqa: Y015
+    _WhichOneofArgType__next_try: _TypeAlias = _typing.Literal["_next_try", b"_next_try"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ended) -> _WhichOneofReturnType__ended | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_try) -> _WhichOneofReturnType__next_try | None: ...
+
+Global___RegistryWrite: _TypeAlias = RegistryWrite  # noqa: Y015
+
+@_typing.final
+class ClearWriteRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearWriteRequest: _TypeAlias = ClearWriteRequest  # noqa: Y015
+
+@_typing.final
+class ClearWriteResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRITE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def write(self) -> Global___RegistryWrite: ...
+    def __init__(
+        self,
+        *,
+        write: Global___RegistryWrite | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["write", b"write"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["write", b"write"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearWriteResponse: _TypeAlias = ClearWriteResponse  # noqa: Y015
 
 @_typing.final
 class GetStatusRequest(_message.Message):

@@ -74,6 +74,26 @@ class AdminStub:
                 request_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.RouteHistoryRequest.SerializeToString,
                 response_deserializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.RouteHistoryResponse.FromString,
                 _registered_method=True)
+        self.Promote = channel.unary_unary(
+                '/stagegate.admin.v1.Admin/Promote',
+                request_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.PromoteRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.MoveResponse.FromString,
+                _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/stagegate.admin.v1.Admin/Rollback',
+                request_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.MoveResponse.FromString,
+                _registered_method=True)
+        self.ListWrites = channel.unary_unary(
+                '/stagegate.admin.v1.Admin/ListWrites',
+                request_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ListWritesRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ListWritesResponse.FromString,
+                _registered_method=True)
+        self.ClearWrite = channel.unary_unary(
+                '/stagegate.admin.v1.Admin/ClearWrite',
+                request_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ClearWriteRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ClearWriteResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/stagegate.admin.v1.Admin/GetStatus',
                 request_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.GetStatusRequest.SerializeToString,
@@ -147,6 +167,37 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Promote(self, request, context):
+        """Lets a stage or alias name a version, for clients at once (as soon as it is loaded) and then in the
+        registry. NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED for a model in no registry, UNAVAILABLE for a version
+        that cannot be loaded, ABORTED. Asked again it changes nothing and says so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollback(self, request, context):
+        """Brings a model's stable traffic back to the version before, and its registry with it. As Promote;
+        INVALID_ARGUMENT also where nothing is known of the time before and no version is named.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWrites(self, request, context):
+        """Registry changes that were decided here: the open ones, oldest first, then the newest ended ones.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClearWrite(self, request, context):
+        """Gives an open registry change up, so that traffic follows the registry again. NOT_FOUND, UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """The whole gateway at a glance.
         """
@@ -204,6 +255,26 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RouteHistory,
                     request_deserializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.RouteHistoryRequest.FromString,
                     response_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.RouteHistoryResponse.SerializeToString,
+            ),
+            'Promote': grpc.unary_unary_rpc_method_handler(
+                    servicer.Promote,
+                    request_deserializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.PromoteRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.MoveResponse.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.RollbackRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.MoveResponse.SerializeToString,
+            ),
+            'ListWrites': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWrites,
+                    request_deserializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ListWritesRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ListWritesResponse.SerializeToString,
+            ),
+            'ClearWrite': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearWrite,
+                    request_deserializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ClearWriteRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ClearWriteResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -432,6 +503,114 @@ class Admin:
             '/stagegate.admin.v1.Admin/RouteHistory',
             protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.RouteHistoryRequest.SerializeToString,
             protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.RouteHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Promote(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stagegate.admin.v1.Admin/Promote',
+            protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.PromoteRequest.SerializeToString,
+            protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.MoveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stagegate.admin.v1.Admin/Rollback',
+            protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.RollbackRequest.SerializeToString,
+            protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.MoveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWrites(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stagegate.admin.v1.Admin/ListWrites',
+            protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ListWritesRequest.SerializeToString,
+            protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ListWritesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClearWrite(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stagegate.admin.v1.Admin/ClearWrite',
+            protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ClearWriteRequest.SerializeToString,
+            protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ClearWriteResponse.FromString,
             options,
             channel_credentials,
             insecure,

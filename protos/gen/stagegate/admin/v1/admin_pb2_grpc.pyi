@@ -61,6 +61,19 @@ class AdminStub:
     """Removes a route, so that the implicit one takes over. NOT_FOUND where the store has none, ABORTED."""
     RouteHistory: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RouteHistoryRequest, _admin_pb2.RouteHistoryResponse]
     """Changes of one model's route, newest first."""
+    Promote: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PromoteRequest, _admin_pb2.MoveResponse]
+    """Lets a stage or alias name a version, for clients at once (as soon as it is loaded) and then in the
+    registry. NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED for a model in no registry, UNAVAILABLE for a version
+    that cannot be loaded, ABORTED. Asked again it changes nothing and says so.
+    """
+    Rollback: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RollbackRequest, _admin_pb2.MoveResponse]
+    """Brings a model's stable traffic back to the version before, and its registry with it. As Promote;
+    INVALID_ARGUMENT also where nothing is known of the time before and no version is named.
+    """
+    ListWrites: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListWritesRequest, _admin_pb2.ListWritesResponse]
+    """Registry changes that were decided here: the open ones, oldest first, then the newest ended ones."""
+    ClearWrite: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ClearWriteRequest, _admin_pb2.ClearWriteResponse]
+    """Gives an open registry change up, so that traffic follows the registry again. NOT_FOUND, UNAVAILABLE."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.GetStatusResponse]
     """The whole gateway at a glance."""
     Reload: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReloadRequest, _admin_pb2.ReloadResponse]
@@ -91,6 +104,19 @@ class AdminAsyncStub(AdminStub):
     """Removes a route, so that the implicit one takes over. NOT_FOUND where the store has none, ABORTED."""
     RouteHistory: _aio.UnaryUnaryMultiCallable[_admin_pb2.RouteHistoryRequest, _admin_pb2.RouteHistoryResponse]  # type: ignore[assignment]
     """Changes of one model's route, newest first."""
+    Promote: _aio.UnaryUnaryMultiCallable[_admin_pb2.PromoteRequest, _admin_pb2.MoveResponse]  # type: ignore[assignment]
+    """Lets a stage or alias name a version, for clients at once (as soon as it is loaded) and then in the
+    registry. NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED for a model in no registry, UNAVAILABLE for a version
+    that cannot be loaded, ABORTED. Asked again it changes nothing and says so.
+    """
+    Rollback: _aio.UnaryUnaryMultiCallable[_admin_pb2.RollbackRequest, _admin_pb2.MoveResponse]  # type: ignore[assignment]
+    """Brings a model's stable traffic back to the version before, and its registry with it. As Promote;
+    INVALID_ARGUMENT also where nothing is known of the time before and no version is named.
+    """
+    ListWrites: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListWritesRequest, _admin_pb2.ListWritesResponse]  # type: ignore[assignment]
+    """Registry changes that were decided here: the open ones, oldest first, then the newest ended ones."""
+    ClearWrite: _aio.UnaryUnaryMultiCallable[_admin_pb2.ClearWriteRequest, _admin_pb2.ClearWriteResponse]  # type: ignore[assignment]
+    """Gives an open registry change up, so that traffic follows the registry again. NOT_FOUND, UNAVAILABLE."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.GetStatusResponse]  # type: ignore[assignment]
     """The whole gateway at a glance."""
     Reload: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReloadRequest, _admin_pb2.ReloadResponse]  # type: ignore[assignment]
@@ -166,6 +192,43 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RouteHistoryResponse, _abc.Awaitable[_admin_pb2.RouteHistoryResponse]]:
         """Changes of one model's route, newest first."""
+
+    @_abc_1.abstractmethod
+    def Promote(
+        self,
+        request: _admin_pb2.PromoteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.MoveResponse, _abc.Awaitable[_admin_pb2.MoveResponse]]:
+        """Lets a stage or alias name a version, for clients at once (as soon as it is loaded) and then in the
+        registry. NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED for a model in no registry, UNAVAILABLE for a version
+        that cannot be loaded, ABORTED. Asked again it changes nothing and says so.
+        """
+
+    @_abc_1.abstractmethod
+    def Rollback(
+        self,
+        request: _admin_pb2.RollbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.MoveResponse, _abc.Awaitable[_admin_pb2.MoveResponse]]:
+        """Brings a model's stable traffic back to the version before, and its registry with it. As Promote;
+        INVALID_ARGUMENT also where nothing is known of the time before and no version is named.
+        """
+
+    @_abc_1.abstractmethod
+    def ListWrites(
+        self,
+        request: _admin_pb2.ListWritesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListWritesResponse, _abc.Awaitable[_admin_pb2.ListWritesResponse]]:
+        """Registry changes that were decided here: the open ones, oldest first, then the newest ended ones."""
+
+    @_abc_1.abstractmethod
+    def ClearWrite(
+        self,
+        request: _admin_pb2.ClearWriteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ClearWriteResponse, _abc.Awaitable[_admin_pb2.ClearWriteResponse]]:
+        """Gives an open registry change up, so that traffic follows the registry again. NOT_FOUND, UNAVAILABLE."""
 
     @_abc_1.abstractmethod
     def GetStatus(
