@@ -24,6 +24,23 @@ BackendId = NewType("BackendId", str)
 TritonName = NewType("TritonName", str)
 """Model name inside a Triton, unique to one version."""
 
+_PART = ".part-"
+
+
+def part_name(whole: TritonName, part: str) -> TritonName:
+    """The name inside a Triton of a part that belongs to one version; `part` has no dot in it."""
+    return TritonName(f"{whole}{_PART}{part}")
+
+
+def whole_of(name: TritonName) -> TritonName | None:
+    """The name that a part belongs to; None for what is no part.
+
+    The name of a version ends with a dot and a mark, so none can be mistaken for a part of another.
+    """
+    whole, separator, part = name.rpartition(_PART)
+    return TritonName(whole) if separator and whole and "." not in part else None
+
+
 WHOLE = 10_000
 """Weights are whole hundredths of a percent; a split sums to this."""
 

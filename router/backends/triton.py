@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import grpc
@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from router.backends.capacity import capacity_of
 from router.backends.told import contract_of
 from router.errors import BackendUnavailable, LoadFailed
-from router.model import Backend, BackendTls, Capacity, Contract, IndexEntry, TritonName
+from router.model import Backend, BackendTls, Capacity, Contract, IndexEntry, TritonName, whole_of
 from router.ports import ServerInfo
 
 _Answer = TypeVar("_Answer")
@@ -112,7 +112,10 @@ class TritonServer:
         try:
             await self._stub().RepositoryModelLoad(request, timeout=left)
         except grpc.aio.AioRpcError as problem:
-            raise await self._load_error(name, problem, timeout) from None
+            error = await self._load_error(name, problem, timeout)
+            if isinstance(error, LoadFailed):
+                await self._let_parts_go(name)
+            raise error from None
         entries = [entry for entry in await self.index() if entry.name == name]
         if not any(entry.ready for entry in entries):
             reasons = "; ".join(entry.reason or entry.state for entry in entries)
@@ -121,6 +124,8 @@ class TritonServer:
     async def unload(self, name: TritonName, *, timeout: float) -> None:
         """Unload and return when it is gone from the ready index; not an error where it is not loaded.
 
+        The parts of an ensemble, which Triton loads by itself and keeps, go after it.
+
         Raises:
             BackendUnavailable: it does not answer, or has not let go of it after `timeout` seconds.
         """
@@ -128,8 +133,14 @@ class TritonServer:
         request = service_pb2.RepositoryModelUnloadRequest(model_name=name)
         call_timeout = None if math.isinf(timeout) else timeout
         await self._ask(self._stub().RepositoryModelUnload(request, timeout=call_timeout))
+        for part in _parts(name, await self._until_gone(name, deadline, timeout)):
+            await self.unload(part, timeout=max(deadline - time.monotonic(), _SLOWEST_LOOK))
+
+    async def _until_gone(self, name: TritonName, deadline: float, timeout: float) -> tuple[IndexEntry, ...]:
+        """Look until a model takes no memory; the index that told so."""
         pause = _FIRST_LOOK
-        while any(entry.name == name and _present(entry) for entry in await self.index()):
+        index = await self.index()
+        while any(entry.name == name and _present(entry) for entry in index):
             if time.monotonic() + pause > deadline:
                 raise BackendUnavailable(
                     f"{self._named(name)} is still there {timeout:g} s after it was told to go",
@@ -137,6 +148,14 @@ class TritonServer:
                 )
             await asyncio.sleep(pause)
             pause = min(pause * 2, _SLOWEST_LOOK)
+            index = await self.index()
+        return index
+
+    async def _let_parts_go(self, name: TritonName) -> None:
+        """Triton keeps the parts of an ensemble that it could load although the ensemble failed."""
+        with contextlib.suppress(BackendUnavailable):
+            for part in _parts(name, await self.index()):
+                await self.unload(part, timeout=self._timeout)
 
     async def metadata(self, name: TritonName, version: str = "") -> bytes:
         """A serialised `inference.ModelMetadataResponse`.
@@ -281,6 +300,12 @@ def _open_channel(address: str, tls: BackendTls | None) -> grpc.aio.Channel:
 def _present(entry: IndexEntry) -> bool:
     """Whether an index line takes memory; never-loaded and unloaded models have other states."""
     return entry.state in ("READY", "LOADING", "UNLOADING")
+
+
+def _parts(name: TritonName, index: Sequence[IndexEntry]) -> tuple[TritonName, ...]:
+    """The parts of an ensemble that take memory."""
+    found = {entry.name for entry in index if whole_of(entry.name) == name and _present(entry)}
+    return tuple(sorted(found))
 
 
 def _details(problem: grpc.aio.AioRpcError) -> str:

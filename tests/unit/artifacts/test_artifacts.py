@@ -8,12 +8,9 @@ import os
 from pathlib import Path
 
 import pytest
-from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
-from tritonclient.grpc import model_config_pb2
 
-from router.artifacts.config_pbtxt import config_pbtxt, quoted
 from router.artifacts.digest import digest_of
 from router.artifacts.layout import TritonRepository
 from router.artifacts.naming import triton_model_name
@@ -101,25 +98,6 @@ def test_versions_that_look_alike_have_names_of_their_own() -> None:
     assert len({triton_model_name(version) for version in versions}) == len(versions)
 
 
-@given(st.text())
-def test_any_string_survives_the_text_format(text: str) -> None:
-    """Protobuf's own reader gets back what was quoted."""
-    config = text_format.Parse(f"name: {quoted(text)}", model_config_pb2.ModelConfig())
-
-    assert config.name == text
-
-
-def test_the_config_says_what_the_contract_says() -> None:
-    """Names, types and full shapes, with no batch dimension hidden."""
-    config = text_format.Parse(config_pbtxt(NAME, CONTRACT, {"k": 'v"'}), model_config_pb2.ModelConfig())
-
-    assert (config.name, config.backend, config.max_batch_size) == (NAME, "python", 0)
-    assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [
-        ("X", model_config_pb2.TYPE_FP32, [-1, 4])
-    ]
-    assert config.parameters["k"].string_value == 'v"'
-
-
 async def test_an_onnx_file_becomes_a_python_model(onnx: Path, repository: TritonRepository) -> None:
     """The file, a generated model.py beside it, and a config.pbtxt."""
     folder = await repository.put(version_of(onnx, digest=digest_of(onnx)), NAME)
@@ -132,7 +110,7 @@ async def test_an_onnx_file_becomes_a_python_model(onnx: Path, repository: Trito
     ("changes", "error"),
     [
         ({"digest": "sha256:" + "0" * 64}, DigestMismatch),
-        ({"format": "tensorrt"}, UnsupportedFormat),
+        ({"format": "coreml"}, UnsupportedFormat),
         ({"artifact": "/nowhere/model.onnx"}, ArtifactMissing),
         ({"artifact": "s3://bucket/model.onnx"}, ArtifactRefused),
         ({"artifact": "file://other-host/model.onnx"}, ArtifactError),
@@ -179,26 +157,6 @@ async def test_files_without_a_digest_are_brought_anew(onnx: Path, repository: T
     folder = await repository.put(version_of(onnx), NAME)
 
     assert (folder / "1/model.onnx").read_bytes() == b"better weights"
-
-
-async def test_a_triton_shaped_folder_keeps_its_config_under_our_name(
-    tmp_path: Path, repository: TritonRepository
-) -> None:
-    """Only the model's own name changes; names of inputs and of ensemble steps stay; the newest is 1."""
-    source = tmp_path / "shaped"
-    for number in ("1", "3"):
-        (source / number).mkdir(parents=True)
-        (source / number / "model.py").write_text(number)
-    (source / "config.pbtxt").write_text(
-        'name: "theirs"\nbackend: "python"\ninput [\n  {\n    name: "X"\n    data_type: TYPE_FP32\n'
-        "    dims: [ 4 ]\n  }\n]\n"
-    )
-    folder = await repository.put(version_of(source, format="triton"), NAME)
-    config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
-
-    assert (config.name, config.input[0].name) == (NAME, "X")
-    assert (folder / "1/model.py").read_text() == "3"
-    assert everything(folder) == {"1", "1/model.py", "config.pbtxt"}
 
 
 async def test_a_removed_version_is_gone(onnx: Path, repository: TritonRepository) -> None:

@@ -1,0 +1,1 @@
+"""How files of each format become Triton model folders; one module for each."""

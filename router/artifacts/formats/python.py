@@ -1,0 +1,29 @@
+"""A model for Triton's Python backend: `model.py` and what it needs."""
+
+from __future__ import annotations
+
+from router.artifacts.config_pbtxt import generated, on_cpu
+from router.artifacts.formats.job import CONFIG, Job
+from router.artifacts.policy import Code
+
+
+def lay_out(job: Job) -> None:
+    """`model.py` with all that lies beside it, and the contract or its own config.pbtxt."""
+    job.check_code(Code.PYTHON)
+    if not (job.files / "model.py").is_file():
+        raise job.error("there is no model.py", hint="format python needs one")
+    config = job.files / CONFIG
+    text = config.read_text(encoding="utf-8") if config.is_file() else None
+    if text is None and job.version.contract is None:
+        raise job.error(
+            "inputs and outputs are not known",
+            hint="give version.yaml a contract, or put a config.pbtxt beside model.py",
+        )
+    config.unlink(missing_ok=True)
+    job.take_files()
+    if text is not None:
+        job.keep_config(text)
+        return
+    made = generated(job.version.contract, job.version.tags, name=job.name, backend="python")
+    on_cpu(made)
+    job.write_config(made)

@@ -1,0 +1,114 @@
+"""A model folder as Triton's repository has it, in one piece or as parts of an ensemble."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from router.artifacts.formats.job import CONFIG, VERSION_FOLDER, Job
+from router.artifacts.policy import Code
+from router.errors import ArtifactError
+
+_PLATFORMS = {
+    "ensemble": "",
+    "pytorch_libtorch": "pytorch",
+    "tensorrt_plan": "tensorrt",
+    "tensorflow_savedmodel": "tensorflow",
+    "tensorflow_graphdef": "tensorflow",
+    "onnxruntime_onnx": "onnxruntime",
+}
+"""Backends behind Triton's older word for them; an ensemble needs none."""
+
+_FILES = {
+    "model.py": "python",
+    "model.onnx": "onnxruntime",
+    "model.plan": "tensorrt",
+    "model.pt": "pytorch",
+    "model.savedmodel": "tensorflow",
+    "model.graphdef": "tensorflow",
+    "model.xml": "openvino",
+}
+"""Backends that Triton takes by the file it finds, where the configuration names none."""
+
+_OPAQUE = (".pkl", ".pickle", ".joblib", ".dill", ".pt", ".pth", ".so")
+"""Files that run what nobody can read. Triton takes a backend's library from a model's folder too."""
+
+_BACKEND_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def lay_out(job: Job) -> None:
+    """Its highest version becomes `1`, its name ours."""
+    keep_one_version(job.files, job)
+    config = job.files / CONFIG
+    text = config.read_text(encoding="utf-8") if config.is_file() else ""
+    config.unlink(missing_ok=True)
+    job.files.rename(job.folder)
+    read = job.keep_config(text)
+    check_code(job, job.folder, read)
+    if read.HasField("ensemble_scheduling"):
+        raise job.error(
+            "its steps name models that are not in it",
+            hint="put the ensemble and all its parts into one folder, and give it format: ensemble",
+        )
+    if backend := backend_of(read, job.version_folder):
+        job.needs(backend)
+
+
+def keep_one_version(folder: Path, job: Job, wanted: int = -1) -> None:
+    """Leave one version folder, the highest or the wanted one, and call it `1`."""
+    versions = {int(path.name): path for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()}
+    if not versions:
+        raise job.error(
+            "there is no version folder such as 1/",
+            hint="format triton is a model folder as Triton's repository has it",
+        )
+    number = max(versions) if wanted < 0 else wanted
+    if number not in versions:
+        raise job.error(f"there is no version folder {number}/ in {folder.name}")
+    kept = versions.pop(number)
+    for other in versions.values():
+        shutil.rmtree(other)
+    if kept.name != VERSION_FOLDER:
+        kept.rename(folder / VERSION_FOLDER)
+
+
+def backend_of(config: ModelConfig, version_folder: Path) -> str:
+    """The backend that a model needs, "" for an ensemble and where only Triton can tell."""
+    if config.HasField("ensemble_scheduling"):
+        return ""
+    if config.backend:
+        return str(config.backend)
+    if config.platform:
+        return _PLATFORMS.get(config.platform, "")
+    return next((backend for file, backend in _FILES.items() if (version_folder / file).exists()), "")
+
+
+def check_code(job: Job, folder: Path, config: ModelConfig) -> None:
+    """Ask leave for what of a Triton-shaped folder can run code.
+
+    Raises:
+        ArtifactRefused: the policy does not allow it.
+        ArtifactError: its backend has a name that leads out of Triton's backend folder.
+    """
+    if config.backend and not _BACKEND_NAME.fullmatch(config.backend):
+        raise job.error(f"config.pbtxt: backend {config.backend[:80]!r} cannot be the name of one")
+    endings = {path.suffix for path in folder.rglob("*")}
+    agents = config.HasField("model_repository_agents")
+    if endings.intersection(_OPAQUE) or config.model_operations.op_library_filename or agents:
+        job.check_code(Code.PICKLE)
+    python = "EXECUTION_ENV_PATH" in config.parameters or config.runtime
+    if ".py" in endings or config.backend == "python" or python:
+        job.check_code(Code.PYTHON)
+
+
+def config_in(folder: Path, job: Job) -> str:
+    """The text of a folder's config.pbtxt. Raises ArtifactError where there is none."""
+    try:
+        return (folder / CONFIG).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise job.error(f"{folder.name} has no config.pbtxt") from None
+    except UnicodeDecodeError:
+        raise ArtifactError(f"{folder.name}/{CONFIG} is no UTF-8 text") from None

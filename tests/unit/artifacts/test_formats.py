@@ -1,0 +1,215 @@
+"""Artifacts of each format, and the model folders that become of them."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from router.artifacts.policy import ArtifactSettings
+from router.errors import ArtifactError, ArtifactRefused, UnsupportedFormat
+from tests.unit.artifacts.shelf import CONTRACT, NAME, config_of, everything, laid_out
+
+SHAPED = 'name: "theirs"\nbackend: "python"\noutput [{ name: "y" data_type: TYPE_FP32 dims: [ 4 ] }]\n'
+
+
+def archive(*names: str) -> bytes:
+    """A zip archive with such files in it, as PyTorch writes them."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as made:
+        for name in names:
+            made.writestr(name, b"x")
+    return out.getvalue()
+
+
+TORCHSCRIPT = archive("net/code/__torch__.py", "net/constants.pkl", "net/data.pkl", "net/version")
+
+
+def test_onnx_on_tritons_own_backend(tmp_path: Path) -> None:
+    """Where the Triton has it; the file keeps its name, and its weights beside it."""
+    files = {"net.onnx": b"graph", "net.onnx.data": b"weights"}
+    made = laid_out(tmp_path, files, "onnx", backends=frozenset({"onnxruntime", "python"}), contract=CONTRACT)
+    config = config_of(made)
+
+    assert everything(made) == {
+        f"{NAME}/{path}" for path in ("config.pbtxt", "1/net.onnx", "1/net.onnx.data")
+    }
+    assert (config.backend, config.default_model_filename) == ("onnxruntime", "net.onnx")
+
+
+def test_onnx_on_the_python_backend(tmp_path: Path) -> None:
+    """By a generated model.py."""
+    made = laid_out(tmp_path, {"a/net.onnx": b"graph"}, "onnx", contract=CONTRACT)
+
+    assert everything(made) == {f"{NAME}/{path}" for path in ("config.pbtxt", "1/a/net.onnx", "1/model.py")}
+    assert config_of(made).parameters["onnx_file"].string_value == "a/net.onnx"
+
+
+def test_a_file_where_one_is_generated_is_named(tmp_path: Path) -> None:
+    """An ONNX artifact brings no code of its own by the way."""
+    with pytest.raises(ArtifactError, match=r"m 1: the artifact has a 1/model\.py of its own"):
+        laid_out(tmp_path, {"net.onnx": b"", "model.py": "import os"}, "onnx", contract=CONTRACT)
+
+
+@pytest.mark.parametrize(
+    ("format_", "files", "inside", "platform"),
+    [
+        ("torchscript", {"net.pt": TORCHSCRIPT}, "1/model.pt", "pytorch_libtorch"),
+        ("tensorrt", {"net.engine": b"engine"}, "1/model.plan", "tensorrt_plan"),
+        (
+            "savedmodel",
+            {"export/saved_model.pb": b"\x08\x01", "export/variables/v.index": b"i"},
+            "1/model.savedmodel/saved_model.pb",
+            "tensorflow_savedmodel",
+        ),
+    ],
+)
+def test_what_needs_a_backend_of_its_own_is_written_as_it_wants_it(
+    tmp_path: Path, format_: str, files: dict[str, str | bytes], inside: str, platform: str
+) -> None:
+    """Under the one file name that Triton looks for, with the contract in its configuration."""
+    made = laid_out(tmp_path, files, format_, contract=CONTRACT)
+    config = config_of(made)
+
+    assert f"{NAME}/{inside}" in everything(made)
+    assert (config.name, config.platform, config.max_batch_size) == (NAME, platform, 0)
+    assert [(one.name, list(one.dims)) for one in config.input] == [("X", [-1, 4])]
+
+
+@pytest.mark.parametrize(("format_", "backend"), [("tensorrt", "tensorrt"), ("savedmodel", "tensorflow")])
+def test_a_backend_that_is_not_there_is_named_before_anything_is_fetched(
+    tmp_path: Path, format_: str, backend: str
+) -> None:
+    """With what the Triton has."""
+    with pytest.raises(UnsupportedFormat, match=f"m 1: .* needs Triton's backend '{backend}'") as caught:
+        laid_out(tmp_path, {}, format_, backends=frozenset({"python"}))
+
+    assert "backends that it has: python" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            archive("net/data.pkl", "net/version"),
+            "net.pt is a pickled module or its weights",
+        ),
+        (b"\x80\x02}q\x00.", "net.pt is no archive as PyTorch writes it"),
+        (archive("readme"), "net.pt is no TorchScript"),
+    ],
+)
+def test_what_is_no_torchscript_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    """A pickled module would not run, and whoever opens it runs what is in it."""
+    with pytest.raises(ArtifactError, match=said):
+        laid_out(tmp_path, {"net.pt": content}, "torchscript", contract=CONTRACT)
+
+
+@pytest.mark.parametrize(
+    ("format_", "files", "said"),
+    [
+        ("torchscript", {"net.pt": TORCHSCRIPT}, "inputs and outputs are not known"),
+        ("tensorrt", {"net.plan": b""}, "net.plan is empty"),
+        ("tensorrt", {"a.plan": b"1", "b.plan": b"2"}, "2 files end in .plan"),
+        ("savedmodel", {"variables/v.index": b"i"}, "there are 0 saved_model.pb"),
+        ("savedmodel", {"saved_model.pb": b""}, "saved_model.pb is empty"),
+        ("python", {"other.py": b""}, "there is no model.py"),
+        ("python", {"model.py": b""}, "inputs and outputs are not known"),
+        ("triton", {"config.pbtxt": b""}, "there is no version folder such as 1/"),
+    ],
+)
+def test_files_that_do_not_fit_their_format_are_named(
+    tmp_path: Path, format_: str, files: dict[str, str | bytes], said: str
+) -> None:
+    """And nothing is left in the repository."""
+    with pytest.raises(ArtifactError, match=said):
+        laid_out(tmp_path, files, format_)
+
+    assert everything(tmp_path / "repository") == set()
+
+
+def test_a_triton_shaped_folder_keeps_its_config_under_our_name(tmp_path: Path) -> None:
+    """Only the model's own name changes; the newest version is 1."""
+    files = {"config.pbtxt": "# theirs\n" + SHAPED, "1/model.py": "1", "3/model.py": "3"}
+    made = laid_out(tmp_path, files, "triton")
+
+    assert config_of(made).name == NAME
+    assert (made / NAME / "config.pbtxt").read_text().endswith(SHAPED.partition("\n")[2])
+    assert (made / NAME / "1/model.py").read_text() == "3"
+    assert everything(made) == {f"{NAME}/1/model.py", f"{NAME}/config.pbtxt"}
+
+
+def test_a_name_in_a_line_with_other_fields_is_replaced_too(tmp_path: Path) -> None:
+    """Where a line cannot be taken out, the whole is written anew."""
+    made = laid_out(tmp_path, {"config.pbtxt": SHAPED.replace("\n", " "), "1/model.py": ""}, "triton")
+
+    assert (config_of(made).name, config_of(made).output[0].name) == (NAME, "y")
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (SHAPED.replace("FP32", "FLOAT"), "m 1: config.pbtxt: 3:.*TYPE_FLOAT"),
+        (SHAPED.replace("[ 4 ]", "[ 0 ]"), r"m 1: config.pbtxt: output 'y': dims \[0\]"),
+        (SHAPED, "config.pbtxt contradicts the contract: input 'X' .* is gone.*output 'label' .* is gone"),
+        (SHAPED.replace('"python"', '"../x"'), "backend '../x' cannot be the name of one"),
+        (
+            'platform: "ensemble"\nensemble_scheduling { step [{ model_name: "other" model_version: -1 }] }',
+            "its steps name models that are not in it .*format: ensemble",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(tmp_path: Path, config: str, said: str) -> None:
+    """Before Triton is asked."""
+    contract = CONTRACT if "contradicts" in said else None
+    with pytest.raises(ArtifactError, match=said):
+        laid_out(tmp_path, {"config.pbtxt": config, "1/model.py": ""}, "triton", contract=contract)
+
+
+def test_tags_do_not_change_a_config_that_is_there(tmp_path: Path) -> None:
+    """Whoever set one would wonder."""
+    files = {"config.pbtxt": SHAPED, "1/model.py": ""}
+    with pytest.raises(ArtifactError, match=r"tags triton\.\* are for versions without a config.pbtxt"):
+        laid_out(tmp_path, files, "triton", tags={"triton.max_batch_size": "8"})
+
+
+@pytest.mark.parametrize(
+    ("config", "file", "backend"),
+    [
+        ('backend: "openvino"', "model.xml", "openvino"),
+        ('platform: "tensorrt_plan"', "model.plan", "tensorrt"),
+        ("", "model.onnx", "onnxruntime"),
+    ],
+)
+def test_a_shaped_folder_names_its_backend_too(tmp_path: Path, config: str, file: str, backend: str) -> None:
+    """In its configuration, by Triton's older word, or by the file that is there."""
+    with pytest.raises(UnsupportedFormat, match=f"m 1: it needs Triton's backend '{backend}'"):
+        laid_out(
+            tmp_path,
+            {"config.pbtxt": config, f"1/{file}": b"x"},
+            "triton",
+            backends=frozenset({"python"}),
+        )
+
+
+@pytest.mark.parametrize(
+    ("format_", "files"),
+    [
+        ("torchscript", {"net.pt": TORCHSCRIPT}),
+        ("sklearn", {"model.pkl": b""}),
+        ("triton", {"config.pbtxt": SHAPED, "1/model.py": "", "1/weights.pkl": b""}),
+        ("triton", {"config.pbtxt": 'backend: "own"', "libtriton_own.so": b"", "1/x": b""}),
+        (
+            "triton",
+            {
+                "config.pbtxt": 'backend: "tensorflow" model_operations { op_library_filename: "/lib/x.so" }',
+                "1/x": b"",
+            },
+        ),
+    ],
+)
+def test_what_runs_unread_needs_leave(tmp_path: Path, format_: str, files: dict[str, str | bytes]) -> None:
+    """Also from a folder of this machine."""
+    with pytest.raises(ArtifactRefused, match=r"pickle.*artifacts\.code"):
+        laid_out(tmp_path, files, format_, settings=ArtifactSettings(), contract=None)
