@@ -283,6 +283,7 @@ class RouteChangeRecord:
 ARM = "arm"
 """What kind of name a `PointerMove` has that is about an arm of a route."""
 
+ACCEPT = "accept"
 PROMOTE = "promote"
 ROLLBACK = "rollback"
 """Actions of operators that move a stage or alias."""
@@ -404,6 +405,25 @@ class PointerMove:
 
 
 @dataclass(frozen=True, slots=True)
+class Accepted:
+    """A version that may take the place of any other of its model, whatever contract it breaks.
+
+    Attributes:
+        actor, reason: who said so, and why.
+        revision: the store's that has it; 0 before it is there.
+        at: unix seconds.
+    """
+
+    registry: str
+    model: ModelName
+    version: VersionId
+    actor: str = ""
+    reason: str = ""
+    revision: int = 0
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What an operator decided about one model: one atomic change.
 
@@ -412,12 +432,14 @@ class Decision:
         writes: they take the place of those of the same stages and aliases that override their registry.
         routes: written with it.
         moves: what it changes for clients, for the history of each pointer.
+        accepted: versions that may take over whatever contract they break.
     """
 
     action: str
     writes: tuple[WriteBack, ...] = ()
     routes: tuple[Route, ...] = ()
     moves: tuple[PointerMove, ...] = ()
+    accepted: tuple[Accepted, ...] = ()
 
 
 class StateStore(Protocol):
@@ -464,6 +486,10 @@ class StateStore(Protocol):
             Conflict: the store is at another revision than expected; nothing was written.
             StateUnavailable: the store cannot be written now.
         """
+        ...
+
+    async def accepted(self) -> tuple[Accepted, ...]:
+        """All versions that were accepted, in no order. Raises StateUnavailable."""
         ...
 
     async def write_backs(self, ended: int = 0) -> tuple[WriteBack, ...]:

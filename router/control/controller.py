@@ -50,6 +50,7 @@ from router.placement.residency import (
 )
 from router.ports import (
     MOVED,
+    Accepted,
     BackendDown,
     BackendUp,
     Clock,
@@ -67,7 +68,7 @@ from router.ports import (
 )
 from router.traffic.compile import Unservable, VersionPlacement, compile_model
 from router.traffic.overlay import Override, overlay
-from router.traffic.serving import Serving, settle, with_backend_models
+from router.traffic.serving import Gate, Serving, settle, with_backend_models
 from router.traffic.table import BackendSpec, ModelSpec
 
 LOG = logging.getLogger("stagegate.control")
@@ -132,6 +133,7 @@ class Controller:
         self.store_revision = 0
         self.writes: tuple[WriteBack, ...] = ()
         self.after_turn: Callable[[], None] = lambda: None
+        self.accepted: dict[tuple[str, ModelName], frozenset[VersionId]] = {}
         self._overrides: dict[ModelName, tuple[tuple[str, Override], ...]] = {}
         self._moves: list[PointerMove] = []
         self._store = store
@@ -209,12 +211,14 @@ class Controller:
         await state.server.close()
 
     async def load_routes(self) -> None:
-        """Read all routes, and what is to be written back, from the store. Raises StateUnavailable."""
+        """Read routes, what is to be written back, and what was accepted. Raises StateUnavailable."""
         revision, routes = await self._store.routes()
         writes = await self._store.write_backs()
+        accepted = await self._store.accepted()
         if revision < self.store_revision:
             return  # a later reading came first
         self.set_writes(writes)
+        self._set_accepted(accepted)
         before, self.routes = self.routes, routes
         self.store_revision = revision
         for name, stored in routes.items():
@@ -236,6 +240,25 @@ class Controller:
         changed = [name for name in before.keys() | overrides if before.get(name) != overrides.get(name)]
         self._rerouted.update(changed)
         self._wake.set()
+
+    def _set_accepted(self, accepted: Iterable[Accepted]) -> None:
+        found: dict[tuple[str, ModelName], frozenset[VersionId]] = {}
+        for one in accepted:
+            key = (one.registry, one.model)
+            found[key] = found.get(key, frozenset()) | {one.version}
+        before, self.accepted = self.accepted, found
+        changed = (key for key in before.keys() | found.keys() if before.get(key) != found.get(key))
+        self._rerouted.update(model for _, model in changed)
+
+    def gate(self, model: RegisteredModel) -> Gate:
+        """What is known of the contracts of a model's versions beside what its registry says."""
+        contracts = self.residents.contracts
+        learned = {
+            version: contract
+            for version in model.versions
+            if (contract := contracts.get((model.name, version))) is not None
+        }
+        return Gate(learned, self.accepted.get((model.registry, model.name), frozenset()))
 
     def _overlaid(self, model: RegisteredModel) -> RegisteredModel:
         """A model of a registry with what was decided here about its stages and aliases."""
@@ -472,7 +495,8 @@ class Controller:
         placements = {version.version: self.placement(model, version) for version in model.versions.values()}
         ready = frozenset(v for v, p in placements.items() if p.state == "ready")
         failed = {v: p.reason for v, p in placements.items() if p.state == "failed"}
-        serving = settle(before.serving if before else None, model, route, ready, failed)
+        gate = self.gate(model)
+        serving = settle(before.serving if before else None, model, route, ready, failed, gate)
         spec = compile_model(serving, model, placements, self._describe)
         self._note_wanted(name, serving)
         for version in ready:
@@ -594,8 +618,11 @@ class Controller:
         """Of what was loaded before we came, or by another gateway."""
         key = self.residents.seats.get(seat.name)
         version = self._version(key) if key is not None else None
-        if version is not None:
-            await self.residents.learn_contract(version, seat, state.server)
+        if version is None or self.residents.contract_of(version) is not None:
+            return
+        await self.residents.learn_contract(version, seat, state.server)
+        if self.residents.contract_of(version) is not None:
+            self._version_changed((version.model, version.version))
 
     async def probe(self, state: BackendState, *, suspect: bool = False) -> None:
         """Ask a backend for its index and note what changed; `suspect` counts a miss as down at once."""

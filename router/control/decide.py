@@ -16,6 +16,7 @@ from router.control.controller import Controller, ModelEntry
 from router.control.writebacks import WriteBacks
 from router.errors import (
     Conflict,
+    ContractBroken,
     InvalidInput,
     InvalidReference,
     LoadFailed,
@@ -28,6 +29,7 @@ from router.ports import (
     ARM,
     PROMOTE,
     ROLLBACK,
+    Accepted,
     AliasChange,
     Clock,
     Decision,
@@ -40,7 +42,7 @@ from router.ports import (
     WriteBack,
 )
 from router.traffic.overlay import pointers
-from router.traffic.serving import implicit_route
+from router.traffic.serving import breaks, implicit_route, untold
 
 TAG = "stagegate."
 """How the tags begin that are written on versions."""
@@ -114,6 +116,7 @@ class Decider:
             ModelNotFound, VersionNotFound, InvalidReference, InvalidInput: it cannot be meant.
             NotSupported: the model is in no registry.
             LoadFailed: the version cannot be loaded; clients would never meet it.
+            ContractBroken: it does not take and give what clients are used to, and nobody forces it.
             Conflict: the state is changed by others all the time.
             StateUnavailable: the state cannot be written now.
         """
@@ -178,8 +181,10 @@ class Decider:
         if outcome.before == version.version:
             return None, replace(outcome, said=self._already(registered, kind, name))
         self._check(entry, version)
+        accepted = self._accepted(entry, outcome, order)
         tags = self._tags(version, "promoted", order, {"promoted_to": to if to.startswith("@") else name})
-        return self._moved(outcome, PROMOTE, kind, tags, archive_existing=archive_existing), outcome
+        decision = self._moved(outcome, PROMOTE, kind, tags, archive_existing=archive_existing)
+        return replace(decision, accepted=accepted), outcome
 
     def _outcome(
         self, registered: RegisteredModel, kind: PointerKind, name: str, version: VersionId
@@ -276,7 +281,8 @@ class Decider:
         left = registered.versions.get(VersionId(now.before))
         tags = self._tags(left, "rolled_back", order, {"rolled_back_to": target}) if left else ()
         outcome = replace(now, after=target)
-        return self._moved(outcome, ROLLBACK, kind, tags), outcome
+        accepted = self._accepted(entry, outcome, replace(order, force=True))
+        return replace(self._moved(outcome, ROLLBACK, kind, tags), accepted=accepted), outcome
 
     async def _version_before(self, registered: RegisteredModel, kind: PointerKind, name: str) -> str | None:
         """What a pointer named before; None where the last move was a rollback already.
@@ -316,7 +322,9 @@ class Decider:
         arms = tuple(replace(arm, reference=target) if arm.name == stable.name else arm for arm in route.arms)
         move = PointerMove("", route.model, ARM, stable.name, stable.reference, target, ROLLBACK)
         outcome = replace(now, after=target, said=(_about_the_route(stable, stored),))
-        return Decision(ROLLBACK, routes=(replace(route, arms=arms),), moves=(move,)), outcome
+        accepted = (Accepted(entry.registered.registry, route.model, version),)
+        changed = (replace(route, arms=arms),)
+        return Decision(ROLLBACK, routes=changed, moves=(move,), accepted=accepted), outcome
 
     async def _reference_before(
         self, entry: ModelEntry, route: Route, stored: StoredRoute | None
@@ -378,6 +386,30 @@ class Decider:
                 f"version {version.version!r} of model {name!r} cannot be loaded: {placement.reason}",
                 hint="nothing was changed",
             )
+
+    def _accepted(self, entry: ModelEntry, outcome: Outcome, order: Order) -> tuple[Accepted, ...]:
+        """What has to be accepted for a move, and for the way back from it.
+
+        Raises:
+            ContractBroken: clients of the version before would stumble, and nobody forces it.
+        """
+        model, new = entry.registered, VersionId(outcome.after)
+        kind = PointerKind(outcome.kind)
+        old = self._controller.served(model.registry, model.name, kind, outcome.name)
+        if old is None or old == new:
+            return ()
+        gate = self._controller.gate(model)
+        broken = breaks(old, new, model.versions, gate)
+        if broken and not order.force:
+            raise ContractBroken(
+                f"version {new} of model {model.name!r} breaks the contract of version {old}, which "
+                f"{kind} {outcome.name!r} names: {'; '.join(broken)}",
+                differences=broken,
+                hint="with --force and --reason it takes over all the same",
+            )
+        if not broken and not untold(old, new, model.versions, gate):
+            return ()
+        return tuple(Accepted(model.registry, model.name, one) for one in (new, old)) if order.force else ()
 
     def _tags(self, version: Version, what: str, order: Order, more: dict[str, str]) -> tuple[TagChange, ...]:
         at = datetime.fromtimestamp(self._clock.unix(), UTC).isoformat(timespec="seconds")

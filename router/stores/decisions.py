@@ -48,7 +48,7 @@ def check_decision(decision: Decision) -> None:
     """Raises InvalidInput where it changes nothing, or one thing twice."""
     if decision.routes:
         check_routes(decision.routes)
-    elif not decision.writes:
+    elif not decision.writes and not decision.accepted:
         raise InvalidInput("the decision changes nothing")
     pointers = [pointer_of(write) for write in decision.writes]
     for pointer in pointers:
@@ -63,7 +63,7 @@ def superseded(write: WriteBack, by: str, now: float) -> WriteBack:
 
 
 def decided(decision: Decision) -> tuple[dict[str, str | None], dict[str, str | None]]:
-    """Before and after of the pointers that a decision moves, for the audit log."""
+    """Before and after of what a decision moves and accepts, for the audit log."""
     was = {(m.registry, m.model, m.kind, m.name): m.before for m in decision.moves}
     before: dict[str, str | None] = {}
     after: dict[str, str | None] = {}
@@ -72,6 +72,9 @@ def decided(decision: Decision) -> tuple[dict[str, str | None], dict[str, str | 
         version = was.get((write.registry, write.model, write.kind.value, write.name))
         before[target] = canonical({"version": version}) if version is not None else None
         after[target] = audited(write)
+    for one in decision.accepted:
+        target = target_of(one.registry, one.model, "contract", one.version)
+        before[target], after[target] = None, canonical({"version": one.version, "accepted": True})
     return before, after
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from router.errors import StateUnavailable
-from router.model import ModelName, Route
-from router.ports import Decision, PointerMove, RouteChangeRecord, StoredRoute, WriteBack
+from router.model import ModelName, Route, VersionId
+from router.ports import Accepted, Decision, PointerMove, RouteChangeRecord, StoredRoute, WriteBack
 from router.stores.audit import AuditEntry, change_of, seal
 from router.stores.changes import check_revision, check_routes, no_route, with_buckets
 from router.stores.codec import encode_route
@@ -34,6 +34,7 @@ class MemoryStore:
         self._audit: list[AuditEntry] = []
         self._writes: dict[int, WriteBack] = {}
         self._moves: list[PointerMove] = []
+        self._accepted: dict[tuple[str, ModelName, VersionId], Accepted] = {}
         self._closed = False
 
     async def revision(self) -> int:
@@ -100,7 +101,16 @@ class MemoryStore:
         self._prune()
         for move in decision.moves:
             self._note(replace(move, actor=actor, reason=reason, revision=entry.revision, at=entry.at))
+        for one in decision.accepted:
+            self._accepted[one.registry, one.model, one.version] = replace(
+                one, actor=actor, reason=reason, revision=entry.revision, at=entry.at
+            )
         return entry.revision
+
+    async def accepted(self) -> tuple[Accepted, ...]:
+        """All versions that were accepted."""
+        self._check_open()
+        return tuple(self._accepted.values())
 
     async def write_backs(self, ended: int = 0) -> tuple[WriteBack, ...]:
         """The open ones, oldest first, and then the newest ended ones."""

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from router.errors import StateUnavailable
-from router.model import ModelName, Route
-from router.ports import Decision, PointerMove, RouteChangeRecord, StoredRoute, WriteBack
+from router.model import ModelName, Route, VersionId
+from router.ports import Accepted, Decision, PointerMove, RouteChangeRecord, StoredRoute, WriteBack
 from router.stores.audit import AuditEntry, change_of, seal, verify_chain
 from router.stores.changes import check_revision, check_routes, no_route, with_buckets
 from router.stores.codec import canonical, decode_route, encode_route
@@ -78,7 +78,15 @@ CREATE TABLE pointer_move (
 CREATE INDEX pointer_move_of ON pointer_move (registry, model, kind, name);
 """
 
-_SCHEMAS = (_FIRST, _WRITE_BACKS)
+_ACCEPTED = """
+CREATE TABLE accepted (
+    registry TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL,
+    actor TEXT NOT NULL, reason TEXT NOT NULL, revision INTEGER NOT NULL, at REAL NOT NULL,
+    PRIMARY KEY (registry, model, version)
+) STRICT, WITHOUT ROWID;
+"""
+
+_SCHEMAS = (_FIRST, _WRITE_BACKS, _ACCEPTED)
 """What each version of the schema adds to the one before; a file is brought from where it is to the last."""
 
 SCHEMA_VERSION = len(_SCHEMAS)
@@ -169,6 +177,10 @@ class SqliteStore:
         """
         check_decision(decision)
         return await self._run(lambda: self._decide(decision, expected_revision, actor, reason))
+
+    async def accepted(self) -> tuple[Accepted, ...]:
+        """All versions that were accepted. Raises StateUnavailable."""
+        return await self._run(self._accepted)
 
     async def write_backs(self, ended: int = 0) -> tuple[WriteBack, ...]:
         """The open ones, oldest first, and then the newest ended ones. Raises StateUnavailable."""
@@ -369,7 +381,19 @@ class SqliteStore:
             self._prune()
             for move in decision.moves:
                 self._note(replace(move, actor=actor, reason=reason, revision=entry.revision, at=entry.at))
+            for one in decision.accepted:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO accepted VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (one.registry, one.model, one.version, actor, reason, entry.revision, entry.at),
+                )
         return entry.revision
+
+    def _accepted(self) -> tuple[Accepted, ...]:
+        rows = self._db.execute("SELECT registry, model, version, actor, reason, revision, at FROM accepted")
+        return tuple(
+            Accepted(registry, ModelName(model), VersionId(version), *rest)
+            for registry, model, version, *rest in rows
+        )
 
     def _supersede(self, write: WriteBack, by: str, now: float) -> None:
         query = f"SELECT id, document FROM write_back WHERE open AND {_POINTER}"  # noqa: S608 - constant

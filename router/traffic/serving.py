@@ -119,12 +119,14 @@ class Waiting:
         sentence: for people: what is waited for, and what answers until then.
         differences: how that version breaks the contract of what it is to replace; it is not loaded for
             this, and waits for somebody to accept it. Empty where something else is waited for.
+        instead_of: the version that it is to replace, where there are differences.
     """
 
     what: str
     version: VersionId
     sentence: str
     differences: tuple[str, ...] = ()
+    instead_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +244,18 @@ def breaks(
         return ()
     before, after = (_contract_of(version, versions, gate) for version in (old, new))
     return () if before is None or after is None else differences(before, after)
+
+
+def untold(old: VersionId, new: VersionId, versions: Mapping[VersionId, Version], gate: Gate) -> bool:
+    """Whether a version is to replace one whose contract is known before it told its own.
+
+    One that a backend brought itself is never asked.
+    """
+    known = versions.get(new)
+    if known is None or new in gate.accepted or not _has_files(known):
+        return False
+    before, after = (_contract_of(version, versions, gate) for version in (old, new))
+    return before is not None and after is None
 
 
 def _contract_of(version: VersionId, versions: Mapping[VersionId, Version], gate: Gate) -> Contract | None:
@@ -498,14 +512,7 @@ class _Settling:
         return None if arm.name == self.stable.name else self.stable.version
 
     def _untold(self, old: VersionId, new: VersionId) -> bool:
-        """Whether a version is to replace one whose contract is known before it told its own.
-
-        One that a backend brought itself is never asked.
-        """
-        if new in self.gate.accepted or not _has_files(self.model.versions[new]):
-            return False
-        told = [_contract_of(version, self.model.versions, self.gate) for version in (old, new)]
-        return told[0] is not None and told[1] is None
+        return untold(old, new, self.model.versions, self.gate)
 
     def _held(self, desired: Sequence[ServedArm], stable: str) -> list[ServedArm]:
         """The split before, as a whole; an arm whose version is gone has its new one at once."""
@@ -590,7 +597,7 @@ class _Settling:
             f"version {version} breaks the contract of version {old}: {'; '.join(broken)}; {until}; "
             f"`stagegate accept {model} {version} --reason TEXT` lets it take over all the same"
         )
-        self.waiting.append(Waiting(what, version, f"{what} of model {model!r}: {text}", broken))
+        self.waiting.append(Waiting(what, version, f"{what} of model {model!r}: {text}", broken, old))
 
     def _wait(self, what: str, version: VersionId, text: str) -> None:
         self.waiting.append(Waiting(what, version, f"{what} of model {self.model.name!r}: {text}"))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from router.errors import StateUnavailable
 from router.model import ModelName, Route
-from router.ports import Decision, PointerMove, RouteChangeRecord, StoredRoute, WriteBack
+from router.ports import Accepted, Decision, PointerMove, RouteChangeRecord, StoredRoute, WriteBack
 from router.stores.memory import MemoryStore
 
 
@@ -55,6 +55,10 @@ class FakeStore(MemoryStore):
     ) -> int:
         self._up()
         return await super().decide(decision, expected_revision=expected_revision, actor=actor, reason=reason)
+
+    async def accepted(self) -> tuple[Accepted, ...]:
+        self._up()
+        return await super().accepted()
 
     async def write_backs(self, ended: int = 0) -> tuple[WriteBack, ...]:
         self._up()
