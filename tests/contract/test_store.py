@@ -12,7 +12,9 @@ import pytest
 from router.errors import Conflict, InvalidInput, RouteNotFound, StateUnavailable
 from router.model import Arm, BackendModel, ModelName, Route, VersionId
 from router.ports import (
+    ACCEPT,
     PROMOTE,
+    Accepted,
     AliasChange,
     Decision,
     PointerMove,
@@ -331,3 +333,22 @@ async def test_decisions_are_no_changes_of_routes(store: StateStore) -> None:
 
     assert [change.revision for change in await store.history(DIGITS, 10)] == [3, 1]
     assert (await store.routes())[1][DIGITS].route == SPLIT
+
+
+async def test_an_accepted_version_is_kept_with_who_and_why(store: StateStore) -> None:
+    """One change of the state, in the audit log, and given again it is the later one's."""
+    one = Accepted("prod", DIGITS, VersionId("2"))
+    decision = Decision(ACCEPT, accepted=(one, replace(one, version=VersionId("1"))))
+
+    first = await store.decide(decision, expected_revision=0, actor="ana", reason="new clients are out")
+    second = await store.decide(
+        Decision(ACCEPT, accepted=(one,)), expected_revision=1, actor="bo", reason="x"
+    )
+    found = {kept.version: replace(kept, at=0.0) for kept in await store.accepted()}
+
+    assert (first, second, await store.revision()) == (1, 2, 2)
+    assert found == {
+        "1": Accepted("prod", DIGITS, VersionId("1"), "ana", "new clients are out", 1),
+        "2": Accepted("prod", DIGITS, VersionId("2"), "bo", "x", 2),
+    }
+    assert await store.routes() == (2, {})
