@@ -365,7 +365,9 @@ def _host_entry(entry: str) -> tuple[str, str, int]:
 
 def check_host_entry(entry: str) -> None:
     """Raises ValueError, saying what is wrong, for what cannot be in `allow.hosts`."""
-    _, _, rest = entry.rpartition("://")
+    scheme, _, rest = entry.rpartition("://")
+    if scheme.lower() not in ("", "http", "https"):
+        raise ValueError(f"{entry!r} is neither http nor https")
     if "/" in rest:
         raise ValueError(f"{entry!r} has a path; a host, or host:port, is enough")
     _host_entry(entry)

@@ -1,0 +1,205 @@
+"""The disk cache: by digest, verified on use, within its budget, whole after a crash."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from router.artifacts.cache import LINKED_FROM, ArtifactCache, Seen, listing_of
+from router.artifacts.digest import digest_of, file_digest
+from router.errors import ArtifactError
+from router.model import ModelName, Version, VersionId
+from router.ports import RemoteFile
+
+LARGE = bytes(LINKED_FROM)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ArtifactCache:
+    """A cache with room for three large files."""
+    return ArtifactCache(tmp_path / "cache", 3 * LINKED_FROM + 100)
+
+
+def put(cache: ArtifactCache, files: Mapping[str, bytes]) -> str:
+    """Keep files; their digest, or "" where they were not kept."""
+    with cache.incoming() as folder:
+        for path, content in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        digest = digest_of(folder)
+        return (
+            digest if cache.keep(digest, folder, {path: file_digest(folder / path) for path in files}) else ""
+        )
+
+
+def taken(cache: ArtifactCache, digest: str, folder: Path) -> Path | None:
+    """A new folder with the files of a digest."""
+    folder.mkdir()
+    return folder if cache.take(digest, folder) else None
+
+
+def test_what_is_kept_is_handed_out_whole(cache: ArtifactCache, tmp_path: Path) -> None:
+    """Large files are links, small ones copies that may be written to."""
+    digest = put(cache, {"weights": LARGE, "sub/config": b"small"})
+    one, two = taken(cache, digest, tmp_path / "one"), taken(cache, digest, tmp_path / "two")
+
+    assert one is not None
+    assert two is not None
+    assert digest_of(one) == digest_of(two) == digest
+    assert (one / "weights").stat().st_ino == (two / "weights").stat().st_ino
+    assert (one / "weights").stat().st_mode & 0o222 == 0
+    (one / "sub/config").write_bytes(b"edited")
+    assert digest_of(two) == digest
+
+
+def test_what_is_not_there_is_not_handed_out(cache: ArtifactCache, tmp_path: Path) -> None:
+    """No folder, no files."""
+    assert taken(cache, "sha256:0", tmp_path / "x") is None
+    assert list((tmp_path / "x").iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", [b"wrong bytes of the same size", b"cut", None])
+def test_a_damaged_entry_is_dropped(cache: ArtifactCache, tmp_path: Path, damage: bytes | None) -> None:
+    """Changed, cut or gone: it is not handed out, and may be kept anew."""
+    content = b"right bytes of the same size"
+    digest = put(cache, {"a": b"1", "b": content})
+    (file,) = (tmp_path / "cache").rglob("files/b")
+    file.unlink()
+    if damage is not None:
+        file.write_bytes(damage)
+
+    assert taken(cache, digest, tmp_path / "x") is None
+    assert put(cache, {"a": b"1", "b": content}) == digest
+    assert taken(cache, digest, tmp_path / "y") is not None
+
+
+def test_a_file_that_was_only_touched_is_hashed_and_kept(cache: ArtifactCache, tmp_path: Path) -> None:
+    """Its time is no proof of damage."""
+    digest = put(cache, {"a": b"1"})
+    (file,) = (tmp_path / "cache").rglob("files/a")
+    os.utime(file, (1, 1))
+
+    assert taken(cache, digest, tmp_path / "x") is not None
+
+
+def ages(cache_folder: Path) -> None:
+    """Let every use so far be long ago, one second apart in order."""
+    entries = sorted(cache_folder.rglob("entry.json"), key=lambda entry: entry.stat().st_mtime_ns)
+    for index, entry in enumerate(entries):
+        os.utime(entry, (1000 + index, 1000 + index))
+
+
+def test_what_was_used_longest_ago_goes_first(cache: ArtifactCache, tmp_path: Path) -> None:
+    """A use counts, not the time of keeping."""
+    digests = []
+    for name in "abc":
+        digests.append(put(cache, {name: LARGE}))
+        ages(tmp_path / "cache")
+    folder = taken(cache, digests[0], tmp_path / "used")
+    assert folder is not None
+    (folder / "a").unlink()
+    put(cache, {"d": LARGE})
+    left = [cache.size_of(digest) is not None for digest in digests]
+
+    assert left == [True, False, True]
+
+
+def test_what_a_model_folder_shares_is_not_dropped(cache: ArtifactCache, tmp_path: Path) -> None:
+    """It would free nothing; what does not fit beside it is not kept."""
+    digests = [put(cache, {name: LARGE}) for name in "abc"]
+    for digest in digests:
+        assert taken(cache, digest, tmp_path / digest[-8:]) is not None
+
+    assert put(cache, {"d": LARGE}) == ""
+    assert not cache.evict()
+    assert all(cache.size_of(digest) == LINKED_FROM for digest in digests)
+
+
+def test_what_is_larger_than_the_budget_is_not_kept(cache: ArtifactCache) -> None:
+    """And costs no other entry its place."""
+    digest = put(cache, {"a": b"1"})
+
+    assert put(cache, {"b": LARGE * 4}) == ""
+    assert cache.size_of(digest) == 1
+
+
+def test_nothing_is_left_of_what_was_not_kept(cache: ArtifactCache, tmp_path: Path) -> None:
+    """A fetch that fails leaves the cache as it was."""
+    with cache.incoming() as folder:
+        (folder / "half").write_bytes(b"x")
+
+    assert list((tmp_path / "cache/incoming").iterdir()) == []
+
+
+def test_a_crash_leaves_a_whole_cache(tmp_path: Path) -> None:
+    """What a dead process was fetching goes, and an entry without its list; the rest is served."""
+    path = tmp_path / "cache"
+    first = ArtifactCache(path, 1000)
+    digest = put(first, {"a": b"1"})
+    (path / "incoming/dead/files").mkdir(parents=True)
+    (path / "objects/half/files").mkdir(parents=True)
+    with first.incoming() as alive:
+        second = ArtifactCache(path, 1000)
+        assert alive.is_dir()
+        assert {entry.name for entry in (path / "incoming").iterdir()} == {alive.parent.name}
+
+    assert [entry.name for entry in (path / "objects").iterdir()] != ["half"]
+    assert taken(second, digest, tmp_path / "x") is not None
+
+
+def test_many_threads_keep_and_take_the_same(tmp_path: Path) -> None:
+    """With a budget for one entry, so that keeping always drops the other."""
+    cache = ArtifactCache(tmp_path / "cache", 10)
+    problems: list[Exception] = []
+
+    def work(mark: int) -> None:
+        try:
+            for turn in range(20):
+                content = {"x": b"%9d" % (turn % 2)}
+                digest = put(cache, content)
+                folder = tmp_path / f"t{mark}-{turn}"
+                folder.mkdir()
+                if digest and cache.take(digest, folder):
+                    assert digest_of(folder) == digest
+        except Exception as problem:
+            problems.append(problem)
+
+    threads = [threading.Thread(target=work, args=(mark,)) for mark in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert problems == []
+    assert len(list((tmp_path / "cache/objects").iterdir())) <= 1
+
+
+def test_a_first_fetch_is_remembered(cache: ArtifactCache, tmp_path: Path) -> None:
+    """By registry, model and version; also by the next process."""
+    version = Version("r", ModelName("m"), VersionId("1"))
+    cache.remember(version, Seen("sha256:1", "listing"))
+    again = ArtifactCache(tmp_path / "cache", 1)
+
+    assert again.seen(version) == Seen("sha256:1", "listing")
+    assert again.seen(Version("r", ModelName("m"), VersionId("2"))) is None
+    cache.seen_file(version).write_text("{")
+    assert again.seen(version) is None
+
+
+def test_a_listing_is_known_again_in_any_order() -> None:
+    """And any change of it is seen."""
+    files = [RemoteFile("a", 1, seen="x"), RemoteFile("b", 2)]
+
+    assert listing_of(files) == listing_of(files[::-1])
+    assert listing_of(files) != listing_of([RemoteFile("a", 1, seen="y"), RemoteFile("b", 2)])
+
+
+def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    """With the key to change."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match=r"artifacts\.cache\.path"):
+        ArtifactCache(tmp_path / "file", 1)
