@@ -41,6 +41,7 @@ from router.ports import (
     CopyRecovered,
     DataPlaneEvent,
     VersionUse,
+    WebhookArrived,
 )
 from router.traffic.table import Delta, Snapshot
 
@@ -253,6 +254,22 @@ class DataPlane:
                 return tuple(_event(event) for event in events)
             await _readable(self._core.event_fd())
 
+    def answer_webhook(self, notice: int, status: int, text: str) -> bool:
+        """Answer a `WebhookArrived`.
+
+        Args:
+            notice: id of the event.
+            status: of HTTP, 200 to 599.
+            text: what is wrong, for the sender to read; "" where nothing is.
+
+        Returns:
+            Whether its sender still waited.
+
+        Raises:
+            ValueError: the status is none of an answer.
+        """
+        return self._core.answer_webhook(notice, status, text)
+
     async def shadow_pairs(self, most: int) -> Sequence[ShadowPair]:
         """Wait for answers of shadows, and return at most so many. One caller at a time; may be cancelled.
 
@@ -337,6 +354,10 @@ def _event(event: Event) -> DataPlaneEvent:
             )
         case "recovered":
             return CopyRecovered(model=event.model, version=event.version, backend=event.backend)
+        case "webhook" if (notice := event.webhook) is not None:
+            return WebhookArrived(
+                id=notice.id, registry=notice.registry, headers=dict(notice.headers), body=notice.body
+            )
         case other:
             raise ValueError(f"the data plane sent an event of unknown kind {other!r}")
 

@@ -650,7 +650,24 @@ class CopyRecovered:
     backend: str
 
 
-DataPlaneEvent = ColdWanted | BackendDown | BackendUp | CopyEjected | CopyRecovered
+@dataclass(frozen=True, slots=True)
+class WebhookArrived:
+    """A notice was posted for a registry; its sender waits 5 s for `DataPlane.answer_webhook`.
+
+    Attributes:
+        id: what it is answered by.
+        registry: the name in its path; any name that a registry could have.
+        headers: names in lower case; values of one name joined by ", ".
+        body: as it was sent, at most 1 MiB.
+    """
+
+    id: int
+    registry: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+DataPlaneEvent = ColdWanted | BackendDown | BackendUp | CopyEjected | CopyRecovered | WebhookArrived
 
 
 @dataclass(frozen=True, slots=True)
@@ -681,6 +698,13 @@ class DataPlane(Protocol):
 
     async def events(self) -> Sequence[DataPlaneEvent]:
         """Wait for events and return all there are."""
+        ...
+
+    def answer_webhook(self, notice: int, status: int, text: str) -> bool:
+        """Answer a `WebhookArrived` with an HTTP status, and what is wrong; "" where nothing is.
+
+        Returns whether its sender still waited.
+        """
         ...
 
     def usage(self) -> Sequence[VersionUse]:

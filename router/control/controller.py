@@ -64,6 +64,7 @@ from router.ports import (
     Registry,
     StateStore,
     StoredRoute,
+    WebhookArrived,
     WriteBack,
 )
 from router.traffic.compile import Unservable, VersionPlacement, compile_model
@@ -695,6 +696,9 @@ class Controller:
 
     def _note_event(self, event: DataPlaneEvent) -> None:
         match event:
+            case WebhookArrived(number):
+                text = "no registry of that name takes notices"
+                self._data_plane.answer_webhook(number, 404, text)
             case ColdWanted(model, version):
                 key = (ModelName(model), VersionId(version))
                 self.residents.last_use[key] = self._clock.now()

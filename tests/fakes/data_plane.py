@@ -21,6 +21,7 @@ class FakeDataPlane:
         self.ready = False
         self.fault: Exception | None = None
         self.refused: set[str] = set()
+        self.answers: dict[int, tuple[int, str]] = {}
         self.uses: dict[tuple[str, str], VersionUse] = {}
         self._events: asyncio.Queue[DataPlaneEvent] = asyncio.Queue()
 
@@ -69,6 +70,10 @@ class FakeDataPlane:
     def happen(self, event: DataPlaneEvent) -> None:
         """Make the next `events` return this."""
         self._events.put_nowait(event)
+
+    def answer_webhook(self, notice: int, status: int, text: str) -> bool:
+        self.answers[notice] = (status, text)
+        return True
 
     def usage(self) -> Sequence[VersionUse]:
         return list(self.uses.values())

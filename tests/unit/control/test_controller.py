@@ -20,7 +20,7 @@ from router.model import (
     TritonName,
     VersionId,
 )
-from router.ports import BackendDown, ColdWanted, VersionUse
+from router.ports import BackendDown, ColdWanted, VersionUse, WebhookArrived
 from tests.unit.control.conftest import World
 
 
@@ -393,6 +393,16 @@ async def test_a_backend_that_hangs_does_not_hold_up_cold_requests(world: World)
         await asyncio.sleep(0)
 
     assert world.controller.residents.loading or world.records.loads
+
+
+async def test_a_notice_for_no_registry_is_not_found(world: World) -> None:
+    """Its sender is told at once."""
+    world.plane.happen(WebhookArrived(7, "nobody", {}, b""))
+    await world.settle()
+
+    status, text = world.plane.answers[7]
+    assert status == 404
+    assert "no registry" in text
 
 
 async def test_an_unload_that_fails_is_not_tried_again_at_once(world: World) -> None:

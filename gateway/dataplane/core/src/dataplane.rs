@@ -20,6 +20,7 @@ use crate::settings::Settings;
 use crate::shadow::Pairs;
 use crate::shared::{MostConnections, Shared};
 use crate::tls::{BackendTls, ServerTls, TlsState};
+use crate::webhooks::Webhooks;
 use crate::worker::{self, Command, WorkerHandle};
 
 /// A running data plane: an acceptor thread a port, and the workers. Dropping it stops it.
@@ -88,6 +89,7 @@ impl Dataplane {
             published,
             events: Arc::new(Events::new()?),
             pairs: Pairs::new()?,
+            webhooks: Arc::default(),
             sequences: Sequences::new(),
             ready: watch::Sender::new(false),
             draining: false.into(),
@@ -156,6 +158,12 @@ impl Dataplane {
     #[must_use]
     pub fn pairs(&self) -> &Pairs {
         &self.shared.pairs
+    }
+
+    /// Notices of registries, for the control plane to answer.
+    #[must_use]
+    pub fn webhooks(&self) -> &Webhooks {
+        &self.shared.webhooks
     }
 
     /// What `ServerReady` and the health service say.

@@ -24,6 +24,8 @@ pub enum EventKind {
     Ejected,
     /// A backend that was passed over for a version answers again.
     Recovered,
+    /// A registry posted a notice.
+    Webhook,
 }
 
 impl EventKind {
@@ -36,6 +38,7 @@ impl EventKind {
             Self::BackendUp => "backend_up",
             Self::Ejected => "ejected",
             Self::Recovered => "recovered",
+            Self::Webhook => "webhook",
         }
     }
 }
@@ -49,10 +52,26 @@ pub struct Event {
     pub model: String,
     /// Concrete version, for events of a version.
     pub version: String,
-    /// Backend by name, for all but `Cold`.
+    /// Backend by name, for events of a backend.
     pub backend: String,
     /// Why, in words.
     pub detail: String,
+    /// Of a notice, see [`Webhooks::take`](crate::Webhooks::take).
+    pub id: u64,
+}
+
+impl Event {
+    fn new(kind: EventKind) -> Self {
+        let (model, version, backend, detail, id) = <_>::default();
+        Self {
+            kind,
+            model,
+            version,
+            backend,
+            detail,
+            id,
+        }
+    }
 }
 
 /// The queue, shared by all worker threads.
@@ -134,15 +153,17 @@ impl Teller {
 
     /// Ask for a load; false where the event could not be kept.
     pub(crate) fn cold(&self, model: &str, version: &str) -> bool {
-        let (model, version) = (model.to_owned(), version.to_owned());
-        let (backend, detail) = <_>::default();
         self.tell(Event {
-            kind: EventKind::Cold,
-            model,
-            version,
-            backend,
-            detail,
+            model: model.to_owned(),
+            version: version.to_owned(),
+            ..Event::new(EventKind::Cold)
         })
+    }
+
+    /// Tell that a notice waits for an answer; false where the event could not be kept.
+    pub(crate) fn webhook(&self, id: u64) -> bool {
+        let event = Event::new(EventKind::Webhook);
+        self.tell(Event { id, ..event })
     }
 
     /// Tell that a backend went down or came up, unless that was told already.
@@ -153,14 +174,10 @@ impl Teller {
             } else {
                 EventKind::BackendUp
             };
-            let (model, version) = <_>::default();
-            let (backend, detail) = (name.to_owned(), detail.to_owned());
             self.tell(Event {
-                kind,
-                model,
-                version,
-                backend,
-                detail,
+                backend: name.to_owned(),
+                detail: detail.to_owned(),
+                ..Event::new(kind)
             });
         }
     }
@@ -177,11 +194,11 @@ impl Teller {
 
     fn copy(&self, kind: EventKind, (model, version, backend): (&str, &str, &str), detail: &str) {
         self.tell(Event {
-            kind,
             model: model.to_owned(),
             version: version.to_owned(),
             backend: backend.to_owned(),
             detail: detail.to_owned(),
+            ..Event::new(kind)
         });
     }
 

@@ -62,6 +62,7 @@ mod unary;
 mod upload;
 mod upstream;
 mod validity;
+mod webhooks;
 mod worker;
 
 pub use dataplane::Dataplane;
@@ -70,3 +71,4 @@ pub use listen::Unbound;
 pub use settings::{Secret, Settings};
 pub use shadow::{Pair, Pairs};
 pub use tls::{BackendTls, ServerTls, TlsError};
+pub use webhooks::{Webhook, Webhooks};

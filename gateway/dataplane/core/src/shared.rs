@@ -15,6 +15,7 @@ use crate::sequences::Sequences;
 use crate::settings::Settings;
 use crate::shadow::Pairs;
 use crate::tls::TlsState;
+use crate::webhooks::Webhooks;
 
 /// Shared by the handle, the acceptor and the workers.
 pub(crate) struct Shared {
@@ -26,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) events: Arc<Events>,
     /// Answers of shadows beside those that clients got, to be compared.
     pub(crate) pairs: Pairs,
+    /// Notices of registries that wait for an answer.
+    pub(crate) webhooks: Arc<Webhooks>,
     pub(crate) sequences: Arc<Sequences>,
     /// Whether health answers say "serving"; watchers wake when it changes.
     pub(crate) ready: watch::Sender<bool>,

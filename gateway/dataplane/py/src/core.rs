@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use stagegate_core::{BackendTls, Dataplane, ServerTls, Settings, TlsError, Unbound};
+use stagegate_core::{BackendTls, Dataplane, EventKind, ServerTls, Settings, TlsError, Unbound};
 use stagegate_table::{pick_for, Decision, PickError, Published, State, Table, TableError, WHOLE};
 use stagegate_wire::names::Names;
 use stagegate_wire::params::{put, Value};
 
 use crate::inherit;
 use crate::mirror::read;
-use crate::values::{tuple, Counters, Event, Explanation, ShadowPair};
+use crate::values::{tuple, Counters, Event, Explanation, ShadowPair, Webhook};
 
 /// A running data plane. Its threads live until `stop`, or until it is collected.
 #[pyclass(frozen, module = "gateway._dataplane")]
@@ -122,21 +122,39 @@ impl Core {
     }
 
     /// Take all events.
-    fn drain_events(&self) -> PyResult<Vec<Event>> {
-        let event = |event: stagegate_core::Event| Event {
-            kind: event.kind.name().to_owned(),
-            model: event.model,
-            version: event.version,
-            backend: event.backend,
-            detail: event.detail,
-        };
-        Ok(self
-            .plane()?
-            .events()
-            .drain()
-            .into_iter()
-            .map(event)
-            .collect())
+    fn drain_events(&self, py: Python<'_>) -> PyResult<Vec<Event>> {
+        let plane = self.plane()?;
+        let mut events = Vec::new();
+        for event in plane.events().drain() {
+            let webhook = match event.kind {
+                EventKind::Webhook => match plane.webhooks().take(event.id) {
+                    Some(notice) => Some(Py::new(py, Webhook::new(py, event.id, notice)?)?),
+                    // Its sender is gone.
+                    None => continue,
+                },
+                _ => None,
+            };
+            events.push(Event {
+                kind: event.kind.name().to_owned(),
+                model: event.model,
+                version: event.version,
+                backend: event.backend,
+                detail: event.detail,
+                webhook,
+            });
+        }
+        Ok(events)
+    }
+
+    /// Answer a notice of a registry with an HTTP status, and what is wrong with it; "" where nothing is.
+    /// False where nobody waits for the answer any more.
+    fn answer_webhook(&self, notice: u64, status: u16, text: String) -> PyResult<bool> {
+        let plane = self.plane()?;
+        let status = StatusCode::from_u16(status)
+            .ok()
+            .filter(|_| (200..600).contains(&status))
+            .ok_or_else(|| PyValueError::new_err(format!("{status} is no status of an answer")))?;
+        Ok(plane.webhooks().answer(notice, status, text))
     }
 
     /// A descriptor that is readable while there are answers of shadows to compare.

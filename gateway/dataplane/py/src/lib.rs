@@ -42,6 +42,7 @@ mod extension {
     use super::values::{
         ArmCounters, BackendCounters, Counters, EjectedCounters, Event, Explanation,
         FallbackCounters, QueueCounters, RetryCounters, ShadowCounters, ShadowPair, StreamCounters,
+        Webhook,
     };
     #[pymodule_export]
     const VERSION: &str = env!("CARGO_PKG_VERSION");

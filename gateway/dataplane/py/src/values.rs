@@ -37,8 +37,19 @@ macro_rules! values {
 
 values! {
     /// Something that the control plane should know. `kind` is `cold`, `backend_down`, `backend_up`,
-    /// `ejected` or `recovered`; fields that a kind does not use are empty.
-    Event { kind: String, model: String, version: String, backend: String, detail: String }
+    /// `ejected`, `recovered` or `webhook`; fields that a kind does not use are empty.
+    Event {
+        kind: String,
+        model: String,
+        version: String,
+        backend: String,
+        detail: String,
+        webhook: Option<Py<Webhook>>,
+    }
+
+    /// A notice that was posted for a registry. `headers` are pairs of a name in lower case and a value,
+    /// each name once.
+    Webhook { id: u64, registry: String, headers: Py<PyTuple>, body: Py<PyBytes> }
 
     /// Requests of one model, version and arm. `codes` has 17 numbers, one a gRPC status code, of ended
     /// requests; `buckets` has 16, not cumulative, of times in the gateway.
@@ -305,6 +316,17 @@ fn shadow_counters(py: Python<'_>, shadow: counters::ShadowCounters) -> PyResult
         results: tuple(py, shadow.totals.results)?,
         uncompared: tuple(py, shadow.totals.uncompared)?,
     })
+}
+
+impl Webhook {
+    pub(crate) fn new(py: Python<'_>, id: u64, notice: stagegate_core::Webhook) -> PyResult<Self> {
+        Ok(Self {
+            id,
+            registry: notice.registry,
+            headers: tuple(py, notice.headers)?,
+            body: PyBytes::new(py, &notice.body).unbind(),
+        })
+    }
 }
 
 impl ShadowPair {

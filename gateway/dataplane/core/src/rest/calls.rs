@@ -16,7 +16,7 @@ use crate::rest::connection::OpenRequest;
 use crate::rest::path::{self, Call, ModelCall};
 use crate::rest::refusal::{closing, Refusal};
 use crate::rest::upload::{read_whole, BodyLimits};
-use crate::rest::{about, answers, infer, statistics};
+use crate::rest::{about, answers, infer, statistics, webhook};
 use crate::status::{Code, Status};
 use crate::worker::Worker;
 
@@ -97,6 +97,7 @@ async fn dispatch(
             answers::index(worker, &body)?
         }
         Call::AllStatistics => statistics::of_all(worker, asked).await?,
+        Call::Webhook(registry) => webhook::notice(worker, asked, registry).await?,
         Call::Guarded(method) => guarded(worker, asked, method).await?,
         Call::Model(call, path) => {
             let names = Names::of(&path.model, &path.version);

@@ -24,5 +24,6 @@ mod refusal;
 mod statistics;
 mod upload;
 mod wait;
+mod webhook;
 
 pub(crate) use connection::{serve, Rest};

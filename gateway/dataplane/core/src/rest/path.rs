@@ -2,6 +2,9 @@
 
 use http::Method;
 
+/// Letters of a registry's name.
+const MOST_REGISTRY: usize = 63;
+
 /// A call of the REST protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Call {
@@ -19,6 +22,8 @@ pub(crate) enum Call {
     Model(ModelCall, Named),
     /// A call that `protocol.allow` opens, by the name of its gRPC method.
     Guarded(&'static str),
+    /// `/webhooks/NAME`, by the name of a registry.
+    Webhook(String),
 }
 
 /// What is asked about a model.
@@ -107,6 +112,10 @@ pub(crate) fn parse(path: &str) -> Option<(Call, Verb)> {
     if segments.len() > 8 || segments.iter().any(|segment| is_crooked(segment)) {
         return None;
     }
+    if let ["webhooks", registry] = segments[..] {
+        let call = is_registry(registry).then(|| Call::Webhook(registry.to_owned()))?;
+        return Some((call, Verb::Post));
+    }
     let (first, rest) = segments.split_first()?;
     if *first != "v2" {
         return None;
@@ -130,6 +139,12 @@ fn is_crooked(segment: &str) -> bool {
         return true;
     };
     matches!(&plain[..], b"" | b"." | b"..") || plain.iter().any(|b| matches!(b, b'/' | b'\\'))
+}
+
+/// Whether a registry may be called so in the configuration.
+fn is_registry(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=MOST_REGISTRY).contains(&name.len()) && name.bytes().all(fits)
 }
 
 fn model(name: &str, version: &str, call: &[&str]) -> Option<(Call, Verb)> {
@@ -278,6 +293,7 @@ mod tests {
                 "/v2/cudasharedmemory/region/r/register",
                 Call::Guarded("CudaSharedMemoryRegister"),
             ),
+            ("/webhooks/a.B_9-", Call::Webhook("a.B_9-".to_owned())),
             (
                 "/v2/systemsharedmemory/unregister",
                 Call::Guarded("SystemSharedMemoryUnregister"),
@@ -315,6 +331,13 @@ mod tests {
             "/v2/health",
             "/v2/health/live/x",
             "/metrics",
+            "/webhooks",
+            "/webhooks/",
+            "/webhooks/..",
+            "/webhooks/a/b",
+            "/webhooks/a%2e",
+            "/webhooks/a:b",
+            "/v2/webhooks/a",
             "/invocations",
             "/V2/health/live",
         ] {
@@ -327,6 +350,10 @@ mod tests {
         let verb = |path| parse(path).unwrap().1;
 
         assert_eq!(Verb::Post, verb("/v2/models/m/infer"));
+        assert_eq!(Verb::Post, verb("/webhooks/mine"));
+        let name = "x".repeat(MOST_REGISTRY);
+        assert!(parse(&format!("/webhooks/{name}")).is_some());
+        assert!(parse(&format!("/webhooks/{name}x")).is_none());
         assert_eq!(Verb::Get, verb("/v2/models/m/ready"));
         assert!(!Verb::Get.takes(&Method::HEAD));
         assert!(Verb::Either.takes(&Method::POST));
