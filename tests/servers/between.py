@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +32,7 @@ class Answer:
     Attributes:
         cut: whether the connection ends in the middle of the body.
         after: waited for before anything is sent, at most 30 s.
+        drip: seconds between two bytes of the body; 0 to send it as a whole.
     """
 
     status: int = 200
@@ -38,6 +40,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
     after: threading.Event | None = None
+    drip: float = 0.0
 
 
 class Between:
@@ -119,7 +122,10 @@ def _handler(owner: Between) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(answer.body) * (2 if answer.cut else 1)))
             self.end_headers()
-            self.wfile.write(answer.body)
+            for piece in [answer.body] if not answer.drip else [bytes([each]) for each in answer.body]:
+                self.wfile.write(piece)
+                self.wfile.flush()
+                time.sleep(answer.drip)
             self.close_connection = self.close_connection or answer.cut
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815 - the base class looks for these

@@ -165,20 +165,25 @@ class Reading:
 
     def _confirm(self, session: Session, taken: Mapping[str, ToldModel], now: _Whole) -> None:
         """Ask about what is missing from the list, so that half a list deletes nothing."""
-        gone = [name for name in self._entries if name not in taken and name not in now.models]
-        lost = [
-            (name, number)
-            for name in taken
-            if (entry := self._entries.get(name)) is not None and name not in now.bad
-            for number in entry.versions
-            if number not in now.versions.get(name, {})
-        ]
+        gone = [name for name in self._entries if name not in now.models and name not in now.bad]
         for name in gone[:_MOST_CONFIRMED]:
-            if name not in now.bad and _exists(session, "registered-models/get", name=name):
+            if _exists(session, "registered-models/get", name=name):
                 raise Malformed(f"its list leaves out model {name[:80]!r}, which exists")
-        for name, number in lost[:_MOST_CONFIRMED]:
+        left = _MOST_CONFIRMED
+        for name in taken:
+            if left > 0 and name not in now.bad:
+                left -= self._confirm_versions(session, name, now.versions.get(name, {}), left)
+
+    def _confirm_versions(
+        self, session: Session, name: str, versions: ByNumber, most: int = _MOST_CONFIRMED
+    ) -> int:
+        """The same of one model's versions; how many were asked about."""
+        entry = self._entries.get(name)
+        lost = [number for number in entry.versions if number not in versions] if entry is not None else []
+        for number in lost[:most]:
             if _exists(session, "model-versions/get", name=name, version=number):
                 raise Malformed(f"its list leaves out version {number} of {name[:80]!r}, which exists")
+        return len(lost[:most])
 
     def _apply(
         self,
@@ -275,6 +280,7 @@ class Reading:
         if told.prompt:
             return self._view
         versions = {version.version: version for version in versions_of_model(session, name)}
+        self._confirm_versions(session, name, versions)
         self._facts.learn(session, versions.values(), asked)
         with self._state:
             if self._whole_asked > asked:
