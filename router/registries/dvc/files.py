@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from router.registries.paths import OddPath, path_inside
 from router.registries.textyaml import YamlProblem, parse
 
 PROJECT_FILE = "dvc.yaml"
@@ -87,12 +88,10 @@ def inside(path: str, folder: str = "") -> str:
     Raises:
         Unusable: it is absolute, leads out, or holds what no path of ours does.
     """
-    if not path or path.startswith("/") or "\\" in path or not path.isprintable() or "//" in path:
-        raise Unusable(f"path {path[:120]!r} is not a plain relative path")
-    joined = posixpath.normpath(posixpath.join(folder, path))
-    if joined in (".", "..") or joined.startswith(("../", "/")):
-        raise Unusable(f"path {path[:120]!r} leads out of the repository")
-    return joined
+    try:
+        return path_inside(path, folder)
+    except OddPath as error:
+        raise Unusable(str(error)) from error
 
 
 def declared(text: str, folder: str, name: str) -> Declared | None:
