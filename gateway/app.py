@@ -489,7 +489,7 @@ def make_backend_states(
 def _folders(backend: Backend, fetcher: Fetcher | None) -> TritonRepository | None:
     if backend.control is not Control.EXPLICIT or backend.repository is None:
         return None
-    return TritonRepository(backend.repository, fetcher)
+    return TritonRepository(backend.repository, fetcher, backends=backend.backends)
 
 
 async def _start_tritons(

@@ -483,6 +483,7 @@ class Backend:
         grpc: `host:port` of its gRPC endpoint; http and metrics likewise, or "".
         repository: the folder it was started on, for `control: explicit` on this host.
         memory: bytes it may use for models, or None.
+        backends: names in its backend folder, such as `python`; None where that is not known.
     """
 
     name: BackendId
@@ -492,6 +493,7 @@ class Backend:
     control: Control = Control.NONE
     repository: Path | None = None
     memory: int | None = None
+    backends: frozenset[str] | None = None
 
 
 UNBOUNDED = 2**32 - 1

@@ -165,6 +165,11 @@ class BackendConfig(Section):
     repository: FilePath | None = Field(
         default=None, description="the folder that Triton was started on; for control: explicit"
     )
+    runs: tuple[NamePart, ...] = Field(
+        default=(),
+        description="Triton's own backends that it has, such as python and onnxruntime; they decide "
+        "how models are served",
+    )
     memory: Annotated[int, Size(1 << 20, 1 << 50)] | None = Field(
         default=None, description="bytes for models; checked, but not yet a bound in this version"
     )
@@ -180,6 +185,7 @@ class BackendConfig(Section):
             control=Control(self.control),
             repository=self.repository,
             memory=self.memory,
+            backends=frozenset(self.runs) or None,
         )
 
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from router.backends.triton import TritonServer
-from router.backends.wheel import StubPython, TritonInstall, base_interpreter
+from router.backends.wheel import StubPython, TritonInstall, backends_in, base_interpreter
 from router.errors import BackendUnavailable
 from router.model import Backend, BackendId, Control
 
@@ -139,6 +139,7 @@ class TritonProcess:
             control=Control.EXPLICIT,
             repository=self.options.repository,
             memory=memory,
+            backends=backends_in(self._install.backends) if self._install.backends else None,
         )
 
     async def start(self) -> None:

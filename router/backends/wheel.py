@@ -87,6 +87,21 @@ class Machine:
     numpy: str
 
 
+def backends_in(folder: Path) -> frozenset[str] | None:
+    """Names of the backends in a Triton's backend folder: the folders with a library or a model.py.
+
+    None where the folder cannot be read.
+    """
+    try:
+        return frozenset(
+            entry.name
+            for entry in folder.iterdir()
+            if any(entry.glob("libtriton_*.so")) or (entry / "model.py").is_file()
+        )
+    except OSError:
+        return None
+
+
 def base_interpreter() -> Path:
     """The interpreter itself, where this one is that of a virtual environment."""
     return Path(getattr(sys, "_base_executable", sys.executable)).resolve()

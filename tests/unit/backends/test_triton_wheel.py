@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from router.backends import wheel
-from router.backends.wheel import FOLDER_VARIABLE, Machine, find_triton
+from router.backends.wheel import FOLDER_VARIABLE, Machine, backends_in, find_triton
 from router.errors import NotSupported
 
 FIT = Machine("linux", "x86_64", (2, 36), wheel.this_machine().python, "1.26.4")
@@ -122,3 +122,13 @@ def test_half_a_package(package: Path, part: str) -> None:
         find_triton(package, environment={}, machine=FIT)
 
     assert part in str(caught.value)
+
+
+def test_backends_are_the_folders_that_hold_one(tmp_path: Path) -> None:
+    """A library, or a model.py for one that is written in Python; None where nobody can look."""
+    for file in ("python/libtriton_python.so", "vllm/model.py", "empty/readme"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_text("")
+
+    assert backends_in(tmp_path) == frozenset({"python", "vllm"})
+    assert backends_in(tmp_path / "nowhere") is None

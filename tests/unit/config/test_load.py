@@ -374,6 +374,15 @@ def test_keys_of_the_next_version_are_checked_and_told() -> None:
     assert config.backends[0].to_backend().memory == 8 << 30
 
 
+def test_what_a_triton_runs_may_be_said() -> None:
+    """Where it is not, that is not known, which is something else than none."""
+    config = parse(
+        "state: memory://\nbackends: [{name: a, grpc: 'h:1'}, {name: b, grpc: 'h:2', runs: [x]}]\n"
+    )
+
+    assert [one.to_backend().backends for one in config.backends] == [None, frozenset({"x"})]
+
+
 def test_limits_that_may_be_off_have_a_word_for_it() -> None:
     """`off` and `never` are the defaults, and a number is one."""
     limits = parse("limits: {connections_per_address: off, max_connection_age: never}").limits
