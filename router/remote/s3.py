@@ -8,6 +8,7 @@ its event `before-send` answer instead, which is how every request of these clie
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -187,6 +188,7 @@ def guarded_client(access: S3Access) -> tuple[Client, Any]:
     except ImportError:
         raise NotSupported("files on S3 need boto3", hint="pip install 'stagegate[s3]'") from None
     session = botocore.session.Session()
+    session.register_component("data_loader", _descriptions())
     if access.endpoint:
         # Elsewhere than on AWS there is no role of the machine, and nobody to ask for it.
         session.get_component("credential_provider").remove("iam-role")
@@ -215,6 +217,14 @@ def guarded_client(access: S3Access) -> tuple[Client, Any]:
 
     client.meta.events.register_first("before-send.s3", send)
     return wire, client
+
+
+@functools.cache
+def _descriptions() -> Any:  # noqa: ANN401 - boto3 has no types
+    """What botocore reads of services from its files: megabytes, and most of the time to make a client."""
+    import botocore.loaders  # noqa: PLC0415 - an extra
+
+    return botocore.loaders.create_loader()
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -15,16 +16,17 @@ import pytest
 from router.errors import RegistryUnavailable
 from router.model import ModelName, RegistryProblem
 from router.ports import Hint, Registry
-from router.registries import dvc, hub
+from router.registries import dvc, hub, s3
 from router.registries.folder import FolderRegistry
 from router.registries.mlflow import TYPE as MLFLOW
-from router.registries.types import registry_type
 from tests.fakes.models import a_model
 from tests.fakes.registry import FakeRegistry
 from tests.servers import mlflow
 from tests.servers.between import Answer, Asked, Between
 from tests.servers.dvc import Repository
+from tests.servers.faults import Fault, Proxy
 from tests.servers.hub import Hub, Repo
+from tests.servers.s3 import Server as S3Server
 
 DIGITS = ModelName("digits")
 
@@ -240,46 +242,49 @@ class HubWorld:
         self._hub.status = 0
 
 
-class ThirdPartyWorld:
-    """The example of somebody else's adapter, found by its entry point."""
+class S3World:
+    """Objects in a bucket of a real S3 server, behind a proxy that can be away."""
 
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "models.json"
-        self._models: dict[str, dict[str, dict[str, object]]] = {}
-        self.registry = registry_type("json").open("local", {"path": self._file, "poll": 0.02})
+    def __init__(self, server: S3Server, proxy: Proxy) -> None:
+        self._client = server.client()
+        self._bucket = server.bucket("contract-tests")
+        self._prefix = secrets.token_hex(4)
+        self._proxy = proxy
+        options = {
+            "uri": f"s3://{self._bucket}/{self._prefix}",
+            "endpoint": proxy.url,
+            "access_key": lambda: server.access_key,
+            "secret_key": lambda: server.secret_key,
+            "poll": 0.02,
+            "timeout": 5.0,
+        }
+        self.registry = s3.TYPE.open("local", options)
 
     def id(self, version: str) -> str:
         return version
 
-    def _write(self) -> None:
-        beside = self._file.with_suffix(".new")
-        beside.write_text(json.dumps(self._models))
-        beside.rename(self._file)
+    def _put(self, path: str, text: str) -> None:
+        self._client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/digits/{path}", Body=text.encode())
 
     async def register(self, versions: tuple[str, ...], stages: Mapping[str, str]) -> None:
-        known = self._models.setdefault("digits", {"versions": {}, "stages": {}})
-        known["versions"] |= {one: {"format": "onnx", "artifact": f"/srv/{one}.onnx"} for one in versions}
-        known["stages"] = dict(stages)
-        self._write()
+        for version in versions:
+            self._put(f"{version}/version.yaml", "format: onnx\nartifact: model.onnx\n")
+        lines = "".join(f'  {name}: "{to}"\n' for name, to in stages.items())
+        self._put("model.yaml", f"stages:\n{lines}" if lines else "{}\n")
 
     async def spoil(self) -> None:
-        self._models["digits"]["stages"] = {"production": "gone"}
-        self._write()
+        self._put("model.yaml", "stages: {produ")
 
     async def remove(self) -> None:
-        del self._models["digits"]
-        self._write()
+        listed = self._client.list_objects_v2(Bucket=self._bucket, Prefix=f"{self._prefix}/digits/")
+        for found in listed["Contents"]:
+            self._client.delete_object(Bucket=self._bucket, Key=found["Key"])
 
     async def take_away(self) -> None:
-        self._file.write_text('{"digits": {"vers')
+        self._proxy.fail(Fault.AWAY)
 
     async def bring_back(self) -> None:
-        self._write()
-
-
-def _third_party(request: pytest.FixtureRequest, folder: Path) -> World:
-    request.getfixturevalue("third_party_registry")
-    return ThirdPartyWorld(folder)
+        self._proxy.heal()
 
 
 WORLDS: Mapping[str, Callable[[pytest.FixtureRequest, Path], World]] = {
@@ -287,7 +292,9 @@ WORLDS: Mapping[str, Callable[[pytest.FixtureRequest, Path], World]] = {
     "fake": lambda _, __: FakeWorld(),
     "mlflow": lambda request, _: MlflowWorld(request.getfixturevalue("mlflow_server")),
     "huggingface": lambda request, _: HubWorld(request.getfixturevalue("hub")),
-    "third party": _third_party,
+    "s3": lambda request, _: S3World(
+        request.getfixturevalue("s3_server"), request.getfixturevalue("s3_proxy")
+    ),
     "dvc": lambda request, _: DvcWorld(request.getfixturevalue("dvc_repository")),
 }
 """Every kind of registry, made from the fixtures that it needs and a folder of its own."""

@@ -19,6 +19,8 @@ from urllib.request import urlopen
 
 import pytest
 
+from tests.servers.faults import Proxy, proxy
+
 ACCESS_KEY = "stagegate-tests"
 SECRET_KEY = "not-a-secret-0123456789"  # noqa: S105 - of a server that lives for one run, on loopback
 REGION = "us-east-1"
@@ -93,6 +95,13 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The S3 server of this run. Tests make buckets of their own names by `bucket`."""
     with running(tmp_path_factory.mktemp("s3")) as server:
         yield server
+
+
+@pytest.fixture
+def s3_proxy(s3_server: Server) -> Iterator[Proxy]:
+    """A proxy in front of it, for one test."""
+    with proxy(s3_server.endpoint) as made:
+        yield made
 
 
 @contextlib.contextmanager
