@@ -96,11 +96,27 @@ pub(crate) async fn ask(
     let _ = send.send_data(Joined::message(message, Bytes::new()), true);
     let response = response.await.map_err(failed)?;
     upstream.heard();
-    whole(worker, response, upstream.name()).await
+    match whole(worker, response, upstream.name()).await? {
+        Whole::Answer(_, message) => Ok(message),
+        Whole::Refusal(code, last) => Err(Status::told(code, &last)),
+    }
 }
 
-/// The one message of an answer, or the status that it ended with instead.
-async fn whole(worker: &Worker, response: Response<RecvStream>, backend: &str) -> Answered {
+/// An answer that was read to its end.
+pub(crate) enum Whole {
+    /// Its head and its one message.
+    Answer(Response<()>, Bytes),
+    /// The code that it ended with, and the headers that say more.
+    Refusal(u8, HeaderMap),
+}
+
+/// Read an answer of one message to its end.
+pub(crate) async fn whole(
+    worker: &Worker,
+    response: Response<RecvStream>,
+    backend: &str,
+) -> Result<Whole, Status> {
+    let broken = |error| Status::of_upstream_error(&error, backend);
     let (head, body) = accept_head(response, backend)?;
     let mut reader = Reader::new(body, Caps::of(&worker.limits()));
     let mut message = None;
@@ -109,18 +125,18 @@ async fn whole(worker: &Worker, response: Response<RecvStream>, backend: &str) -
             Ok(Some(next)) => message = Some(next),
             Ok(None) => break,
             Err(ReadError::Status(status)) => return Err(status),
-            Err(ReadError::Broken(error)) => {
-                return Err(Status::of_upstream_error(&error, backend))
-            }
+            Err(ReadError::Broken(error)) => return Err(broken(error)),
         }
     }
     let trailers = poll_fn(|cx| reader.body().poll_trailers(cx)).await;
-    let trailers = trailers.map_err(|error| Status::of_upstream_error(&error, backend))?;
-    let last = trailers.as_ref().unwrap_or(head.headers());
-    let no_answer = || Status::internal(format!("backend '{backend}' gave no answer and no error"));
-    match last.get(GRPC_STATUS).map(parse_code) {
-        Some(code) if code == Code::Ok as u8 => message.ok_or_else(no_answer),
-        Some(code) => Err(Status::told(code, last)),
-        None => Err(no_answer()),
+    let last = trailers
+        .map_err(broken)?
+        .unwrap_or_else(|| head.headers().clone());
+    match (last.get(GRPC_STATUS).map(parse_code), message) {
+        (Some(code), Some(message)) if code == Code::Ok as u8 => Ok(Whole::Answer(head, message)),
+        (Some(code), _) if code != Code::Ok as u8 => Ok(Whole::Refusal(code, last)),
+        _ => Err(Status::internal(format!(
+            "backend '{backend}' gave no answer and no error"
+        ))),
     }
 }

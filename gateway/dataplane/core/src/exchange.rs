@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream};
-use http::{Response, StatusCode};
+use http::Response;
 use stagegate_table::counters::RetryReason;
 use stagegate_table::Fault;
 use stagegate_wire::text::replace_name;
@@ -20,7 +20,7 @@ use crate::ejection::{judge, Outcome};
 use crate::headers;
 use crate::retry::{self, Again, WaitFor, PATIENCE};
 use crate::routed::{micros, Routed};
-use crate::status::{parse_code, Code, Status, GRPC_STATUS};
+use crate::status::{Code, Status};
 use crate::upload::Upload;
 use crate::upstream::{Lease, Unreachable, Upstream};
 use crate::worker::Worker;
@@ -158,19 +158,10 @@ fn missed(
     via: &Via,
     response: Response<RecvStream>,
 ) -> Result<Response<RecvStream>, Box<Missed>> {
-    let is_whole = response.body().is_end_stream();
-    if response.status() == StatusCode::OK && !is_whole {
+    let Some(mut status) = Status::of_answer(&response, via.name()) else {
         return Ok(response);
-    }
-    let status = match response.headers().get(GRPC_STATUS) {
-        Some(code) if response.status() == StatusCode::OK => {
-            if parse_code(code) == Code::Ok as u8 {
-                return Ok(response);
-            }
-            status_of(ask, parse_code(code), &response)
-        }
-        _ => Status::of_http(response.status(), via.name()),
     };
+    rename(ask, &mut status);
     let fault = judge(status.code, &status.message);
     Err(Box::new(Missed {
         again: Again::after(status.code == Code::Unavailable as u8, fault),
@@ -180,16 +171,14 @@ fn missed(
     }))
 }
 
-/// The status that a backend's answer is, under the names that the client knows.
-fn status_of(ask: &Ask<'_>, code: u8, response: &Response<RecvStream>) -> Status {
-    let mut status = Status::told(code, response.headers());
+/// Say a status under the names that the client knows.
+fn rename(ask: &Ask<'_>, status: &mut Status) {
     if let Some(routed) = ask.version {
         let (triton, logical) = (&routed.version.backend_model, &routed.model.name);
         status.message = replace_name(&status.message, triton, logical)
             .into_owned()
             .into();
     }
-    status
 }
 
 /// What the end of a stream without an answer means.

@@ -2,12 +2,9 @@
 
 use std::time::Instant;
 
-use h2::RecvStream;
-use http::{Response, StatusCode};
-
 use crate::client::{Client, Failure};
 use crate::routed::Routed;
-use crate::status::{parse_code, Code, Status, GRPC_STATUS};
+use crate::status::Status;
 use crate::unary::{ask, forward, Asked};
 use crate::worker::Worker;
 
@@ -39,7 +36,7 @@ fn instead(
     first: &Result<Asked, Failure>,
 ) -> Option<(u8, Routed)> {
     let code = match first {
-        Ok((response, ..)) => code_of(response)?,
+        Ok((response, ..)) => Status::of_answer(response, "")?.code,
         Err(Failure::Status(status)) => status.code,
         Err(Failure::Gone) => return None,
     };
@@ -48,16 +45,4 @@ fn instead(
         .instead(code)
         .filter(|_| in_time && client.message.is_kept());
     other.map(|other| (code, other))
-}
-
-/// The code of an answer that is nothing but a failure.
-fn code_of(response: &Response<RecvStream>) -> Option<u8> {
-    if response.status() != StatusCode::OK {
-        return Some(Status::of_http(response.status(), "").code);
-    }
-    if !response.body().is_end_stream() {
-        return None;
-    }
-    let code = response.headers().get(GRPC_STATUS).map(parse_code)?;
-    (code != Code::Ok as u8).then_some(code)
 }

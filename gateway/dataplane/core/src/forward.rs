@@ -1,5 +1,7 @@
 //! Calls about a model that a backend answers and the gateway re-encodes.
 
+use std::future::Future as _;
+
 use bytes::Bytes;
 use h2::RecvStream;
 use http::Response;
@@ -7,17 +9,16 @@ use stagegate_table::State;
 use stagegate_wire::rewrite::{rename_config, rename_metadata};
 use stagegate_wire::Malformed;
 
+use crate::ask::{whole, Whole};
 use crate::client::{Client, Failure};
 use crate::cold;
 use crate::download;
 use crate::exchange::ask_version;
-use crate::framer::Caps;
 use crate::headers;
 use crate::joined::Joined;
 use crate::message::{self, malformed};
-use crate::reader::{ReadError, Reader};
 use crate::routed::Routed;
-use crate::status::{bare_head, parse_code, Code, Status, GRPC_STATUS};
+use crate::status::{bare_head, Status};
 use crate::unary::receive;
 use crate::worker::Worker;
 
@@ -126,34 +127,14 @@ async fn collect(
     backend: &str,
     routed: &Routed,
 ) -> Result<Option<(Response<()>, Bytes)>, Failure> {
-    let (head, body) = download::accept_head(response, backend)?;
-    let mut reader = Reader::new(body, Caps::of(&worker.limits()));
-    let mut message = None;
-    loop {
-        match client
-            .wait(|_, cx| reader.poll_message(head.headers(), cx))
-            .await?
-        {
-            Ok(Some(next)) => message = Some(next),
-            Ok(None) => break,
-            Err(ReadError::Status(status)) => return Err(status.into()),
-            Err(ReadError::Broken(error)) => {
-                return Err(Status::of_upstream_error(&error, backend).into())
-            }
-        }
-    }
-    let trailers = client.wait(|_, cx| reader.body().poll_trailers(cx)).await?;
-    let trailers = trailers.map_err(|error| Status::of_upstream_error(&error, backend))?;
-    let mut last = trailers.unwrap_or_else(|| head.headers().clone());
-    let ok = last.get(GRPC_STATUS).map(parse_code) == Some(Code::Ok as u8);
-    if let (true, Some(message)) = (ok, message) {
-        return Ok(Some((head, message)));
-    }
-    if ok || !last.contains_key(GRPC_STATUS) {
-        return Err(
-            Status::internal(format!("backend '{backend}' gave no answer and no error")).into(),
-        );
-    }
+    let outcome = {
+        let mut reading = Box::pin(whole(worker, response, backend));
+        client.wait(|_, cx| reading.as_mut().poll(cx)).await?
+    };
+    let mut last = match outcome? {
+        Whole::Answer(head, message) => return Ok(Some((head, message))),
+        Whole::Refusal(_, last) => last,
+    };
     headers::for_client(&mut last);
     download::rewrite_text(
         &mut last,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use h2::Reason;
+use h2::{Reason, RecvStream};
 use http::header::{HeaderName, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use stagegate_wire::text;
@@ -155,6 +155,20 @@ impl Status {
             Some(_) => Code::Internal,
         };
         Self::new(code, format!("backend '{backend}': {error}"))
+    }
+
+    /// The failure that an answer consists of; `None` where it is none, or has more to come.
+    pub(crate) fn of_answer(response: &Response<RecvStream>, backend: &str) -> Option<Self> {
+        let is_ok = response.status() == StatusCode::OK;
+        if is_ok && !response.body().is_end_stream() {
+            return None;
+        }
+        match response.headers().get(GRPC_STATUS).map(parse_code) {
+            Some(code) if is_ok => {
+                (code != Code::Ok as u8).then(|| Self::told(code, response.headers()))
+            }
+            _ => Some(Self::of_http(response.status(), backend)),
+        }
     }
 
     /// What an answer without a `grpc-status` means, by its HTTP status.
