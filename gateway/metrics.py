@@ -614,6 +614,14 @@ def _gauge_families(gauges: Gauges) -> Iterator[Metric]:
         ("registry",),
         (((r.name,), r.problems) for r in gauges.registries),
     )
+    webhooks = CounterMetricFamily(
+        "stagegate_registry_webhooks",
+        "Notices that were posted for a registry, by what came of them.",
+        labels=("registry", "result"),
+    )
+    for notice in gauges.webhooks:
+        webhooks.add_metric((notice.registry, notice.result), notice.count)
+    yield webhooks
     yield from _write_families(gauges)
     yield _gauge(
         "stagegate_tls_certificate_expiry_seconds",

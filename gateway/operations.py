@@ -501,6 +501,15 @@ class RegistryGauge:
 
 
 @dataclass(frozen=True, slots=True)
+class WebhookCount:
+    """Notices posted for one registry, and what came of them: taken, refused, unsupported or failed."""
+
+    registry: str
+    result: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class WriteCount:
     """How many changes a registry was asked for; `kind` is `stage`, `alias` or `tag`."""
 
@@ -520,6 +529,7 @@ class Gauges:
         certificates_refused: changed files that could not be used.
         shadows: how the answers of shadows compare.
         writes: changes that registries were asked for.
+        webhooks: notices of registries.
         writes_pending: registry to how many decisions it does not say yet.
     """
 
@@ -530,6 +540,7 @@ class Gauges:
     certificates: Mapping[str, int] = field(default_factory=dict)
     certificates_refused: int = 0
     shadows: tuple[ShadowComparison, ...] = ()
+    webhooks: tuple[WebhookCount, ...] = ()
     writes: tuple[WriteCount, ...] = ()
     writes_pending: Mapping[str, int] = field(default_factory=dict)
 

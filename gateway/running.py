@@ -40,6 +40,7 @@ from gateway.operations import (
     Totals,
     VersionRow,
     VersionState,
+    WebhookCount,
     WriteRow,
 )
 from router.alias import parse_reference, resolve
@@ -578,6 +579,9 @@ class RunningGateway:
             certificates_refused=self._certificates.refused if self._certificates else 0,
             shadows=tuple(self._comparisons()),
             writes=self.moving.counts(),
+            webhooks=tuple(
+                WebhookCount(*key, count) for key, count in self._controller.webhooks.results.items()
+            ),
             writes_pending=self.moving.pending(),
         )
 

@@ -27,6 +27,7 @@ from router.control.reader import ReaderHooks, RegistryReader, RegistryState
 from router.control.readings import Readings
 from router.control.residents import BackendState, Key, Residents
 from router.control.watchers import Watchers
+from router.control.webhooks import Webhooks
 from router.errors import BackendUnavailable, Unavailable
 from router.model import (
     BackendId,
@@ -165,6 +166,7 @@ class Controller:
         self._watchers = Watchers(PROBE_SECONDS)
         self._readers: dict[str, RegistryReader] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self.webhooks = Webhooks(lambda: self._readers, clock, data_plane.answer_webhook)
 
     @property
     def unservable(self) -> tuple[Unservable, ...]:
@@ -696,9 +698,8 @@ class Controller:
 
     def _note_event(self, event: DataPlaneEvent) -> None:
         match event:
-            case WebhookArrived(number):
-                text = "no registry of that name takes notices"
-                self._data_plane.answer_webhook(number, 404, text)
+            case WebhookArrived():
+                self.webhooks.take(event)
             case ColdWanted(model, version):
                 key = (ModelName(model), VersionId(version))
                 self.residents.last_use[key] = self._clock.now()
