@@ -22,6 +22,8 @@ from router.control.reader import RegistryState
 from router.errors import (
     Conflict,
     InvalidInput,
+    InvalidName,
+    InvalidReference,
     ModelNotFound,
     NotFound,
     NotSupported,
@@ -66,7 +68,7 @@ TAG_TRIES = 6
 _MOST_TEXT = 500
 _LOST = 20
 _NEEDED = {PointerKind.STAGE: Capability.STAGES, PointerKind.ALIAS: Capability.ALIASES}
-_REFUSALS = (NotSupported, RegistryRefused, InvalidInput)
+_REFUSALS = (NotSupported, RegistryRefused, InvalidReference, InvalidName)
 
 _Answer = TypeVar("_Answer")
 
@@ -259,6 +261,8 @@ class WriteBacks:
             return self._ended(write, WriteState.GONE, f"{problem}; traffic follows the registry")
         except _REFUSALS as problem:
             return self._refused(write, str(problem))
+        except InvalidInput as problem:  # a file there that somebody has to mend
+            raise _LaterError(str(problem)) from problem
         write = replace(write, written=True, attempts=0, note="")
         await self._store.save_write_back(write)  # from here on, the old version is somebody's move back
         try:
@@ -324,7 +328,7 @@ class WriteBacks:
                 if write.attempts + 1 < TAG_TRIES:
                     raise
                 trouble.append(f"{tag.key}: {problem}")
-            except (NotFound, *_REFUSALS) as problem:
+            except (NotFound, InvalidInput, *_REFUSALS) as problem:
                 trouble.append(f"{tag.key}: {problem}")
         note = f"without tags: {'; '.join(trouble)}" if trouble else ""
         return self._ended(write, WriteState.AGREED, note)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from router.control import writebacks
 from router.errors import (
     Conflict,
+    InvalidInput,
+    InvalidReference,
     NotFound,
     NotSupported,
     RegistryRefused,
@@ -120,6 +125,18 @@ async def test_a_registry_that_can_be_read_and_not_written_is_tried_again() -> N
         assert desk.shelf.named() == "2"
 
 
+async def test_a_registry_whose_file_is_broken_is_tried_again() -> None:
+    """Somebody will mend it."""
+    async with a_desk() as desk:
+        desk.shelf.trouble = InvalidInput("model.yaml cannot be read")
+        await desk.promote("2")
+        await desk.settle()
+        desk.shelf.trouble = None
+        await desk.later(1)
+
+        assert (desk.shelf.named(), await desk.ended()) == ("2", ("agreed", ""))
+
+
 async def test_an_answer_that_was_lost_is_no_second_move() -> None:
     """The change was done and the connection broke: the next try finds it done."""
     async with a_desk() as desk:
@@ -184,7 +201,14 @@ async def test_a_conflict_at_the_last_moment_is_looked_at_again() -> None:
         assert (await desk.ended())[0] == "overtaken"
 
 
-@pytest.mark.parametrize("problem", [RegistryRefused("locked by legal"), NotSupported("no aliases here")])
+@pytest.mark.parametrize(
+    "problem",
+    [
+        RegistryRefused("locked by legal"),
+        NotSupported("no aliases here"),
+        InvalidReference("no such alias can be"),
+    ],
+)
 async def test_what_a_registry_refuses_stays_a_decision(problem: Exception) -> None:
     """Traffic follows it, everybody is told, and no other try is made, until somebody gives it up."""
     async with a_desk() as desk:
@@ -453,3 +477,23 @@ async def test_only_what_is_open_can_be_given_up() -> None:
     async with a_desk() as desk:
         with pytest.raises(NotFound, match="no open write 7"):
             await desk.writes.clear(7, actor="ana", reason="")
+
+
+def test_a_process_that_is_killed_leaves_before_or_after_and_never_between(tmp_path: Path) -> None:
+    """Twenty times, at any moment, with the real store and a real folder."""
+    for version in ("1", "2"):
+        folder = tmp_path / "models/m" / version
+        folder.mkdir(parents=True)
+        (folder / "version.yaml").write_text("format: onnx\nartifact: model.onnx\n")
+        (folder / "model.onnx").write_bytes(b"onnx")
+    (tmp_path / "models/m/model.yaml").write_text('aliases: {champion: "1"}\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.unit.control.killed", str(tmp_path), "20"],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
