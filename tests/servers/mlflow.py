@@ -96,10 +96,12 @@ class Server:
         run: Run | None = None,
         source: str = "",
         tags: Mapping[str, str] | None = None,
+        model_id: str = "",
     ) -> str:
         """Make one more version of a model, by default with a run and a folder `model` of its own.
 
-        Files are put behind the artifact proxy. Returns the version's number.
+        Files are put behind the artifact proxy; `model_id` is the logged model that `source` names. Returns
+        the version's number.
         """
         if not source:
             run = run or self.run()
@@ -110,7 +112,8 @@ class Server:
             "model-versions/create",
             name=model,
             source=source,
-            run_id=run.id if run else "",
+            **({"run_id": run.id} if run else {}),
+            **({"model_id": model_id} if model_id else {}),
             tags=[{"key": key, "value": value} for key, value in (tags or {}).items()],
         )
         return str(made["model_version"]["version"])
@@ -218,7 +221,7 @@ def _environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
         # Without it each of its processes would make a key of its own.
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(os.urandom(32)).decode(),
         # It remembers which webhooks there are for so many seconds.
-        "MLFLOW_WEBHOOK_CACHE_TTL": "1",
+        "MLFLOW_WEBHOOK_CACHE_TTL": "0",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "HOME": str(folder),
         **more,

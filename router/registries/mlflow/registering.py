@@ -69,7 +69,7 @@ class Registration:
                 with self._session() as session:
                     return self._make(session, name, new, run)
         except Answered as refusal:
-            raise refused(self.server.registry, new.model, new.version, refusal) from None
+            raise refused(self.server.registry, new.model, refusal) from None
         except Malformed as problem:
             raise RegistryUnavailable(f"registry {self.server.registry!r}: {problem}") from None
 

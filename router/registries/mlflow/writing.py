@@ -40,17 +40,15 @@ def write_change(session: Session, name: str, change: RegistryChange) -> None:
         else:
             _tag(session, name, change)
     except Answered as refusal:
-        raise refused(registry, change.model, change.version, refusal) from None
+        raise refused(registry, change.model, refusal) from None
     except Malformed as problem:
         raise RegistryUnavailable(f"registry {registry!r}: {problem}") from None
 
 
-def refused(registry: str, model: ModelName, version: str | None, refusal: Answered) -> StagegateError:
+def refused(registry: str, model: ModelName, refusal: Answered) -> StagegateError:
     """What people are told of a call that MLflow refused."""
     if not refusal.missing:
         return RegistryRefused(f"registry {registry!r} refused: {refusal}")
-    if version is not None and "version" in refusal.text.lower():
-        return VersionNotFound(f"registry {registry!r}: model {model!r} has no version {version!r}")
     return ModelNotFound(f"registry {registry!r} has no model {model!r}")
 
 
@@ -111,10 +109,16 @@ def _version(session: Session, name: str, change: RegistryChange) -> ToldVersion
     version = str(change.version)
     if not version.isascii() or not version.isdigit():
         raise VersionNotFound(f"model {change.model!r} has no version {version!r}: MLflow counts from 1")
-    return version_of(session.get("model-versions/get", name=name, version=version).get("model_version"))
+    try:
+        found = session.get("model-versions/get", name=name, version=version)
+    except Answered as refusal:
+        if refusal.missing:
+            raise _absent(session, name, change) from None
+        raise
+    return version_of(found.get("model_version"))
 
 
-def _absent(session: Session, name: str, change: StageTransition) -> VersionNotFound:
+def _absent(session: Session, name: str, change: RegistryChange) -> VersionNotFound:
     """What to raise for a version that no search found. Raises Answered where there is no such model."""
     session.get("registered-models/get", name=name)
     return VersionNotFound(
