@@ -103,7 +103,7 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
             if count > 1:
                 raise InvalidRoute(f"route of {model!r} is given twice")
         changes = await self._operations.apply_routes(
-            routes, expected_revision=_expected(request), change=change
+            routes, expected_revision=_expected(request), change=change, force=request.force
         )
         return admin_pb2.ApplyRoutesResponse(
             revision=changes[-1].revision, changes=[messages.write_route_change(change) for change in changes]
@@ -131,6 +131,15 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
         return admin_pb2.RouteHistoryResponse(
             changes=[messages.write_route_change(change) for change in changes]
         )
+
+    async def AcceptVersion(
+        self, request: admin_pb2.AcceptVersionRequest, context: _Context
+    ) -> admin_pb2.AcceptVersionResponse:
+        """A version takes over whatever contract it breaks."""
+        accepted = await self._operations.accept(
+            parse_model_name(request.model), request.reference, change=_change(request.reason, context)
+        )
+        return messages.write_accepted(accepted)
 
     async def Promote(self, request: admin_pb2.PromoteRequest, context: _Context) -> admin_pb2.MoveResponse:
         """A stage or alias names another version."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gateway.operations import (
+    AcceptedVersion,
     ArmView,
     BackendStatus,
     Mismatch,
@@ -468,6 +469,24 @@ def read_route_change(message: pb.RouteChange) -> RouteChange:
 
 
 # === promotions, rollbacks, and what registries are told of them ===
+
+
+def write_accepted(accepted: AcceptedVersion) -> pb.AcceptVersionResponse:
+    """The answer of AcceptVersion."""
+    return pb.AcceptVersionResponse(
+        model=accepted.model,
+        version=accepted.version,
+        also=accepted.also,
+        already=accepted.already,
+        revision=accepted.revision,
+    )
+
+
+def read_accepted(message: pb.AcceptVersionResponse) -> AcceptedVersion:
+    """What `write_accepted` was given."""
+    return AcceptedVersion(
+        message.model, message.version, tuple(message.also), message.already, message.revision
+    )
 
 
 def write_moved(moved: Moved) -> pb.MoveResponse:

@@ -492,6 +492,23 @@ class RouteWeight:
 
 
 @dataclass(frozen=True, slots=True)
+class AcceptedVersion:
+    """A version that may take the place of any other of its model.
+
+    Attributes:
+        also: versions that it replaces, accepted with it for the way back.
+        already: whether that was so before.
+        revision: of the store, that has it.
+    """
+
+    model: str
+    version: str
+    also: tuple[str, ...] = ()
+    already: bool = False
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RegistryGauge:
     """Numbers of one registry; `age` is None when it was never read."""
 
@@ -579,11 +596,15 @@ class Routing(Protocol):
         ...
 
     async def apply_routes(
-        self, routes: Sequence[Route], *, expected_revision: int | None, change: Change
+        self, routes: Sequence[Route], *, expected_revision: int | None, change: Change, force: bool = False
     ) -> tuple[RouteChange, ...]:
         """Write all routes in one atomic change; one `RouteChange` each, all of one revision.
 
+        Args:
+            force: also where an arm breaks the contract of what it is to replace; needs a reason.
+
         Raises:
+            ContractBroken: an arm breaks the contract of what it is to replace.
             ModelNotFound, VersionNotFound, InvalidRoute: a route that cannot be served as written.
             Conflict: the store is at another revision than expected. Nothing was written.
             StateUnavailable: the store cannot be written now.
@@ -598,6 +619,19 @@ class Routing(Protocol):
 
     async def history(self, model: ModelName, limit: int) -> tuple[RouteChange, ...]:
         """Changes of one route, newest first, at most `limit`. Raises StateUnavailable."""
+        ...
+
+
+class Accepting(Protocol):
+    """Versions that take over whatever contract they break."""
+
+    async def accept(self, model: ModelName, reference: str, *, change: Change) -> AcceptedVersion:
+        """Let a version take the place of any other of its model; needs a reason.
+
+        Raises:
+            ModelNotFound, VersionNotFound, InvalidReference, InvalidInput: nothing was changed.
+            StateUnavailable: the state cannot be written now.
+        """
         ...
 
 
@@ -681,5 +715,5 @@ class Process(Protocol):
         ...
 
 
-class Operations(Catalogue, Routing, Moving, Process, Protocol):
+class Operations(Catalogue, Routing, Accepting, Moving, Process, Protocol):
     """All of it; what `gateway.app` implements."""

@@ -14,6 +14,7 @@ from gateway.config import Address
 from gateway.moving import Moving
 from gateway.operations import (
     NOTHING,
+    AcceptedVersion,
     ArmView,
     BackendStatus,
     Change,
@@ -44,6 +45,7 @@ from gateway.operations import (
     WriteRow,
 )
 from router.alias import parse_reference, resolve
+from router.control.acceptance import Acceptances
 from router.control.controller import Controller, ModelEntry
 from router.errors import (
     InvalidInput,
@@ -55,7 +57,7 @@ from router.errors import (
     VersionNotFound,
 )
 from router.model import WHOLE, Arm, ModelName, Route, Shadow, Version, VersionId, format_weight
-from router.ports import Clock, StateStore, StoredRoute
+from router.ports import PUT_ROUTES, Accepted, Clock, Decision, StateStore, StoredRoute
 from router.traffic.compile import VersionPlacement
 from router.traffic.serving import Serving, implicit_route
 
@@ -102,6 +104,7 @@ class RunningGateway:
         self._reload = reload
         self._certificates = certificates
         self._comparisons = comparisons
+        self._acceptances = Acceptances(controller, store)
         self.moving = Moving(controller, store, clock)
         self._changes: set[asyncio.Task[Any]] = set()
         self._started = clock.unix()
@@ -282,20 +285,19 @@ class RunningGateway:
         return self._route_view(entry, route, None)
 
     async def apply_routes(
-        self, routes: Sequence[Route], *, expected_revision: int | None, change: Change
+        self, routes: Sequence[Route], *, expected_revision: int | None, change: Change, force: bool = False
     ) -> tuple[RouteChange, ...]:
         """Write all routes in one atomic change, and return when the table has them."""
-        return await self._through(self._apply_routes(routes, expected_revision, change))
+        return await self._through(self._apply_routes(routes, expected_revision, change, force))
 
     async def _apply_routes(
-        self, routes: Sequence[Route], expected_revision: int | None, change: Change
+        self, routes: Sequence[Route], expected_revision: int | None, change: Change, force: bool
     ) -> tuple[RouteChange, ...]:
         for route in routes:
             self._check(route)
+        accepted = self._acceptances.of_routes(routes, force=force, reason=change.reason)
         before = {name: stored.route for name, stored in self._controller.routes.items()}
-        revision = await self._store.put_routes(
-            routes, expected_revision=expected_revision, actor=change.actor, reason=change.reason
-        )
+        revision = await self._write_routes(routes, accepted, expected_revision, change)
         await self._take_over()
         return tuple(
             RouteChange(
@@ -309,6 +311,26 @@ class RunningGateway:
             )
             for route in routes
         )
+
+    async def _write_routes(
+        self,
+        routes: Sequence[Route],
+        accepted: tuple[Accepted, ...],
+        expected_revision: int | None,
+        change: Change,
+    ) -> int:
+        who = {"actor": change.actor, "reason": change.reason}
+        if not accepted:
+            return await self._store.put_routes(routes, expected_revision=expected_revision, **who)
+        decision = Decision(PUT_ROUTES, routes=tuple(routes), accepted=accepted)
+        return await self._store.decide(decision, expected_revision=expected_revision, **who)
+
+    async def accept(self, model: ModelName, reference: str, *, change: Change) -> AcceptedVersion:
+        """Let a version take the place of any other, and return when traffic follows."""
+        made = await self._through(
+            self._acceptances.accept(model, reference, actor=change.actor, reason=change.reason)
+        )
+        return AcceptedVersion(made.model, made.version, made.also, made.already, made.revision)
 
     async def delete_route(
         self, model: ModelName, *, expected_revision: int | None, change: Change

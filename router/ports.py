@@ -284,6 +284,7 @@ ARM = "arm"
 """What kind of name a `PointerMove` has that is about an arm of a route."""
 
 ACCEPT = "accept"
+PUT_ROUTES = "put_routes"
 PROMOTE = "promote"
 ROLLBACK = "rollback"
 """Actions of operators that move a stage or alias."""

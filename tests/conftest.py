@@ -10,8 +10,17 @@ from tests.servers.dvc import dvc_repository, dvc_template
 from tests.servers.hub import hub
 from tests.servers.mlflow import mlflow_server
 from tests.servers.s3 import s3_proxy, s3_server
+from tests.servers.third_party import third_party_registry
 
-__all__ = ["dvc_repository", "dvc_template", "hub", "mlflow_server", "s3_proxy", "s3_server"]
+__all__ = [
+    "dvc_repository",
+    "dvc_template",
+    "hub",
+    "mlflow_server",
+    "s3_proxy",
+    "s3_server",
+    "third_party_registry",
+]
 
 # Fast looks at the same examples in each run, so that a red test speaks of the change and not of the dice.
 settings.register_profile("fast", max_examples=60, deadline=None, derandomize=True)

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from gateway import admin_messages as messages
 from gateway.operations import (
     NOTHING,
+    AcceptedVersion,
     ModelSummary,
     ModelVersions,
     Moved,
@@ -99,13 +100,19 @@ class AdminClient:
         return messages.read_route_view(answer.route)
 
     def apply_routes(
-        self, routes: Sequence[Route], *, expected_revision: int | None, reason: str
+        self,
+        routes: Sequence[Route],
+        *,
+        expected_revision: int | None,
+        reason: str,
+        force: bool = False,
     ) -> tuple[RouteChange, ...]:
         """Write routes, all or none."""
         request = admin_pb2.ApplyRoutesRequest(
             routes=[messages.write_route(route) for route in routes],
             expected_revision=expected_revision,
             reason=reason,
+            force=force,
         )
         answer = self._call(self._stub.ApplyRoutes, request)
         return tuple(messages.read_route_change(change) for change in answer.changes)
@@ -122,6 +129,11 @@ class AdminClient:
         request = admin_pb2.RouteHistoryRequest(model=model, limit=limit)
         answer = self._call(self._stub.RouteHistory, request)
         return tuple(messages.read_route_change(change) for change in answer.changes)
+
+    def accept(self, model: str, reference: str, *, reason: str) -> AcceptedVersion:
+        """Let a version take over whatever contract it breaks."""
+        request = admin_pb2.AcceptVersionRequest(model=model, reference=reference, reason=reason)
+        return messages.read_accepted(self._call(self._stub.AcceptVersion, request))
 
     def promote(
         self, model: str, reference: str, to: str, *, keep_existing: bool, force: bool, reason: str

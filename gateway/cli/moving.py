@@ -1,4 +1,4 @@
-"""`stagegate promote | rollback | writes`: stages and aliases move, and their registries are told."""
+"""`stagegate promote | accept | rollback | writes`: stages and aliases move, and registries are told."""
 
 # ruff: noqa: PLC0415 -- commands import when they run, so that --help is quick
 # ruff: noqa: T201 -- standard output is what a command line is for
@@ -57,6 +57,27 @@ def promote(
     with admin(server) as client:
         moved = client.promote(model, reference, to, keep_existing=keep_existing, force=force, reason=reason)
         _tell(client, moved, timeout if wait else None, as_json)
+
+
+def accept(
+    model: Model,
+    reference: Annotated[str, typer.Argument(metavar="REF", help="The version: its id, a stage, or @alias.")],
+    *,
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; kept with it. Needed.")],
+    server: Server = DEFAULT_SERVER,
+    as_json: Json = False,
+) -> None:
+    """Let a version take over although it breaks the contract of what it replaces."""
+    from gateway.cli import output
+
+    with admin(server) as client:
+        accepted = client.accept(model, reference, reason=reason)
+    if as_json:
+        output.print_json(accepted)
+        return
+    done = "was accepted already" if accepted.already else "is accepted"
+    also = f", and version {', '.join(accepted.also)} for the way back" if accepted.also else ""
+    print(f"{accepted.model}: version {accepted.version} {done}{also}")
 
 
 def rollback(

@@ -21,6 +21,9 @@ Server = Annotated[
     typer.Option("--server", envvar="STAGEGATE_SERVER", metavar="HOST:PORT", help="The gateway's admin API."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Also where it breaks the contract of what it replaces; say why.")
+]
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept in the route's history.")]
 Revision = Annotated[
     int | None,

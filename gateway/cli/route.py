@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli.options import DEFAULT_SERVER, Json, Model, Reason, Revision, Server, admin
+from gateway.cli.options import DEFAULT_SERVER, Force, Json, Model, Reason, Revision, Server, admin
 
 if TYPE_CHECKING:
     from gateway.config import Document
@@ -197,6 +197,7 @@ def set_route(
         ),
     ] = "",
     reason: Reason = "",
+    force: Force = False,
     expected_revision: Revision = None,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
@@ -205,7 +206,7 @@ def set_route(
     from router.traffic.routes import parse_short
 
     route = parse_short(model, arms, registry=registry, deadline=deadline, sticky=sticky, fallback=fallback)
-    _apply([route], expected_revision, reason, server, as_json)
+    _apply([route], expected_revision, reason, force, server, as_json)
 
 
 @commands.command("apply")
@@ -213,13 +214,15 @@ def apply(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="YAML of one or several routes; - is standard input.")
     ],
+    *,
     reason: Reason = "",
+    force: Force = False,
     expected_revision: Revision = None,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
     """Write all routes of a YAML file in one change, or none of them."""
-    _apply(read_routes(file), expected_revision, reason, server, as_json)
+    _apply(read_routes(file), expected_revision, reason, force, server, as_json)
 
 
 @commands.command("delete")
@@ -261,11 +264,16 @@ def history(
     )
 
 
-def _apply(
-    routes: Sequence[Route], expected_revision: int | None, reason: str, server: str, as_json: bool
+def _apply(  # noqa: PLR0917 - the options of two commands
+    routes: Sequence[Route],
+    expected_revision: int | None,
+    reason: str,
+    force: bool,
+    server: str,
+    as_json: bool,
 ) -> None:
     with admin(server) as client:
-        changes = client.apply_routes(routes, expected_revision=expected_revision, reason=reason)
+        changes = client.apply_routes(routes, expected_revision=expected_revision, reason=reason, force=force)
     _show_changes(changes, as_json)
 
 

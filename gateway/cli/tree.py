@@ -64,6 +64,7 @@ for _name, _command, _panel in (
     ("infer", infer.infer, "Use"),
     ("promote", moving.promote, "Use"),
     ("rollback", moving.rollback, "Use"),
+    ("accept", moving.accept, "Use"),
 ):
     commands.command(_name, rich_help_panel=_panel)(_command)
 commands.add_typer(route.commands, name="route", rich_help_panel="Use")

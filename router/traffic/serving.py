@@ -263,6 +263,17 @@ def _contract_of(version: VersionId, versions: Mapping[VersionId, Version], gate
     return (known.contract if known else None) or gate.learned.get(version)
 
 
+def objections(
+    previous: Serving | None, model: RegisteredModel, route: Route, gate: Gate
+) -> tuple[Waiting, ...]:
+    """What would keep arms of a route from their clients if every version were loaded: contracts alone."""
+    model = with_backend_models(model, route)
+    served = settle(previous, model, route, frozenset(model.versions), {}, gate)
+    return tuple(
+        wait for wait in served.waiting if wait.what.startswith("arm ") and wait.version in model.versions
+    )
+
+
 def split_exactly(weights: Sequence[int]) -> list[int]:
     """Scale positive weights so that they sum to exactly 10,000, by largest remainder."""
     total = sum(weights)

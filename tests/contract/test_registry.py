@@ -19,6 +19,7 @@ from router.ports import Hint, Registry
 from router.registries import dvc, hub, s3
 from router.registries.folder import FolderRegistry
 from router.registries.mlflow import TYPE as MLFLOW
+from router.registries.types import registry_type
 from tests.fakes.models import a_model
 from tests.fakes.registry import FakeRegistry
 from tests.servers import mlflow
@@ -242,6 +243,48 @@ class HubWorld:
         self._hub.status = 0
 
 
+class ThirdPartyWorld:
+    """The example of somebody else's adapter, found by its entry point."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "models.json"
+        self._models: dict[str, dict[str, dict[str, object]]] = {}
+        self.registry = registry_type("json").open("local", {"path": self._file, "poll": 0.02})
+
+    def id(self, version: str) -> str:
+        return version
+
+    def _write(self) -> None:
+        beside = self._file.with_suffix(".new")
+        beside.write_text(json.dumps(self._models))
+        beside.rename(self._file)
+
+    async def register(self, versions: tuple[str, ...], stages: Mapping[str, str]) -> None:
+        known = self._models.setdefault("digits", {"versions": {}, "stages": {}})
+        known["versions"] |= {one: {"format": "onnx", "artifact": f"/srv/{one}.onnx"} for one in versions}
+        known["stages"] = dict(stages)
+        self._write()
+
+    async def spoil(self) -> None:
+        self._models["digits"]["stages"] = {"production": "gone"}
+        self._write()
+
+    async def remove(self) -> None:
+        del self._models["digits"]
+        self._write()
+
+    async def take_away(self) -> None:
+        self._file.write_text('{"digits": {"vers')
+
+    async def bring_back(self) -> None:
+        self._write()
+
+
+def _third_party(request: pytest.FixtureRequest, folder: Path) -> World:
+    request.getfixturevalue("third_party_registry")
+    return ThirdPartyWorld(folder)
+
+
 class S3World:
     """Objects in a bucket of a real S3 server, behind a proxy that can be away."""
 
@@ -292,6 +335,7 @@ WORLDS: Mapping[str, Callable[[pytest.FixtureRequest, Path], World]] = {
     "fake": lambda _, __: FakeWorld(),
     "mlflow": lambda request, _: MlflowWorld(request.getfixturevalue("mlflow_server")),
     "huggingface": lambda request, _: HubWorld(request.getfixturevalue("hub")),
+    "third party": _third_party,
     "s3": lambda request, _: S3World(
         request.getfixturevalue("s3_server"), request.getfixturevalue("s3_proxy")
     ),

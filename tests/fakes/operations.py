@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from gateway.operations import (
     NOTHING,
+    AcceptedVersion,
     ArmView,
     BackendStatus,
     Change,
@@ -210,6 +211,7 @@ class FakeOperations:
 
     Attributes:
         changes: every change of a route, oldest first.
+        forced: whether each change of routes was forced.
         moves: what was asked: pointer, version, action, keep_existing, force, who and why.
         rows: registry changes; `next_rows` take their place each time they were asked for.
         moved: what a move came to.
@@ -222,6 +224,7 @@ class FakeOperations:
     readiness_now: Readiness = field(default_factory=lambda: Readiness(ready=True))
     stored: dict[ModelName, RouteView] = field(default_factory=dict)
     changes: list[RouteChange] = field(default_factory=list)
+    forced: list[bool] = field(default_factory=list)
     revision: int = 7
     moves: list[tuple[str, str, str, bool, bool, Change]] = field(default_factory=list)
     rows: tuple[WriteRow, ...] = (PENDING, REFUSED, AGREED)
@@ -295,10 +298,11 @@ class FakeOperations:
         return self.stored.get(model) or _view(implicit, implicit=True, notes=NOTES)
 
     async def apply_routes(
-        self, routes: Sequence[Route], *, expected_revision: int | None, change: Change
+        self, routes: Sequence[Route], *, expected_revision: int | None, change: Change, force: bool = False
     ) -> tuple[RouteChange, ...]:
         """Compare and set."""
         self._fail()
+        self.forced.append(force)
         self._compare(expected_revision)
         for route in routes:
             self._versions(route.model)
@@ -311,6 +315,13 @@ class FakeOperations:
                 route, revision=self.revision, actor=change.actor, reason=change.reason, at=1_700_000_100.0
             )
         return tuple(made)
+
+    async def accept(self, model: ModelName, reference: str, *, change: Change) -> AcceptedVersion:
+        """The version before it with it."""
+        self._fail()
+        self._versions(model)
+        self.revision += 1
+        return AcceptedVersion(model, reference, ("1",), revision=self.revision)
 
     async def delete_route(
         self, model: ModelName, *, expected_revision: int | None, change: Change

@@ -15,7 +15,16 @@ import pytest
 from gateway.admin import serve_admin
 from gateway.cli.admin_client import AdminClient, connect
 from gateway.config import Address
-from gateway.operations import Change, Moved, ReferenceKind, RouteChange, RouteView, Said, VersionState
+from gateway.operations import (
+    AcceptedVersion,
+    Change,
+    Moved,
+    ReferenceKind,
+    RouteChange,
+    RouteView,
+    Said,
+    VersionState,
+)
 from protos.gen.stagegate.admin.v1 import admin_pb2, admin_pb2_grpc
 from router.errors import (
     ConfigInvalid,
@@ -135,6 +144,23 @@ async def test_a_route_that_is_applied_is_the_route_that_is_read(
     assert (view.route, view.implicit, view.actor, view.reason) == (route, False, "ann@laptop", "try it")
     assert (table.revision, [listed.route for listed in table.routes]) == (8, [route])
     assert operations.stored[DIGITS].route == route
+
+
+async def test_an_accepted_version_and_a_forced_route_arrive_as_they_were_said(
+    server: str, operations: FakeOperations
+) -> None:
+    """With the versions that go with it."""
+    accepted = await ask(server, lambda client: client.accept("digits", "2", reason="known"))
+    for force in (True, False):
+        await ask(
+            server,
+            lambda client, force=force: client.apply_routes(  # type: ignore[misc]
+                [SPLIT], expected_revision=None, reason="x", force=force
+            ),
+        )
+
+    assert accepted == AcceptedVersion("digits", "2", ("1",), revision=8)
+    assert operations.forced == [True, False]
 
 
 async def test_what_came_of_shadows_arrives_as_it_was(server: str, operations: FakeOperations) -> None:

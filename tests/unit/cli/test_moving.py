@@ -36,6 +36,17 @@ async def test_a_promotion_can_be_forced(terminal: Terminal, operations: FakeOpe
     assert operations.moves[0][3:5] == (True, True)
 
 
+async def test_a_version_is_accepted_in_one_sentence(terminal: Terminal, operations: FakeOperations) -> None:
+    """A reason is needed; a route is forced by its own option."""
+    outcome = await terminal.run("accept", "digits", "2", "--reason", "clients are out")
+    without = await terminal.run("accept", "digits", "2")
+    await terminal.run("route", "set", "digits", "stable=2:100", "--force", "--reason", "known")
+
+    assert outcome.out == "digits: version 2 is accepted, and version 1 for the way back\n"
+    assert without.code == 2
+    assert operations.forced == [True]
+
+
 async def test_a_rollback_names_what_goes_back(terminal: Terminal, operations: FakeOperations) -> None:
     """By default what the stable arm goes by."""
     operations.moved = Moved("digits", "local", "stage", "production", "2", "1", revision=8, write=4)

@@ -10,16 +10,17 @@ from typing import cast
 import pytest
 
 from gateway.bridge import DataPlane
-from gateway.operations import Change, ReloadReport, ShadowComparison, VersionState
+from gateway.operations import AcceptedVersion, Change, ReloadReport, ShadowComparison, VersionState
 from gateway.running import Addresses, RunningGateway
 from router.errors import (
+    ContractBroken,
     InvalidInput,
     InvalidRoute,
     RegistryUnavailable,
     StateUnavailable,
     VersionNotFound,
 )
-from router.model import Arm, ModelName, Route, Shadow
+from router.model import Arm, Contract, ModelName, Route, Shadow, TensorSpec, VersionId
 from router.traffic.table import ShadowSpec
 from tests.fakes.store import FakeStore
 from tests.unit.control.conftest import World
@@ -101,6 +102,53 @@ async def test_with_the_store_away_nothing_changes(house: House) -> None:
         )
 
     assert house.world.plane.arms("m") == {"stable": ("1", 10_000)}
+
+
+async def test_a_canary_that_breaks_its_clients_is_refused_unless_somebody_forces_it(house: House) -> None:
+    """With the differences; forced, route and acceptance are one change of the state."""
+    house.world.controller.residents.contracts = {
+        (ModelName("m"), VersionId("1")): Contract((TensorSpec("x", "FP32", (-1,)),), ()),
+        (ModelName("m"), VersionId("2")): Contract((TensorSpec("z", "FP32", (-1,)),), ()),
+    }
+    house.world.shelf.hint()
+    split = [route(Arm("stable", "production", 9_000), Arm("canary", "2", 1_000))]
+    with pytest.raises(ContractBroken) as broken:
+        await house.gateway.apply_routes(split, expected_revision=None, change=ME)
+    with pytest.raises(InvalidInput, match="a reason is needed"):
+        await house.gateway.apply_routes(split, expected_revision=None, change=Change("ann", ""), force=True)
+    before = await house.store.revision()
+    (change,) = await house.gateway.apply_routes(split, expected_revision=0, change=ME, force=True)
+    await house.world.settle()
+
+    assert "arm canary: version 2 breaks the contract of version 1: input 'x'" in broken.value.message
+    assert len(broken.value.differences) == 2
+    assert (before, change.revision) == (0, 1)
+    assert {one.version for one in await house.store.accepted()} == {"1", "2"}
+    assert [change.after for change in await house.store.history(ModelName("m"), 5)] == split
+    assert house.world.plane.arms("m")["canary"] == ("2", 1_000)
+
+
+async def test_a_version_is_accepted_with_the_way_back(house: House) -> None:
+    """Told again it changes nothing; without a reason it is refused."""
+    house.world.controller.residents.contracts = {
+        (ModelName("m"), VersionId("1")): Contract((TensorSpec("x", "FP32", (-1,)),), ()),
+        (ModelName("m"), VersionId("2")): Contract((TensorSpec("z", "FP32", (-1,)),), ()),
+    }
+    house.world.shelf.set("m", "12", {"production": "2"})
+    await house.world.settle()
+    held = (await house.gateway.versions(ModelName("m"))).problem
+    with pytest.raises(InvalidInput, match="a reason is needed"):
+        await house.gateway.accept(ModelName("m"), "production", change=Change("ann", " "))
+
+    first = await house.gateway.accept(ModelName("m"), "production", change=ME)
+    await house.world.settle()
+    again = await house.gateway.accept(ModelName("m"), "2", change=ME)
+
+    assert "version 2 breaks the contract of version 1" in held
+    assert "`stagegate accept m 2 --reason TEXT`" in held
+    assert first == AcceptedVersion("m", "2", ("1",), revision=1)
+    assert again == AcceptedVersion("m", "2", already=True, revision=1)
+    assert house.world.plane.arms("m") == {"stable": ("2", 10_000)}
 
 
 async def test_one_impossible_route_refuses_the_whole_change(house: House) -> None:

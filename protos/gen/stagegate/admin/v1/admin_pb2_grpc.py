@@ -74,6 +74,11 @@ class AdminStub:
                 request_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.RouteHistoryRequest.SerializeToString,
                 response_deserializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.RouteHistoryResponse.FromString,
                 _registered_method=True)
+        self.AcceptVersion = channel.unary_unary(
+                '/stagegate.admin.v1.Admin/AcceptVersion',
+                request_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.AcceptVersionRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.AcceptVersionResponse.FromString,
+                _registered_method=True)
         self.Promote = channel.unary_unary(
                 '/stagegate.admin.v1.Admin/Promote',
                 request_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.PromoteRequest.SerializeToString,
@@ -167,6 +172,14 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AcceptVersion(self, request, context):
+        """Lets a version take the place of any other of its model, whatever contract it breaks. NOT_FOUND,
+        INVALID_ARGUMENT without a reason. Asked again it changes nothing and says so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Promote(self, request, context):
         """Lets a stage or alias name a version, for clients at once (as soon as it is loaded) and then in the
         registry. NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED for a model in no registry, UNAVAILABLE for a version
@@ -255,6 +268,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RouteHistory,
                     request_deserializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.RouteHistoryRequest.FromString,
                     response_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.RouteHistoryResponse.SerializeToString,
+            ),
+            'AcceptVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptVersion,
+                    request_deserializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.AcceptVersionRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.AcceptVersionResponse.SerializeToString,
             ),
             'Promote': grpc.unary_unary_rpc_method_handler(
                     servicer.Promote,
@@ -503,6 +521,33 @@ class Admin:
             '/stagegate.admin.v1.Admin/RouteHistory',
             protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.RouteHistoryRequest.SerializeToString,
             protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.RouteHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcceptVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stagegate.admin.v1.Admin/AcceptVersion',
+            protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.AcceptVersionRequest.SerializeToString,
+            protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.AcceptVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

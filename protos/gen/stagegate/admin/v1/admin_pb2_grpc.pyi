@@ -61,6 +61,10 @@ class AdminStub:
     """Removes a route, so that the implicit one takes over. NOT_FOUND where the store has none, ABORTED."""
     RouteHistory: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RouteHistoryRequest, _admin_pb2.RouteHistoryResponse]
     """Changes of one model's route, newest first."""
+    AcceptVersion: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AcceptVersionRequest, _admin_pb2.AcceptVersionResponse]
+    """Lets a version take the place of any other of its model, whatever contract it breaks. NOT_FOUND,
+    INVALID_ARGUMENT without a reason. Asked again it changes nothing and says so.
+    """
     Promote: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PromoteRequest, _admin_pb2.MoveResponse]
     """Lets a stage or alias name a version, for clients at once (as soon as it is loaded) and then in the
     registry. NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED for a model in no registry, UNAVAILABLE for a version
@@ -104,6 +108,10 @@ class AdminAsyncStub(AdminStub):
     """Removes a route, so that the implicit one takes over. NOT_FOUND where the store has none, ABORTED."""
     RouteHistory: _aio.UnaryUnaryMultiCallable[_admin_pb2.RouteHistoryRequest, _admin_pb2.RouteHistoryResponse]  # type: ignore[assignment]
     """Changes of one model's route, newest first."""
+    AcceptVersion: _aio.UnaryUnaryMultiCallable[_admin_pb2.AcceptVersionRequest, _admin_pb2.AcceptVersionResponse]  # type: ignore[assignment]
+    """Lets a version take the place of any other of its model, whatever contract it breaks. NOT_FOUND,
+    INVALID_ARGUMENT without a reason. Asked again it changes nothing and says so.
+    """
     Promote: _aio.UnaryUnaryMultiCallable[_admin_pb2.PromoteRequest, _admin_pb2.MoveResponse]  # type: ignore[assignment]
     """Lets a stage or alias name a version, for clients at once (as soon as it is loaded) and then in the
     registry. NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED for a model in no registry, UNAVAILABLE for a version
@@ -192,6 +200,16 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RouteHistoryResponse, _abc.Awaitable[_admin_pb2.RouteHistoryResponse]]:
         """Changes of one model's route, newest first."""
+
+    @_abc_1.abstractmethod
+    def AcceptVersion(
+        self,
+        request: _admin_pb2.AcceptVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.AcceptVersionResponse, _abc.Awaitable[_admin_pb2.AcceptVersionResponse]]:
+        """Lets a version take the place of any other of its model, whatever contract it breaks. NOT_FOUND,
+        INVALID_ARGUMENT without a reason. Asked again it changes nothing and says so.
+        """
 
     @_abc_1.abstractmethod
     def Promote(
