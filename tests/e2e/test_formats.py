@@ -23,7 +23,7 @@ from router.backends.triton import TritonServer
 from router.backends.wheel import find_triton
 from router.errors import LoadFailed, UnsupportedFormat
 from router.model import Contract, ModelName, TensorSpec, TritonName, Version, VersionId
-from tests.fakes.triton_models import write_model
+from tests.fakes.triton_models import write_ensemble, write_model
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -141,28 +141,10 @@ async def test_triton_shaped(served: Served, tmp_path: Path) -> None:
     assert served.infer({"x": np.ones(1, np.float32)})["y"].tolist() == [2]
 
 
-def write_ensemble(folder: Path, second: str = "pass") -> Path:
-    """Two doublings, one after the other; `second` is run when the second part is loaded."""
-    write_model(folder, "first")
-    write_model(folder, "second", second)
-    (folder / "both").mkdir()
-    (folder / "both/config.pbtxt").write_text(
-        """platform: "ensemble"
-input [{ name: "a" data_type: TYPE_FP32 dims: [ -1 ] }]
-output [{ name: "b" data_type: TYPE_FP32 dims: [ -1 ] }]
-ensemble_scheduling { step [
-  { model_name: "first" model_version: -1
-    input_map { key: "x" value: "a" } output_map { key: "y" value: "between" } },
-  { model_name: "second" model_version: -1
-    input_map { key: "x" value: "between" } output_map { key: "y" value: "b" } } ] }
-"""
-    )
-    return folder
-
-
 async def test_an_ensemble_comes_and_goes_with_its_parts(served: Served, tmp_path: Path) -> None:
     """Triton loads the parts with it; the unload takes them along."""
-    await served.load(write_ensemble(tmp_path / "source"), "ensemble")
+    parts = {"first": "pass", "second": "pass"}
+    await served.load(write_ensemble(tmp_path / "source", parts), "ensemble")
 
     assert served.infer({"a": np.ones(2, np.float32)})["b"].tolist() == [4, 4]
     assert await served.taking_memory() == {NAME, f"{NAME}.part-first", f"{NAME}.part-second"}
@@ -170,8 +152,10 @@ async def test_an_ensemble_comes_and_goes_with_its_parts(served: Served, tmp_pat
 
 async def test_an_ensemble_that_fails_leaves_no_part_behind(served: Served, tmp_path: Path) -> None:
     """The part that could be loaded goes again, and the reason names the other one."""
+    parts = {"first": "pass", "second": "raise RuntimeError('no')"}
+    source = write_ensemble(tmp_path / "source", parts)
     with pytest.raises(LoadFailed, match="part-second"):
-        await served.load(write_ensemble(tmp_path / "source", "raise RuntimeError('no')"), "ensemble")
+        await served.load(source, "ensemble")
 
     assert await served.taking_memory() == set()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +69,13 @@ def _served_as(job: Job, format_: str, contract: Contract | None = None) -> Job:
 
 
 def _onnx(job: Job, _: MlModel, keys: _Keys) -> None:
-    """The file knows the names of its tensors better than a signature, which often has none."""
+    """The contract is the registry's or the file's own: a signature often has no names for its tensors."""
     file = _inside(job, keys.get("data"), "flavors.onnx.data")
     if file.is_dir():
         inner = _served_as(replace(job, files=file), "onnx")
         file = inner.only_file(".onnx")
     else:
         inner = _served_as(job, "onnx")
-    if find_spec("onnxruntime") is not None:
-        inner = replace(inner, version=replace(inner.version, contract=None))
     onnx.make(inner, file)
 
 

@@ -14,7 +14,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from router.artifacts.formats.sklearn import class_of
 from router.errors import ArtifactError, UnsupportedFormat
-from tests.unit.artifacts.shelf import CONTRACT, NAME, config_of, everything, laid_out
+from tests.unit.artifacts.shelf import NAME, config_of, everything, laid_out
 from tests.unit.artifacts.test_formats import SHAPED, TORCHSCRIPT, archive
 
 Saved = Callable[..., dict[str, bytes]]
@@ -158,7 +158,7 @@ def test_an_onnx_model_in_a_folder_above(tmp_path: Path) -> None:
         "model/model.onnx": net.SerializeToString(),
         "model/conda.yaml": "",
     }
-    config = config_of(laid_out(tmp_path, files, "mlflow", contract=CONTRACT))
+    config = config_of(laid_out(tmp_path, files, "mlflow"))
 
     assert onnx.__version__
     assert [(one.name, list(one.dims)) for one in config.input] == [("a", [-1, 3])]

@@ -92,10 +92,14 @@ fn encode(
     }
 }
 
-/// The logical name of a Triton model, such as a step of an ensemble.
+/// The logical name of a Triton model, such as a step of an ensemble; a part of the version itself has
+/// the name that it had in its artifact.
 pub(crate) fn logical_name(worker: &Worker, routed: &Routed, triton: &str) -> Option<String> {
     if *routed.version.backend_model == *triton {
         return Some(routed.model.name.to_string());
+    }
+    if let Some(part) = part_of(&routed.version.backend_model, triton) {
+        return Some(part.to_owned());
     }
     // There is no index for it: only a config with ensemble steps gets here, off the hot path.
     worker.with_table(|table| {
@@ -104,6 +108,12 @@ pub(crate) fn logical_name(worker: &Worker, routed: &Routed, triton: &str) -> Op
             models.find(|model| model.versions.iter().any(|v| *v.backend_model == *triton))?;
         Some(model.name.to_string())
     })
+}
+
+/// The part of an ensemble that a Triton model is: `router.model.part_name` makes these names.
+fn part_of<'t>(whole: &str, triton: &'t str) -> Option<&'t str> {
+    let part = triton.strip_prefix(whole)?.strip_prefix(".part-")?;
+    (!part.contains('.')).then_some(part)
 }
 
 async fn reply(
@@ -144,4 +154,17 @@ async fn collect(
     refusal.headers_mut().extend(last);
     client.head(refusal, true)?;
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::part_of;
+
+    #[test]
+    fn a_part_is_called_as_in_its_artifact() {
+        assert_eq!(part_of("m.1.0a", "m.1.0a.part-scale"), Some("scale"));
+        assert_eq!(part_of("m.1.0a", "m.1.0a.part-x.1.0b"), None);
+        assert_eq!(part_of("m.1.0a", "m.1.0a"), None);
+        assert_eq!(part_of("m.1.0a", "n.1.0a.part-scale"), None);
+    }
 }
