@@ -43,6 +43,13 @@ class Answer:
     drip: float = 0.0
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that give a connection up are what is tested."""
+
+
 class Between:
     """Attributes:
     uri: where it listens.
@@ -54,8 +61,7 @@ class Between:
         self.asked: list[Asked] = []
         self.script: Callable[[Asked], Answer | None] = lambda _: None
         self.behind = behind
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        server.daemon_threads = True
+        server = _Server(("127.0.0.1", 0), _handler(self))
         self._server = server
         self.uri = f"http://127.0.0.1:{server.server_port}"
         self._thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 from router.errors import InvalidName, RegistryUnavailable
 from router.model import ModelName, PointerKind, RegistryProblem, RegistryView, Version, VersionId
@@ -29,14 +30,33 @@ _MOST_PROBLEMS = 1_000
 ByNumber = Mapping[str, ToldVersion]
 
 
-@dataclass
-class _Whole:
-    """The last whole reading: its pages, and what they said."""
+Told = TypeVar("Told")
 
-    pages: tuple[tuple[Page, ...], tuple[Page, ...]] = ((), ())
-    models: Mapping[str, ToldModel] = field(default_factory=dict)
-    versions: Mapping[str, ByNumber] = field(default_factory=dict)
-    bad: Mapping[str, str] = field(default_factory=dict)
+
+@dataclass(frozen=True)
+class _Listed(Generic[Told]):
+    """What a search said, by model; `bad` has what is wrong with the entries of some."""
+
+    pages: tuple[Page, ...]
+    told: Mapping[str, Told]
+    bad: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """The last whole reading."""
+
+    models: _Listed[ToldModel] = _Listed((), {}, {})
+    versions: _Listed[ByNumber] = _Listed((), {}, {})
+
+    @property
+    def bad(self) -> Mapping[str, str]:
+        """What is wrong with the entries of some models."""
+        return {**self.models.bad, **self.versions.bad}
+
+    def unread(self) -> _Whole:
+        """The same, whose pages will be looked into again even where they do not change."""
+        return _Whole(replace(self.models, pages=()), replace(self.versions, pages=()))
 
 
 class Reading:
@@ -147,39 +167,50 @@ class Reading:
         asked = time.monotonic()
         with self._server.session(self._seconds) as session:
             # Versions come second: what an alias names is then there.
-            models, model_bodies = MODELS.fetch(session, before.pages[0])
-            versions, version_bodies = VERSIONS.fetch(session, before.pages[1])
-            if (models, versions) == before.pages and not self._facts.due(asked):
+            model_pages, model_bodies = MODELS.fetch(session, before.models.pages)
+            version_pages, version_bodies = VERSIONS.fetch(session, before.versions.pages)
+            models, versions = before.models, before.versions
+            if model_pages != models.pages:
+                models = _models_told(session, model_pages, model_bodies)
+            if version_pages != versions.pages:
+                versions = _versions_told(session, version_pages, version_bodies)
+            now = _Whole(models, versions)
+            due = self._facts.due(asked)
+            if now.models is before.models and now.versions is before.versions and not due:
                 return self._view
-            now = _Whole((models, versions), before.models, before.versions, before.bad)
-            if models != before.pages[0] or versions != before.pages[1]:
-                now = _understood(session, (models, versions), model_bodies, version_bodies)
             taken = {
-                name: told for name, told in now.models.items() if not told.prompt and self._names.takes(name)
+                name: told
+                for name, told in models.told.items()
+                if not told.prompt and self._names.takes(name)
             }
             self._confirm(session, taken, now)
-            named = [version for name in taken for version in now.versions.get(name, {}).values()]
-            changed = self._facts.learn(session, named, asked)
+            changed: frozenset[str] = frozenset()
+            if due or now.versions is not before.versions or len(taken) > len(self._entries):
+                named = [version for name in taken for version in versions.told.get(name, {}).values()]
+                changed = self._facts.learn(session, named, asked)
         with self._state:
-            return self._apply(taken, now, named, changed, asked)
+            return self._apply(taken, now, changed, asked)
 
     def _confirm(self, session: Session, taken: Mapping[str, ToldModel], now: _Whole) -> None:
         """Ask about what is missing from the list, so that half a list deletes nothing."""
-        gone = [name for name in self._entries if name not in now.models and name not in now.bad]
+        bad = now.bad
+        gone = [name for name in list(self._entries) if name not in now.models.told and name not in bad]
         for name in gone[:_MOST_CONFIRMED]:
             if _exists(session, "registered-models/get", name=name):
                 raise Malformed(f"its list leaves out model {name[:80]!r}, which exists")
         left = _MOST_CONFIRMED
         for name in taken:
-            if left > 0 and name not in now.bad:
-                left -= self._confirm_versions(session, name, now.versions.get(name, {}), left)
+            if left > 0 and name not in bad:
+                left -= self._confirm_versions(session, name, now.versions.told.get(name, {}), left)
 
     def _confirm_versions(
         self, session: Session, name: str, versions: ByNumber, most: int = _MOST_CONFIRMED
     ) -> int:
         """The same of one model's versions; how many were asked about."""
         entry = self._entries.get(name)
-        lost = [number for number in entry.versions if number not in versions] if entry is not None else []
+        if entry is None or entry.versions is versions:
+            return 0
+        lost = [number for number in entry.versions if number not in versions]
         for number in lost[:most]:
             if _exists(session, "model-versions/get", name=name, version=number):
                 raise Malformed(f"its list leaves out version {number} of {name[:80]!r}, which exists")
@@ -189,22 +220,21 @@ class Reading:
         self,
         taken: Mapping[str, ToldModel],
         now: _Whole,
-        named: Iterable[ToldVersion],
         changed: frozenset[str],
         asked: float,
     ) -> RegistryView:
         strange: list[RegistryProblem] = []
         entries: dict[str, Entry] = {}
-        overtaken = False
-        for name in {**taken, **{name: None for name in now.bad if self._names.takes(name)}}:
+        overtaken, bad = False, now.bad
+        for name in {**taken, **{name: None for name in bad if self._names.takes(name)}}:
             last = self._entries.get(name)
             if (last is not None and last.asked > asked) or self._gone.get(name, 0.0) > asked:
                 overtaken = True
-            elif name in now.bad:
-                strange.append(_bad(name, now.bad[name], last))
+            elif name in bad:
+                strange.append(_bad(name, bad[name], last))
             else:
                 try:
-                    last = self._made(taken[name], now.versions.get(name, {}), changed, asked)
+                    last = self._made(taken[name], now.versions.told.get(name, {}), changed, asked)
                 except InvalidName as problem:
                     strange.append(RegistryProblem(name[:200], f"cannot be served: {problem}"))
                     continue
@@ -213,17 +243,19 @@ class Reading:
         for name, entry in self._entries.items():
             if entry.asked > asked and name not in entries:
                 entries[name], overtaken = entry, True
-        self._facts.forget(version for entry in entries.values() for version in entry.versions.values())
+        if now.versions is not self._whole.versions or len(entries) != len(self._entries):
+            self._facts.forget(version for entry in entries.values() for version in entry.versions.values())
         self._gone = {name: at for name, at in self._gone.items() if at > asked}
         self._entries, self._strange, self._whole_asked = entries, tuple(strange), asked
         # What a later question overtook must be looked into once more.
-        self._whole = replace(now, pages=((), ())) if overtaken else now
+        self._whole = now.unread() if overtaken else now
         return self._shown()
 
     def _made(self, told: ToldModel, versions: ByNumber, changed: frozenset[str], asked: float) -> Entry:
         """The entry of a model: the one that is there where nothing changed. Raises InvalidName."""
         before = self._entries.get(told.name)
-        same = before is not None and before.told == told and before.versions == versions
+        same = before is not None and before.told == told
+        same = same and before is not None and (before.versions is versions or before.versions == versions)
         if before is not None and same and not (changed and _touched(versions, self._facts, changed)):
             return before
         return entry_of(
@@ -272,7 +304,7 @@ class Reading:
                     return None
                 self._gone[name] = asked
                 if self._entries.pop(name, None) is not None:
-                    self._whole.pages = ((), ())
+                    self._whole = self._whole.unread()
                 return self._shown()
         told = model_of(answer.get("registered_model"))
         if told.name != name:
@@ -304,7 +336,7 @@ class Reading:
         self._gone.pop(name, None)
         self._strange = tuple(one for one in self._strange if one.subject not in (name, logical))
         # The next whole reading must look into its pages, even if they are those of the last one.
-        self._whole.pages = ((), ())
+        self._whole = self._whole.unread()
         return self._shown()
 
     def _shown(self) -> RegistryView:
@@ -354,30 +386,30 @@ def versions_of_model(session: Session, name: str) -> list[ToldVersion]:
             return found
 
 
-def _understood(
-    session: Session,
-    pages: tuple[tuple[Page, ...], tuple[Page, ...]],
-    model_bodies: list[bytes],
-    version_bodies: list[bytes],
-) -> _Whole:
+def _models_told(session: Session, pages: tuple[Page, ...], bodies: list[bytes]) -> _Listed[ToldModel]:
     bad: dict[str, str] = {}
-    models: dict[str, ToldModel] = {}
-    for entry in MODELS.entries(session, model_bodies):
+    told: dict[str, ToldModel] = {}
+    for entry in MODELS.entries(session, bodies):
         try:
-            told = model_of(entry)
+            model = model_of(entry)
         except Malformed as problem:
             _note(bad, problem)
         else:
-            models[told.name] = told
-    versions: dict[str, dict[str, ToldVersion]] = {}
-    for entry in VERSIONS.entries(session, version_bodies):
+            told[model.name] = model
+    return _Listed(pages, told, bad)
+
+
+def _versions_told(session: Session, pages: tuple[Page, ...], bodies: list[bytes]) -> _Listed[ByNumber]:
+    bad: dict[str, str] = {}
+    told: dict[str, dict[str, ToldVersion]] = {}
+    for entry in VERSIONS.entries(session, bodies):
         try:
             version = version_of(entry)
         except Malformed as problem:
             _note(bad, problem)
         else:
-            versions.setdefault(version.model, {})[version.version] = version
-    return _Whole(pages, models, versions, bad)
+            told.setdefault(version.model, {})[version.version] = version
+    return _Listed(pages, told, bad)
 
 
 def _note(bad: dict[str, str], problem: Malformed) -> None:
