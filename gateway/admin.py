@@ -70,6 +70,13 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
         """One model's versions."""
         return messages.write_versions(await self._operations.versions(parse_model_name(request.model)))
 
+    async def DescribeVersion(
+        self, request: admin_pb2.DescribeVersionRequest, context: _Context
+    ) -> admin_pb2.DescribeVersionResponse:
+        """All that is known of one version."""
+        model = parse_model_name(request.model)
+        return messages.write_detail(await self._operations.describe(model, request.reference))
+
     async def Resolve(
         self, request: admin_pb2.ResolveRequest, context: _Context
     ) -> admin_pb2.ResolveResponse:

@@ -11,6 +11,7 @@ from gateway.operations import (
     AcceptedVersion,
     ArmView,
     BackendStatus,
+    Measured,
     Mismatch,
     ModelSummary,
     ModelVersions,
@@ -28,6 +29,7 @@ from gateway.operations import (
     Share,
     StatusReport,
     Totals,
+    VersionDetail,
     VersionRow,
     VersionState,
     WriteRow,
@@ -39,11 +41,13 @@ from router.model import (
     Arm,
     BackendModel,
     Condition,
+    Contract,
     Fallback,
     MatchRule,
     Route,
     Shadow,
     Sticky,
+    TensorSpec,
     Tolerance,
     parse_model_name,
 )
@@ -159,6 +163,74 @@ def _read_version(row: pb.ModelVersion) -> VersionRow:
         reason=row.reason,
         created=row.created if row.HasField("created") else None,
     )
+
+
+def write_detail(found: VersionDetail) -> pb.DescribeVersionResponse:
+    """The answer of DescribeVersion."""
+    measured = found.measured
+    return pb.DescribeVersionResponse(
+        model=found.model,
+        registry=found.registry,
+        description=found.description,
+        version=_write_version(found.row),
+        artifact=found.artifact,
+        contract=None if found.contract is None else _write_contract(found.contract),
+        contract_from=found.contract_from,
+        size=found.size,
+        tags=dict(found.tags),
+        lineage=dict(found.lineage),
+        model_tags=dict(found.model_tags),
+        unusable=found.unusable,
+        measured=pb.Measured(
+            requests=measured.requests,
+            failed=measured.failed,
+            mean=measured.mean,
+            p50=measured.p50,
+            p95=measured.p95,
+            p99=measured.p99,
+        ),
+    )
+
+
+def read_detail(message: pb.DescribeVersionResponse) -> VersionDetail:
+    """What `write_detail` was given."""
+    measured = message.measured
+    return VersionDetail(
+        model=message.model,
+        registry=message.registry,
+        description=message.description,
+        row=_read_version(message.version),
+        artifact=message.artifact,
+        contract=_read_contract(message.contract) if message.HasField("contract") else None,
+        contract_from=message.contract_from,
+        size=message.size if message.HasField("size") else None,
+        tags=dict(message.tags),
+        lineage=dict(message.lineage),
+        model_tags=dict(message.model_tags),
+        unusable=message.unusable,
+        measured=Measured(
+            requests=measured.requests,
+            failed=measured.failed,
+            mean=measured.mean if measured.HasField("mean") else None,
+            p50=measured.p50 if measured.HasField("p50") else None,
+            p95=measured.p95 if measured.HasField("p95") else None,
+            p99=measured.p99 if measured.HasField("p99") else None,
+        ),
+    )
+
+
+def _write_contract(contract: Contract) -> pb.Contract:
+    def tensors(specs: Iterable[TensorSpec]) -> list[pb.Tensor]:
+        return [pb.Tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in specs]
+
+    return pb.Contract(inputs=tensors(contract.inputs), outputs=tensors(contract.outputs))
+
+
+def _read_contract(contract: pb.Contract) -> Contract:
+    def specs(tensors: Iterable[pb.Tensor]) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(one.name, one.datatype, tuple(one.shape)) for one in tensors)
+
+    return Contract(specs(contract.inputs), specs(contract.outputs))
 
 
 def write_resolution(found: Resolution) -> pb.ResolveResponse:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from router.model import ModelName, Route
+from router.model import Contract, ModelName, Route
 
 
 class VersionState(enum.StrEnum):
@@ -103,6 +103,53 @@ class ModelVersions:
     description: str
     versions: tuple[VersionRow, ...]
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """How one version answered since the gateway started, over all its arms.
+
+    Attributes:
+        requests: that are over.
+        failed: of those, the ones that did not end with OK.
+        mean, p50, p95, p99: seconds in the gateway, None where nothing was measured; the shares by
+            interpolation in the buckets of `stagegate_request_duration_seconds`.
+    """
+
+    requests: int = 0
+    failed: int = 0
+    mean: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionDetail:
+    """All that is known of one version.
+
+    Attributes:
+        row: as in the list of versions.
+        artifact: where its files are, as the registry says.
+        contract: what it takes and gives; None while nobody told.
+        contract_from: `registry`, or `triton` where it was learned after a load.
+        size: bytes of its model folder on a backend of this machine; None where there is none.
+        unusable: why the registry says that it is not to be served.
+    """
+
+    model: str
+    registry: str
+    description: str
+    row: VersionRow
+    artifact: str = ""
+    contract: Contract | None = None
+    contract_from: str = ""
+    size: int | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    lineage: Mapping[str, str] = field(default_factory=dict)
+    model_tags: Mapping[str, str] = field(default_factory=dict)
+    unusable: str = ""
+    measured: Measured = Measured()
 
 
 @dataclass(frozen=True, slots=True)
@@ -571,6 +618,14 @@ class Catalogue(Protocol):
 
     async def versions(self, model: ModelName) -> ModelVersions:
         """One model with all its versions. Raises ModelNotFound."""
+        ...
+
+    async def describe(self, model: ModelName, reference: str) -> VersionDetail:
+        """All that is known of the version that a reference names in the registry; "" for the stable one.
+
+        Raises:
+            ModelNotFound, VersionNotFound, InvalidReference.
+        """
         ...
 
     async def resolve(self, model: ModelName, reference: str, said: Said = NOTHING) -> Resolution:

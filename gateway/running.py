@@ -11,6 +11,7 @@ from gateway import __version__
 from gateway.bridge import SHADOW_RESULTS, Counters, DataPlane, EjectedCounters, Explanation
 from gateway.certificates import Certificates
 from gateway.config import Address
+from gateway.detail import stable_version, version_detail
 from gateway.moving import Moving
 from gateway.operations import (
     NOTHING,
@@ -39,6 +40,7 @@ from gateway.operations import (
     Share,
     StatusReport,
     Totals,
+    VersionDetail,
     VersionRow,
     VersionState,
     WebhookCount,
@@ -198,6 +200,16 @@ class RunningGateway:
     def _reason(self, entry: ModelEntry, version: Version) -> str:
         failure = self._controller.residents.failures.get((entry.registered.name, version.version))
         return self._placement(entry, version).reason or (failure.reason if failure else "")
+
+    async def describe(self, model: ModelName, reference: str) -> VersionDetail:
+        """All that is known of the version that a reference names in the registry; "" for the stable one."""
+        entry = self._entry(model)
+        registered = entry.registered
+        asked = resolve(registered, parse_reference(reference)).version if reference else None
+        version = registered.versions[asked or stable_version(entry)]
+        row = self._row(entry, version)
+        counters = self._data_plane.counters()
+        return await asyncio.to_thread(version_detail, self._controller, entry, version, row, counters)
 
     async def resolve(self, model: ModelName, reference: str, said: Said = NOTHING) -> Resolution:
         """What a request would meet; by the same code as the hot path, without sending anything."""

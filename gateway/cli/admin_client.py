@@ -23,6 +23,7 @@ from gateway.operations import (
     RouteView,
     Said,
     StatusReport,
+    VersionDetail,
     WriteRow,
 )
 from protos.gen.stagegate.admin.v1 import admin_pb2, admin_pb2_grpc
@@ -82,6 +83,11 @@ class AdminClient:
         """One model with its versions."""
         request = admin_pb2.ListVersionsRequest(model=model)
         return messages.read_versions(self._call(self._stub.ListVersions, request))
+
+    def describe(self, model: str, reference: str) -> VersionDetail:
+        """All that is known of one version. Raises ModelNotFound, VersionNotFound, InvalidReference."""
+        request = admin_pb2.DescribeVersionRequest(model=model, reference=reference)
+        return messages.read_detail(self._call(self._stub.DescribeVersion, request))
 
     def resolve(self, model: str, reference: str, said: Said = NOTHING) -> Resolution:
         """What a request would meet."""

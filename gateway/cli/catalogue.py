@@ -138,7 +138,7 @@ def resolve(
     from gateway.operations import Said
 
     model, _, name = reference.partition("@")
-    said = Said(_pairs("--header", headers or []), _pairs("--parameter", parameters or []))
+    said = Said(pairs("--header", headers or []), pairs("--parameter", parameters or []))
     if key:
         said = Said({**said.headers, "stagegate-key": key}, said.parameters)
     with admin(server) as client:
@@ -149,16 +149,17 @@ def resolve(
     _show_resolution(found)
 
 
-def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
+def pairs(option: str, given: Sequence[str]) -> dict[str, str]:
+    """`NAME=VALUE` as a mapping. Raises InvalidInput, naming the option."""
     from router.errors import InvalidInput
 
-    pairs: dict[str, str] = {}
+    found: dict[str, str] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise InvalidInput(f"{option}: {text!r} is not NAME=VALUE")
-        pairs[name] = value
-    return pairs
+        found[name] = value
+    return found
 
 
 def _show_resolution(found: Resolution) -> None:

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from gateway import __version__
-from gateway.cli import catalogue, exits, infer, moving, route, serve
+from gateway.cli import catalogue, exits, infer, inspecting, moving, registering, route, serve
 from router.errors import StagegateError
 
 _BROKEN_PIPE = 141
@@ -60,14 +60,19 @@ for _name, _command, _panel in (
     ("status", catalogue.status, "Look"),
     ("models", catalogue.models, "Look"),
     ("versions", catalogue.versions, "Look"),
+    ("show", inspecting.show, "Look"),
+    ("compare", inspecting.compare, "Look"),
     ("resolve", catalogue.resolve, "Look"),
     ("infer", infer.infer, "Use"),
+    ("register", registering.register, "Use"),
+    ("import", registering.import_, "Use"),
     ("promote", moving.promote, "Use"),
     ("rollback", moving.rollback, "Use"),
     ("accept", moving.accept, "Use"),
 ):
     commands.command(_name, rich_help_panel=_panel)(_command)
 commands.add_typer(route.commands, name="route", rich_help_panel="Use")
+commands.add_typer(registering.commands, name="registry", rich_help_panel="Look")
 commands.add_typer(moving.writes_commands, name="writes", rich_help_panel="Look")
 
 

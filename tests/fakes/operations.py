@@ -12,6 +12,7 @@ from gateway.operations import (
     BackendStatus,
     Change,
     Gauges,
+    Measured,
     Mismatch,
     ModelSummary,
     ModelVersions,
@@ -33,6 +34,7 @@ from gateway.operations import (
     Share,
     StatusReport,
     Totals,
+    VersionDetail,
     VersionRow,
     VersionState,
     WriteCount,
@@ -46,7 +48,7 @@ from router.errors import (
     StagegateError,
     VersionNotFound,
 )
-from router.model import Arm, ModelName, Route
+from router.model import Arm, Contract, ModelName, Route, TensorSpec
 
 DIGITS = ModelName("digits")
 
@@ -87,6 +89,37 @@ VERSIONS = ModelVersions(
         ),
     ),
 )
+
+CONTRACT = Contract(
+    inputs=(TensorSpec("image", "FP32", (-1, 64)),), outputs=(TensorSpec("label", "INT64", (-1,)),)
+)
+
+DETAILS = {
+    "1": VersionDetail(
+        model="digits",
+        registry="local",
+        description="handwritten digits",
+        row=VERSIONS.versions[0],
+        artifact="s3://models/digits/1",
+        contract=CONTRACT,
+        contract_from="registry",
+        size=3 << 20,
+        tags={"team": "risk"},
+        lineage={"commit": "abc123"},
+        model_tags={"owner": "ann"},
+        measured=Measured(requests=200, failed=3, mean=0.004, p50=0.003, p95=0.009, p99=0.02),
+    ),
+    "2": VersionDetail(
+        model="digits",
+        registry="local",
+        description="handwritten digits",
+        row=VERSIONS.versions[1],
+        contract=replace(CONTRACT, inputs=(TensorSpec("image", "FP32", (-1, 32)),)),
+        contract_from="triton",
+        unusable="its registration is not finished",
+    ),
+}
+"""All that is known of the two versions of `digits`."""
 
 STATUS = StatusReport(
     version="0.1.0",
@@ -241,6 +274,15 @@ class FakeOperations:
         """From `catalogue`."""
         self._fail()
         return self._versions(model)
+
+    async def describe(self, model: ModelName, reference: str) -> VersionDetail:
+        """From `DETAILS`; "" is version 1, `@challenger` version 2."""
+        self._fail()
+        self._versions(model)
+        named = {"": "1", "production": "1", "@challenger": "2"}.get(reference, reference)
+        if named not in DETAILS:
+            raise VersionNotFound(f"model {model!r} has no version, alias or stage {reference!r}")
+        return DETAILS[named]
 
     async def resolve(self, model: ModelName, reference: str, said: Said = NOTHING) -> Resolution:
         """Version 1 by the split, anything that version rows name as pinned."""

@@ -42,6 +42,7 @@ from router.model import Arm, BackendModel, Fallback, Route, Shadow, Tolerance
 from tests.fakes.operations import (
     AGREED,
     BROKEN,
+    DETAILS,
     DIGITS,
     NOTES,
     PENDING,
@@ -102,6 +103,14 @@ async def test_models_arrive_as_they_were(server: str) -> None:
 async def test_versions_arrive_as_they_were(server: str) -> None:
     """With states, metrics, digest and the reason of a failure."""
     assert await ask(server, lambda client: client.versions("digits")) == VERSIONS
+
+
+@pytest.mark.parametrize("reference", ["", "1", "@challenger"])
+async def test_all_that_is_known_of_a_version_arrives_as_it_was(server: str, reference: str) -> None:
+    """What is not known is told from what is nothing."""
+    detail = DETAILS["2" if reference == "@challenger" else "1"]
+
+    assert await ask(server, lambda client: client.describe("digits", reference)) == detail
 
 
 async def test_the_status_arrives_as_it_was(server: str) -> None:

@@ -50,6 +50,55 @@ async def test_no_models_say_where_to_look(terminal: Terminal, operations: FakeO
     assert "stagegate status" in (await terminal.run("models")).out
 
 
+async def test_a_version_is_shown_with_all_that_is_known(terminal: Terminal) -> None:
+    """Contract, lineage, size, and how it answered."""
+    out = (await terminal.run("show", "digits@production")).out
+
+    for text in (
+        "s3://models/digits/1",
+        "3.0 MiB",
+        "[-1, 64]",
+        "abc123",
+        "accuracy",
+        "3 (1.50%)",
+        "20.00 ms",
+    ):
+        assert text in out, text
+
+
+async def test_a_version_is_shown_as_json(terminal: Terminal) -> None:
+    """What is not known is null."""
+    outcome = await terminal.run("show", "digits@@challenger", "--json")
+
+    assert outcome.json["contract"]["inputs"][0]["shape"] == [-1, 32]
+    assert (outcome.json["size"], outcome.json["unusable"]) == (None, "its registration is not finished")
+
+
+async def test_two_versions_stand_side_by_side(terminal: Terminal) -> None:
+    """And what of the second breaks the clients of the first is said."""
+    outcome = await terminal.run("compare", "digits", "1", "@challenger")
+
+    assert outcome.code == 0
+    assert "2 would break clients of 1" in outcome.out
+    assert "image" in outcome.out.partition("would break")[2]
+    assert "3.0 MiB" in outcome.out
+
+
+async def test_a_version_against_itself_breaks_nobody(terminal: Terminal) -> None:
+    """Same files, same contract, no change."""
+    out = (await terminal.run("compare", "digits", "1", "1")).out
+
+    assert "the same files" in out
+    assert "+0.0%" in out
+    assert "takes and gives is the same" in out
+
+
+async def test_a_version_that_is_not_there_cannot_be_shown(terminal: Terminal) -> None:
+    """Exit code 3, as for anything that is not found."""
+    assert (await terminal.run("show", "digits@9")).code == 3
+    assert (await terminal.run("compare", "digits", "1", "9")).code == 3
+
+
 async def test_versions_are_a_table(terminal: Terminal) -> None:
     """With state, metrics and the reason of a failure, brackets and all."""
     outcome = await terminal.run("versions", "digits")

@@ -44,6 +44,11 @@ class AdminStub:
                 request_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ListVersionsRequest.SerializeToString,
                 response_deserializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ListVersionsResponse.FromString,
                 _registered_method=True)
+        self.DescribeVersion = channel.unary_unary(
+                '/stagegate.admin.v1.Admin/DescribeVersion',
+                request_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.DescribeVersionRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.DescribeVersionResponse.FromString,
+                _registered_method=True)
         self.Resolve = channel.unary_unary(
                 '/stagegate.admin.v1.Admin/Resolve',
                 request_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ResolveRequest.SerializeToString,
@@ -123,6 +128,13 @@ class AdminServicer:
 
     def ListVersions(self, request, context):
         """One model with all its versions, oldest first. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeVersion(self, request, context):
+        """All that is known of one version: contract, lineage, and how it answered. NOT_FOUND, INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -238,6 +250,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ListVersions,
                     request_deserializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ListVersionsRequest.FromString,
                     response_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ListVersionsResponse.SerializeToString,
+            ),
+            'DescribeVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeVersion,
+                    request_deserializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.DescribeVersionRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.DescribeVersionResponse.SerializeToString,
             ),
             'Resolve': grpc.unary_unary_rpc_method_handler(
                     servicer.Resolve,
@@ -359,6 +376,33 @@ class Admin:
             '/stagegate.admin.v1.Admin/ListVersions',
             protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ListVersionsRequest.SerializeToString,
             protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.ListVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stagegate.admin.v1.Admin/DescribeVersion',
+            protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.DescribeVersionRequest.SerializeToString,
+            protos_dot_gen_dot_stagegate_dot_admin_dot_v1_dot_admin__pb2.DescribeVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

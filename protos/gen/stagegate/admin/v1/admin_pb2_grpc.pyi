@@ -45,6 +45,8 @@ class AdminStub:
     """All models by name, those that cannot be served included, with the reason."""
     ListVersions: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListVersionsRequest, _admin_pb2.ListVersionsResponse]
     """One model with all its versions, oldest first. NOT_FOUND."""
+    DescribeVersion: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DescribeVersionRequest, _admin_pb2.DescribeVersionResponse]
+    """All that is known of one version: contract, lineage, and how it answered. NOT_FOUND, INVALID_ARGUMENT."""
     Resolve: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResolveRequest, _admin_pb2.ResolveResponse]
     """What a request would meet now, by the code of the hot path, without sending anything.
     NOT_FOUND, INVALID_ARGUMENT or UNAVAILABLE, as a client would be answered.
@@ -92,6 +94,8 @@ class AdminAsyncStub(AdminStub):
     """All models by name, those that cannot be served included, with the reason."""
     ListVersions: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListVersionsRequest, _admin_pb2.ListVersionsResponse]  # type: ignore[assignment]
     """One model with all its versions, oldest first. NOT_FOUND."""
+    DescribeVersion: _aio.UnaryUnaryMultiCallable[_admin_pb2.DescribeVersionRequest, _admin_pb2.DescribeVersionResponse]  # type: ignore[assignment]
+    """All that is known of one version: contract, lineage, and how it answered. NOT_FOUND, INVALID_ARGUMENT."""
     Resolve: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResolveRequest, _admin_pb2.ResolveResponse]  # type: ignore[assignment]
     """What a request would meet now, by the code of the hot path, without sending anything.
     NOT_FOUND, INVALID_ARGUMENT or UNAVAILABLE, as a client would be answered.
@@ -148,6 +152,14 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListVersionsResponse, _abc.Awaitable[_admin_pb2.ListVersionsResponse]]:
         """One model with all its versions, oldest first. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def DescribeVersion(
+        self,
+        request: _admin_pb2.DescribeVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DescribeVersionResponse, _abc.Awaitable[_admin_pb2.DescribeVersionResponse]]:
+        """All that is known of one version: contract, lineage, and how it answered. NOT_FOUND, INVALID_ARGUMENT."""
 
     @_abc_1.abstractmethod
     def Resolve(
