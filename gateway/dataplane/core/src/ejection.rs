@@ -83,6 +83,7 @@ impl Worker {
                 self.teller.ejected(names, reason);
             }
         });
+        self.fit_gate(routed);
         probe::start(self, routed.clone(), backend);
     }
 
@@ -93,8 +94,20 @@ impl Worker {
                 self.teller.recovered(names);
             }
         });
+        self.fit_gate(routed);
         // Those that wait for any backend of the version look again.
         routed.version.cell.wake();
+    }
+
+    /// A version has more or fewer backends to be asked.
+    fn fit_gate(&self, routed: &Routed) {
+        self.with_table(|table| {
+            let (model, version) = (&routed.model.name, &routed.version.id);
+            // The request may be older than the table.
+            if let Some((_, version)) = table.version(model.as_bytes(), version) {
+                version.fit_gate();
+            }
+        });
     }
 
     /// The answer where every backend of a version is passed over: what, since when, and why.

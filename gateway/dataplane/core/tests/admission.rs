@@ -80,6 +80,40 @@ async fn the_backend_gets_two_and_the_third_waits() {
     assert_eq!(1, queue(&gateway).time.count());
 }
 
+/// A backend that is passed over works on nothing: the others are not given its share.
+#[tokio::test]
+async fn what_is_let_through_follows_the_backends_that_are_well() {
+    let (one, two) = (Backend::start().await, Backend::start().await);
+    let wide = VersionSpec {
+        capacity: 6,
+        ..version("busy", "ready", &["t0", "t1"])
+    };
+    let busy = model("busy", wide);
+    let gateway = Gateway::start(snapshot(&[&one, &two], vec![busy.clone()]));
+    let client = gateway.client().await;
+    let limit = || {
+        let table = gateway.published.load();
+        let (_, version) = table.version(b"busy", "1").unwrap();
+        version.cell.gate.limit()
+    };
+    assert_eq!(12, limit());
+
+    one.does("status=14 the queue is full");
+    while gateway.published.counters().ejected.is_empty() {
+        client.infer("busy", &[]).await;
+    }
+    assert_eq!(6, limit());
+    gateway.put(busy);
+    assert_eq!(6, limit());
+
+    one.does("");
+    until("it is back", || {
+        gateway.published.counters().ejected.is_empty()
+    })
+    .await;
+    until("it is given work", || limit() == 12).await;
+}
+
 /// A full queue is told at once, with the time after which to try again, and no other model notices.
 #[tokio::test]
 async fn a_full_queue_refuses_at_once() {

@@ -197,6 +197,18 @@ impl Health {
         record.ejected.clone()
     }
 
+    /// How many of these backends are ejected.
+    pub(crate) fn ejected_among(&self, backends: &[u32]) -> usize {
+        if self.is_well() {
+            return 0;
+        }
+        let records = self.lock();
+        let found = records.iter().flat_map(|records| records.iter());
+        found
+            .filter(|record| record.ejected.is_some() && backends.contains(&record.backend))
+            .count()
+    }
+
     /// Forget a backend: it no longer has the version, or has it anew. Whether it was ejected.
     pub fn forget(&self, backend: u32) -> bool {
         if self.is_well() {

@@ -11,6 +11,7 @@ use stagegate_wire::encode::{len_size, put_len};
 
 use crate::assign::Assignment;
 use crate::cell::{ArmCell, ModelCell, VersionCell};
+use crate::gate::UNBOUNDED;
 use crate::grammar::Reference;
 use crate::pick::RefKind;
 
@@ -151,9 +152,29 @@ impl Version {
         }
     }
 
+    /// Let as much through as those of its backends work on that are not passed over; to be called when
+    /// that has changed.
+    pub fn fit_gate(&self) {
+        let capacity = self.terms().capacity;
+        let all = self.backends.len();
+        let capacity = match all - self.cell.health.ejected_among(&self.backends) {
+            // Where all are passed over nothing is let through anyway but trials.
+            0 => capacity,
+            up if up == all || capacity == UNBOUNDED => capacity,
+            up => share(capacity, up, all),
+        };
+        self.cell.gate.set_capacity(capacity);
+    }
+
     pub(crate) fn terms(&self) -> &Terms {
         self.terms.as_deref().unwrap_or(&UNSAID)
     }
+}
+
+/// What `up` of `all` copies work on that work on `capacity` together; 0 only where that is not known.
+fn share(capacity: u32, up: usize, all: usize) -> u32 {
+    let share = (u64::from(capacity) * up as u64).div_ceil(all.max(1) as u64);
+    u32::try_from(share).unwrap_or(capacity)
 }
 
 /// One target of a split.

@@ -222,7 +222,7 @@ impl Touched {
             }
             // Of one that is nowhere ready nothing is known; it may come back as it was.
             if version.state == State::Ready {
-                version.cell.gate.set_capacity(version.terms().capacity);
+                version.fit_gate();
             }
         }
         for version in self
