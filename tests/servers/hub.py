@@ -66,6 +66,7 @@ class Hub:
         answers: paths with the body that is sent instead of the right one.
         store: where files are redirected to; "" for its own store.
         large: files that end so are large, whatever their size.
+        sent: by path, what is sent instead of a file's own bytes.
         cut: bytes after which a file stops.
         ranges: whether parts of files are given.
     """
@@ -80,6 +81,7 @@ class Hub:
     answers: dict[str, bytes] = field(default_factory=dict)
     store: str = ""
     large: tuple[str, ...] = (".onnx", ".bin")
+    sent: dict[str, bytes] = field(default_factory=dict)
     cut: int = -1
     ranges: bool = True
 
@@ -246,7 +248,8 @@ class _HubHandler(_Handler):
             return self._fail(404, "Entry not found", "EntryNotFound")
         data = repo.commits[sha][path]
         if not path.endswith(self.hub.large):
-            return self._send_file(data, ETag=f'"{blob_id(data)}"', X_Repo_Commit=sha)
+            sent = self.hub.sent.get(path, data)
+            return self._send_file(sent, ETag=f'"{blob_id(data)}"', X_Repo_Commit=sha)
         return self._send(
             302,
             Location=f"{self.hub.store or self.hub.own_store}/{quote(name)}/{_sha256(data)}?signature=s",
@@ -262,9 +265,9 @@ class _StoreHandler(_Handler):
         wanted = urlsplit(self.path).path.rpartition("/")[2]
         for repo in self.hub.repos.values():
             for files in repo.commits.values():
-                for data in files.values():
+                for path, data in files.items():
                     if _sha256(data) == wanted:
-                        return self._send_file(data, ETag=f'"{wanted}"')
+                        return self._send_file(self.hub.sent.get(path, data), ETag=f'"{wanted}"')
         return self._send(403)
 
 

@@ -6,6 +6,7 @@ checked here, so that nothing leads out of the repository, out of a remote or ou
 
 from __future__ import annotations
 
+import functools
 import json
 import posixpath
 import re
@@ -175,10 +176,19 @@ def remotes(text: str) -> tuple[str, dict[str, dict[str, str]]]:
 
 
 def _yaml(text: str, path: str) -> object:
+    found = _parsed(text)
+    if isinstance(found, YamlProblem):
+        raise Unusable(f"{path}:{found.line}: {found.message}")
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def _parsed(text: str) -> object:
+    """A document's value, or what is wrong with it: most commits have the same `dvc.yaml`."""
     try:
         return parse(text).value
     except YamlProblem as problem:
-        raise Unusable(f"{path}:{problem.line}: {problem.message}") from problem
+        return problem
 
 
 def _outs(value: object, folder: str, path: str) -> tuple[Out, ...]:

@@ -1,8 +1,6 @@
-"""A bare mirror of somebody's git repository, by the `git` program, held to what a registry needs.
+"""A bare mirror of somebody's git repository: its tags, branches, and files by their path at a commit.
 
-No prompts, no hooks, no credentials or rules from anybody's git configuration, no transport but https, ssh
-and file, no redirects, no proxies; each call ends in time, and what it prints is bounded. Nothing is ever
-checked out: files are read by their path at a commit.
+Nothing is ever checked out.
 """
 
 from __future__ import annotations
@@ -11,40 +9,25 @@ import base64
 import os
 import re
 import shutil
-import signal
-import subprocess
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from router.errors import InvalidInput, NotSupported, RegistryUnavailable
+from router.errors import InvalidInput, RegistryUnavailable
+from router.registries.dvc.objects import Broken, Object, Objects
+from router.registries.dvc.program import Program
 from router.registries.dvc.tags import GitTag
 
 MOST_REFS = 50_000
 """Tags and branches that a repository may have."""
 
-MOST_TEXT = 64 << 20
-"""Bytes that one call may print."""
-
 MOST_FILE = 1 << 20
 """Bytes of one file that is read from a repository; lists of files lie in remotes."""
 
-_CUT = 500
-_PIECE = 1 << 16
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SCP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^:].*")
-_RULES = (
-    *("core.hooksPath=/dev/null", "core.fsmonitor=false", "core.symlinks=false", "core.askPass="),
-    *("credential.helper=", "http.proxy=", "http.followRedirects=false", "http.cookieFile="),
-    *("protocol.allow=never", "protocol.https.allow=always", "protocol.ssh.allow=always"),
-    *("protocol.file.allow=always", "protocol.ext.allow=never", "protocol.version=2"),
-    *("gc.auto=0", "maintenance.auto=false", "fetch.recurseSubmodules=false", "submodule.recurse=false"),
-    *("user.name=stagegate", "user.email=stagegate@localhost", "tag.gpgSign=false", "fetch.parallel=1"),
-)
-_SSH = "ssh -oBatchMode=yes -oStrictHostKeyChecking=yes -oConnectTimeout=10"
 
 
 def check_url(url: str) -> str:
@@ -100,12 +83,14 @@ class Mirror:
         token: Callable[[], str] | None = None,
         timeout: float = 60.0,
     ) -> None:
-        self._registry = registry
         self._url = url
         self._kept = folder
         self._folder: Path | None = None
         self._token = token
         self._timeout = timeout
+        self._program = Program(registry, timeout)
+        self._objects: Objects | None = None
+        self._closed = False
         self._lock = threading.RLock()
 
     def refs(self) -> dict[str, str]:
@@ -122,7 +107,7 @@ class Mirror:
             if _COMMIT.fullmatch(commit) and name:
                 found[name] = commit
         if len(found) > MOST_REFS:
-            raise self._away(f"has more than {MOST_REFS} branches and tags")
+            raise self._program.away(f"has more than {MOST_REFS} branches and tags")
         return found
 
     def fetch(self) -> None:
@@ -134,21 +119,29 @@ class Mirror:
         )
 
     def tags(self) -> list[GitTag]:
-        """The tags in the mirror."""
-        form = "%(objecttype)%09%(objectname)%09%(*objectname)%09%(taggerdate:unix)%09%(refname:strip=2)"
-        text = self._git("for-each-ref", f"--format={form}", "refs/tags").decode(errors="replace")
+        """The tags in the mirror that lead to commits."""
+        shown = "%(objecttype) %(objectname) %(*objecttype) %(*objectname) %(taggerdate:unix)"
+        text = self._git("for-each-ref", f"--format={shown}%09%(refname:strip=2)", "refs/tags").decode(
+            errors="replace"
+        )
         found = []
         for line in text.splitlines():
-            kind, own, named, date, name = line.split("\t", 4)
-            dated = kind == "tag" and date.isdecimal()
-            found.append(GitTag(name, named or own, float(date) if dated else None))
+            words, _, name = line.partition("\t")
+            kind, own, named_kind, named, date = words.split(" ")
+            if "tag" in (named_kind, kind) and named_kind != "commit":
+                # A tag of a tag: git shows one step only.
+                last = self._find(f"{own}^{{commit}}")
+                named_kind, named = (last.kind, last.id) if last is not None else ("", "")
+            if "commit" in (kind, named_kind):
+                dated = kind == "tag" and date.isdecimal()
+                found.append(GitTag(name, named or own, float(date) if dated else None))
         return found
 
     def has(self, commit: str) -> bool:
         """Whether the mirror has a commit, after asking the repository for it where it had not."""
         if not _COMMIT.fullmatch(commit):
             return False
-        if self._kind(commit) == "":
+        if self._find(commit) is None:
             try:
                 self._git(
                     *("fetch", "--quiet", "--no-tags", "--depth=1", "--no-write-fetch-head"),
@@ -158,7 +151,8 @@ class Mirror:
             except RegistryUnavailable:
                 self.refs()  # the repository is there, so it is the commit that is not
                 return False
-        return self._kind(commit) == "commit"
+        found = self._find(commit)
+        return found is not None and found.kind == "commit"
 
     def date(self, commit: str) -> float | None:
         """When a commit was made, unix seconds."""
@@ -174,19 +168,28 @@ class Mirror:
         """The text of a file at a commit; None where it has none.
 
         Raises:
-            ValueError: it is too large or no text.
+            ValueError: it is no file, too large, or no text.
+            RegistryUnavailable: git does not answer.
         """
-        listed = self._git("ls-tree", "-l", "-z", "--full-tree", commit, "--", f":(literal){path}")
-        head, _, name = listed.rstrip(b"\0").partition(b"\t")
-        if name.decode(errors="surrogateescape") != path:
+        if path.split("/", maxsplit=1)[0] in (
+            ".",
+            "..",
+        ):  # to git that is beside the current folder, and an error
             return None
-        mode, kind, blob, size = head.split()
-        if kind != b"blob" or mode == b"120000":
-            raise ValueError(f"{path} is no regular file")
-        if int(size) > MOST_FILE:
+        try:
+            with self._lock:
+                answer = self._started().read(f"{commit}:{path}", MOST_FILE)
+        except Broken as error:
+            raise self._program.away(str(error)) from error
+        if answer is None:
+            return None
+        found, data = answer
+        if found.kind != "blob":
+            raise ValueError(f"{path} is no file")
+        if found.size > MOST_FILE:
             raise ValueError(f"{path} is larger than {MOST_FILE} bytes")
         try:
-            return self._git("cat-file", "blob", blob.decode()).decode()
+            return data.decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 text") from error
 
@@ -212,34 +215,48 @@ class Mirror:
             self._git("update-ref", "-d", own)
 
     def close(self) -> None:
-        """Remove the mirror, unless a place was given for it."""
+        """Remove the mirror, unless a place was given for it; nothing can be asked any more."""
         with self._lock:
+            self._closed = True
+            if self._objects is not None:
+                self._objects.close()
+                self._objects = None
             if self._folder is not None and self._kept is None:
                 shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    def _kind(self, commit: str) -> str:
-        """`commit` or another kind of object; "" where the mirror has none of that id."""
-        data = self._git("cat-file", "--batch-check=%(objecttype)", stdin=f"{commit}\n".encode())
-        kind = data.decode().strip()
-        return "" if kind.endswith("missing") else kind
+    def _find(self, name: str) -> Object | None:
+        try:
+            with self._lock:
+                return self._started().find(name)
+        except Broken as error:
+            raise self._program.away(str(error)) from error
+
+    def _started(self) -> Objects:
+        if self._objects is None:
+            place = f"--git-dir={self._bare()}"
+            arguments = [place, "cat-file", "--batch-command"]
+            self._objects = Objects(lambda: self._program.start(arguments, {}), self._timeout)
+        return self._objects
 
     def _bare(self) -> Path:
+        if self._closed:
+            raise self._program.away("was closed")
         if self._folder is None:
             folder = self._kept or Path(tempfile.mkdtemp(prefix="stagegate-git-"))
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise self._away(f"mirror {folder} cannot be made: {error.strerror}") from error
+                raise self._program.away(f"mirror {folder} cannot be made: {error.strerror}") from error
             self._folder = folder
             if not (folder / "HEAD").is_file():
-                self._run(["init", "--quiet", "--bare", "--template=", "--", str(folder)], {})
+                self._program.run(["init", "--quiet", "--bare", "--template=", "--", str(folder)], {})
         return self._folder
 
     def _git(self, *arguments: str, remote: bool = False, stdin: bytes = b"") -> bytes:
         with self._lock:
             place = f"--git-dir={self._bare()}"
-            return self._run([place, *arguments], self._secrets() if remote else {}, stdin)
+            return self._program.run([place, *arguments], self._secrets() if remote else {}, stdin)
 
     def _secrets(self) -> Mapping[str, str]:
         """A token in git's configuration of this one call; arguments would be seen by other users."""
@@ -251,86 +268,3 @@ class Mirror:
             "GIT_CONFIG_KEY_0": "http.extraHeader",
             "GIT_CONFIG_VALUE_0": f"Authorization: Basic {pair}",
         }
-
-    def _run(self, arguments: Sequence[str], secrets: Mapping[str, str], stdin: bytes = b"") -> bytes:
-        rules = [word for rule in _RULES for word in ("-c", rule)]
-        environment = {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "HOME": os.environ.get("HOME", "/"),  # where ssh looks for its keys and known hosts
-            "LC_ALL": "C",
-            "GIT_TERMINAL_PROMPT": "0",
-            "GIT_ASKPASS": "",
-            "SSH_ASKPASS": "",
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_SSH_COMMAND": _SSH,
-            "GIT_NO_REPLACE_OBJECTS": "1",
-            "GIT_OPTIONAL_LOCKS": "0",
-            **({"SSH_AUTH_SOCK": os.environ["SSH_AUTH_SOCK"]} if "SSH_AUTH_SOCK" in os.environ else {}),
-            **secrets,
-        }
-        with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as given:
-            given.write(stdin)
-            given.seek(0)
-            try:
-                process = subprocess.Popen(  # noqa: S603 - addresses and commits are checked, paths are literal
-                    ["git", *rules, *arguments],  # noqa: S607 - whichever git the operator's PATH has
-                    stdin=given,
-                    stdout=subprocess.PIPE,
-                    stderr=said,
-                    env=environment,
-                    cwd="/",
-                    start_new_session=True,
-                )
-            except FileNotFoundError as error:
-                raise NotSupported(
-                    f"registry {self._registry!r}: the program `git` is not installed",
-                    hint="install git, such as by `apt-get install git`",
-                ) from error
-            printed = _bounded(process, self._timeout)
-            if process.returncode == 0 and printed is not None:
-                return printed
-            said.seek(0)
-            text = " ".join(said.read(4 * _CUT).decode(errors="replace").split())
-        if printed is None:
-            raise self._away(f"`git {_verb(arguments)}` printed or took too much; it was ended")
-        raise self._away(f"`git {_verb(arguments)}` failed: {text[:_CUT] or process.returncode}")
-
-    def _away(self, reason: str) -> RegistryUnavailable:
-        return RegistryUnavailable(f"registry {self._registry!r}: {reason}")
-
-
-def _verb(arguments: Sequence[str]) -> str:
-    return next(word for word in arguments if not word.startswith("-"))
-
-
-def _bounded(process: subprocess.Popen[bytes], timeout: float) -> bytes | None:
-    """What a program prints until it ends; None where it was ended for its time or its size."""
-    output = process.stdout
-    if output is None:  # it was given a pipe
-        return None
-    late = threading.Timer(timeout, _end, (process,))
-    late.start()
-    printed = bytearray()
-    started = time.monotonic()
-    try:
-        while piece := output.read(_PIECE):
-            printed += piece
-            if len(printed) > MOST_TEXT:
-                _end(process)
-                process.wait()
-                return None
-        process.wait()
-    finally:
-        late.cancel()
-        output.close()
-    return None if process.returncode < 0 and time.monotonic() - started >= timeout else bytes(printed)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a program with all that it started, such as ssh."""
-    if process.poll() is None:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return

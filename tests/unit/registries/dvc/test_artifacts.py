@@ -15,14 +15,9 @@ from router.errors import (
 )
 from router.model import ModelName, Version
 from router.ports import Registry, Source
-from router.registries import dvc
 from tests.servers.dvc import Repository
 from tests.servers.s3 import Server
-
-
-def opened(repository: Repository, **more: object) -> Registry:
-    """A registry of a repository, whose remote is allowed."""
-    return dvc.TYPE.open("models", {"path": repository.path, "remotes": (str(repository.remote),), **more})
+from tests.unit.registries.dvc.conftest import Opened
 
 
 async def source_of(registry: Registry, model: str) -> tuple[Source, Version]:
@@ -38,7 +33,7 @@ def content(source: Source, uri: str) -> dict[str, bytes]:
     return {file.path: b"".join(source.read(uri, file, 0, None)) for file in source.files(uri)}
 
 
-async def test_a_file_and_a_folder(dvc_repository: Repository) -> None:
+async def test_a_file_and_a_folder(opened: Opened, dvc_repository: Repository) -> None:
     """On disk."""
     dvc_repository.tag("digits@v1.0.0", "2")
     dvc_repository.tag("tree@v1.0.0", "3")
@@ -55,7 +50,7 @@ async def test_a_file_and_a_folder(dvc_repository: Repository) -> None:
     await registry.close()
 
 
-async def test_a_file_that_is_not_the_one_of_the_commit(dvc_repository: Repository) -> None:
+async def test_a_file_that_is_not_the_one_of_the_commit(opened: Opened, dvc_repository: Repository) -> None:
     """Its MD5 is proved before its last piece is given."""
     dvc_repository.tag("digits@v1.0.0", "1")
     source, version = await source_of(opened(dvc_repository), "digits")
@@ -81,7 +76,7 @@ async def test_a_file_that_is_not_the_one_of_the_commit(dvc_repository: Reposito
     ],
 )
 async def test_a_list_that_somebody_changed(
-    dvc_repository: Repository, listed: bytes | None, error: type[ArtifactError]
+    opened: Opened, dvc_repository: Repository, listed: bytes | None, error: type[ArtifactError]
 ) -> None:
     """The commit has its MD5."""
     dvc_repository.tag("tree@v1.0.0", "1")
@@ -96,7 +91,7 @@ async def test_a_list_that_somebody_changed(
 
 
 @pytest.mark.parametrize("path", ["0" * 40 + "/models/digits.onnx", "main/models/digits.onnx", "", "../x/y"])
-async def test_a_uri_that_names_nothing(dvc_repository: Repository, path: str) -> None:
+async def test_a_uri_that_names_nothing(opened: Opened, dvc_repository: Repository, path: str) -> None:
     """No commit, no file."""
     source = opened(dvc_repository).source(f"dvc://models/{path}")
     assert source is not None
@@ -104,7 +99,7 @@ async def test_a_uri_that_names_nothing(dvc_repository: Repository, path: str) -
         source.files(f"dvc://models/{path}")
 
 
-async def test_a_repository_that_is_away(dvc_repository: Repository) -> None:
+async def test_a_repository_that_is_away(opened: Opened, dvc_repository: Repository) -> None:
     """That may pass."""
     commit = dvc_repository.commit("1")
     source = opened(dvc_repository).source(f"dvc://models/{commit}/models/digits.onnx")
@@ -114,7 +109,7 @@ async def test_a_repository_that_is_away(dvc_repository: Repository) -> None:
         source.files(f"dvc://models/{commit}/models/digits.onnx")
 
 
-async def test_the_layout_of_old_remotes(dvc_repository: Repository) -> None:
+async def test_the_layout_of_old_remotes(opened: Opened, dvc_repository: Repository) -> None:
     """DVC before 3 wrote no `hash` and kept files at the top of the remote."""
     md5 = "25d902b2750a84f4db28a445b9d7ef5b"
     old = dvc_repository.remote / md5[:2]
@@ -127,7 +122,7 @@ async def test_the_layout_of_old_remotes(dvc_repository: Repository) -> None:
     assert content(source, version.artifact) == {"digits.onnx": b"onnx-1"}
 
 
-async def test_a_remote_on_s3(dvc_repository: Repository, s3_server: Server) -> None:
+async def test_a_remote_on_s3(opened: Opened, dvc_repository: Repository, s3_server: Server) -> None:
     """Put there by `dvc push`; read with the operator's keys, at the operator's endpoint."""
     bucket = s3_server.bucket("dvc-remote")
     dvc_repository.dvc("remote", "add", "--quiet", "-d", "cloud", f"s3://{bucket}/team/a")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from router.errors import InvalidInput, NotSupported, RegistryUnavailable
-from router.registries.dvc import git
+from router.registries.dvc import git, program
 from router.registries.dvc.git import Mirror, check_url
+from router.registries.dvc.objects import Broken, Objects
 from tests.servers.dvc import Repository
 
 
@@ -53,9 +56,11 @@ def test_addresses_that_are_refused(url: str) -> None:
 
 
 @pytest.fixture
-def mirror(dvc_repository: Repository, tmp_path: Path) -> Mirror:
+def mirror(dvc_repository: Repository, tmp_path: Path) -> Iterator[Mirror]:
     """A mirror of a repository."""
-    return Mirror("local", str(dvc_repository.path), tmp_path / "mirror", timeout=20)
+    made = Mirror("local", str(dvc_repository.path), tmp_path / "mirror", timeout=20)
+    yield made
+    made.close()
 
 
 def test_refs_tags_and_files(dvc_repository: Repository, mirror: Mirror) -> None:
@@ -113,18 +118,71 @@ def test_a_commit_that_nothing_names_is_asked_for(dvc_repository: Repository, mi
 
 
 def test_files_that_are_no_text_of_ours(dvc_repository: Repository, mirror: Mirror) -> None:
-    """Links, folders, large files and other bytes."""
+    """Folders, large files and other bytes; a link is the text of its target, and is not followed."""
     (dvc_repository.path / "link").symlink_to("/etc/passwd")
     (dvc_repository.path / "bytes").write_bytes(b"\xff\xfe")
-    commit = dvc_repository.write({"large": "x" * (git.MOST_FILE + 1)})
+    dvc_repository.write({"large": "x" * (git.MOST_FILE + 1)})
     dvc_repository.git("add", "link", "bytes")
     dvc_repository.git("commit", "--quiet", "-m", "x")
     commit = dvc_repository.commit("HEAD")
     mirror.fetch()
 
-    for path in ("link", "large", "bytes", "models"):
-        with pytest.raises(ValueError, match=path):
+    assert mirror.read(commit, "link") == "/etc/passwd"
+    for path in ("large", "bytes", "models"):
+        with pytest.raises(ValueError, match=r"larger|text|no file"):
             mirror.read(commit, path)
+    for path in ("a\nb", "a\0b", "../x", "/models", ".git/config"):
+        assert mirror.read(commit, path) is None
+
+
+def test_a_tag_of_a_tag(dvc_repository: Repository, mirror: Mirror) -> None:
+    """It leads to the commit in the end; one that leads to none is nothing."""
+    dvc_repository.tag("a", "1")
+    dvc_repository.git("tag", "-a", "-m", "x", "b", "a")
+    dvc_repository.git("tag", "-a", "-m", "x", "c", "b")
+    dvc_repository.git("tag", "-a", "-m", "x", "tree", "HEAD^{tree}")
+    dvc_repository.git("tag", "light-tree", "HEAD^{tree}")
+    mirror.fetch()
+
+    assert {tag.name: tag.commit for tag in mirror.tags()} == dict.fromkeys("abc", dvc_repository.commit("1"))
+
+
+def test_a_program_that_ends_is_started_again(dvc_repository: Repository, mirror: Mirror) -> None:
+    """The question that it left open fails, the next one is answered; it ends with the mirror."""
+    commit = dvc_repository.commit("1")
+    mirror.fetch()
+    assert mirror.has(commit)
+    started = mirror._started()._process
+    assert started is not None
+    started.kill()
+    started.wait()
+    assert mirror.has(commit)
+    again = mirror._started()._process
+    assert again is not None
+    mirror.close()
+
+    assert again.poll() is not None
+    with pytest.raises(RegistryUnavailable, match="was closed"):
+        mirror.refs()
+
+
+def test_a_program_that_does_not_answer(tmp_path: Path) -> None:
+    """It is ended in time, and so is one that never stops."""
+    for script, said in (("sleep 60", "in time"), ("yes | tr -d '\\n'", "without end"), ("exit", "ended")):
+
+        def start(script: str = script) -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                ["sh", "-c", script],  # noqa: S607
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+        objects = Objects(start, 0.2)
+        with pytest.raises(Broken, match=said):
+            objects.find("HEAD")
+        assert objects._process is None
 
 
 def test_nothing_of_the_repository_is_run(dvc_repository: Repository, tmp_path: Path) -> None:
@@ -178,15 +236,15 @@ def test_git_that_hangs_or_floods_is_ended(
     dvc_repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With all that it started."""
-    program = tmp_path / "bin" / "git"
-    program.parent.mkdir()
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    program.write_text('#!/bin/sh\ncase "$*" in *ls-remote*) sleep 60 & wait;; esac\n')
-    program.chmod(0o755)
+    fake = tmp_path / "bin" / "git"
+    fake.parent.mkdir()
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    fake.write_text('#!/bin/sh\ncase "$*" in *ls-remote*) sleep 60 & wait;; esac\n')
+    fake.chmod(0o755)
     with pytest.raises(RegistryUnavailable, match="it was ended"):
         Mirror("local", str(dvc_repository.path), tmp_path / "m", timeout=0.2).refs()
-    program.write_text('#!/bin/sh\ncase "$*" in *ls-remote*) exec yes;; esac\n')
-    monkeypatch.setattr(git, "MOST_TEXT", 1 << 16)
+    fake.write_text('#!/bin/sh\ncase "$*" in *ls-remote*) exec yes;; esac\n')
+    monkeypatch.setattr(program, "MOST_TEXT", 1 << 16)
     with pytest.raises(RegistryUnavailable, match="it was ended"):
         Mirror("local", str(dvc_repository.path), tmp_path / "m", timeout=20).refs()
 
@@ -200,11 +258,11 @@ def test_git_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_token_is_seen_by_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no argument, is in no message, and goes along with https only."""
-    program = tmp_path / "bin" / "git"
-    program.parent.mkdir()
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    program.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/said\nenv >> {tmp_path}/env\nexit 1\n')
-    program.chmod(0o755)
+    fake = tmp_path / "bin" / "git"
+    fake.parent.mkdir()
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    fake.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/said\nenv >> {tmp_path}/env\nexit 1\n')
+    fake.chmod(0o755)
     for url in ("https://host/a", "ssh://host/a"):
         (tmp_path / "env").unlink(missing_ok=True)
         (tmp_path / "m").mkdir(exist_ok=True)

@@ -22,22 +22,16 @@ from router.ports import (
     Capability,
     Hint,
     NewVersion,
-    Registry,
     StageTransition,
     TagChange,
     Unknown,
 )
 from router.registries import dvc
 from tests.servers.dvc import Repository
+from tests.unit.registries.dvc.conftest import Opened
 
 DIGITS, TREE = ModelName("digits"), ModelName("tree")
 ONE, TWO = VersionId("v1.0.0"), VersionId("v2.0.0")
-
-
-def opened(repository: Repository, **more: object) -> Registry:
-    """A registry of a repository, whose remote is allowed."""
-    options = {"path": repository.path, "remotes": (str(repository.remote),), "poll": 0.01, **more}
-    return dvc.TYPE.open("models", options)
 
 
 def said(view: RegistryView) -> str:
@@ -58,7 +52,7 @@ def two(dvc_repository: Repository) -> Repository:
     return dvc_repository
 
 
-async def test_a_declared_model(two: Repository) -> None:
+async def test_a_declared_model(opened: Opened, two: Repository) -> None:
     """What `dvc.yaml` says of it, and where it comes from."""
     view = await opened(two).read()
     model = view.models[DIGITS]
@@ -84,7 +78,7 @@ async def test_a_declared_model(two: Repository) -> None:
     assert view.problems == ()
 
 
-async def test_a_folder_that_nobody_declared(two: Repository) -> None:
+async def test_a_folder_that_nobody_declared(opened: Opened, two: Repository) -> None:
     """Its `.dvc` file has its name, and its list of files tells its format."""
     two.tag("tree@v0.1.0", "3")
     version = (await opened(two).read()).models[TREE].versions[VersionId("v0.1.0")]
@@ -105,7 +99,9 @@ async def test_a_folder_that_nobody_declared(two: Repository) -> None:
         ({"dvc.yaml": "x" * (2 << 20)}, "larger than"),
     ],
 )
-async def test_a_version_that_cannot_be_read(two: Repository, files: dict[str, str], reason: str) -> None:
+async def test_a_version_that_cannot_be_read(
+    opened: Opened, two: Repository, files: dict[str, str], reason: str
+) -> None:
     """It is left out, with a reason; others and the stages stay."""
     commit = two.write(files)
     two.tag("digits@v3.0.0", commit)
@@ -119,7 +115,7 @@ async def test_a_version_that_cannot_be_read(two: Repository, files: dict[str, s
     assert isinstance(await registry.get(DIGITS, VersionId("v3.0.0")), Unknown)
 
 
-async def test_a_stage_that_moves_to_what_cannot_be_read(two: Repository) -> None:
+async def test_a_stage_that_moves_to_what_cannot_be_read(opened: Opened, two: Repository) -> None:
     """The one that was in it stays, as long as it was known; it moves on when it can."""
     registry = opened(two)
     await registry.read()
@@ -136,14 +132,14 @@ async def test_a_stage_that_moves_to_what_cannot_be_read(two: Repository) -> Non
     assert (moved.models[DIGITS].stages, moved.problems) == ({"prod": TWO}, ())
 
 
-async def test_a_remote_that_is_not_allowed(two: Repository) -> None:
+async def test_a_remote_that_is_not_allowed(opened: Opened, two: Repository) -> None:
     """The version is there, and says why it is not to be served."""
     view = await opened(two, remotes=("/srv/other",)).read()
 
     assert "does not allow" in view.models[DIGITS].versions[ONE].unusable
 
 
-async def test_a_format_that_is_given(two: Repository) -> None:
+async def test_a_format_that_is_given(opened: Opened, two: Repository) -> None:
     """By the operator, else by `meta` in `dvc.yaml`, else by the files."""
     commit = two.write(
         {"dvc.yaml": "artifacts: {digits: {path: models/digits.onnx, meta: {format: python}}}"}
@@ -155,7 +151,7 @@ async def test_a_format_that_is_given(two: Repository) -> None:
     assert (await opened(two, format="triton").read()).models[DIGITS].versions[three].format == "triton"
 
 
-async def test_a_format_that_nothing_tells(two: Repository) -> None:
+async def test_a_format_that_nothing_tells(opened: Opened, two: Repository) -> None:
     """It is unusable, with what to do."""
     data = "outs: [{path: digits.bin, md5: 25d902b2750a84f4db28a445b9d7ef5b, hash: md5}]"
     files = {"models/digits.bin.dvc": data, "dvc.yaml": "artifacts: {digits: {path: models/digits.bin}}"}
@@ -165,7 +161,7 @@ async def test_a_format_that_nothing_tells(two: Repository) -> None:
     assert (version.format, "give `format`" in version.unusable) == ("", True)
 
 
-async def test_a_list_of_files_that_is_away_is_asked_for_again(two: Repository) -> None:
+async def test_a_list_of_files_that_is_away_is_asked_for_again(opened: Opened, two: Repository) -> None:
     """What a remote cannot tell now is no lasting verdict."""
     two.tag("tree@v0.1.0", "1")
     two.remote.rename(two.remote.with_name("away"))
@@ -178,7 +174,7 @@ async def test_a_list_of_files_that_is_away_is_asked_for_again(two: Repository) 
     assert (after.unusable, after.format) == ("", "triton")
 
 
-async def test_names(two: Repository) -> None:
+async def test_names(opened: Opened, two: Repository) -> None:
     """A name that cannot be a logical one is a problem, until it is given one."""
     for name in ("team/digits@v1.0.0", "models=digits@v1.0.0", "tree@v1.0.0"):
         two.tag(name, "1")
@@ -192,14 +188,14 @@ async def test_names(two: Repository) -> None:
     assert "tree: cannot be served: `names` gives its name to 'digits'" in said(named)
 
 
-async def test_a_lightweight_tag_is_a_problem(two: Repository) -> None:
+async def test_a_lightweight_tag_is_a_problem(opened: Opened, two: Repository) -> None:
     """With what to do."""
     two.git("tag", "digits@v9.0.0", "at-9")
 
     assert "digits@v9.0.0: is a lightweight tag" in said(await opened(two).read())
 
 
-async def test_what_did_not_change_is_the_same_object(two: Repository) -> None:
+async def test_what_did_not_change_is_the_same_object(opened: Opened, two: Repository) -> None:
     """A poll that finds nothing makes nothing; another model's move leaves this one as it is."""
     two.tag("tree@v0.1.0", "1")
     registry = opened(two)
@@ -211,7 +207,7 @@ async def test_what_did_not_change_is_the_same_object(two: Repository) -> None:
     assert list(second.models[TREE].versions) == ["v0.1.0", "v0.2.0"]
 
 
-async def test_any_commit_can_be_asked_for(two: Repository) -> None:
+async def test_any_commit_can_be_asked_for(opened: Opened, two: Repository) -> None:
     """By its full id; it is listed from then on."""
     registry = opened(two)
     commit = VersionId(two.commit("9"))
@@ -229,7 +225,7 @@ async def test_any_commit_can_be_asked_for(two: Repository) -> None:
     assert await registry.resolve(DIGITS, PointerKind.ALIAS, "prod") is None
 
 
-async def test_a_repository_that_is_away(two: Repository) -> None:
+async def test_a_repository_that_is_away(opened: Opened, two: Repository) -> None:
     """Nothing is known then; a hint tells it once, and again when it is back."""
     registry = opened(two)
     await registry.read()
@@ -248,7 +244,7 @@ async def test_a_repository_that_is_away(two: Repository) -> None:
     assert (await registry.read()).models[DIGITS].stages == {"prod": ONE}
 
 
-async def test_a_stage_is_written_back(two: Repository) -> None:
+async def test_a_stage_is_written_back(opened: Opened, two: Repository) -> None:
     """As GTO would: the next number, dated after all that are there; once."""
     two.tag("digits#staging#7", "1")
     registry = opened(two, push=True)
@@ -269,7 +265,7 @@ async def test_a_stage_is_written_back(two: Repository) -> None:
     assert two.commit("digits#prod#8") == two.commit("2")
 
 
-async def test_a_stage_that_somebody_else_moved_is_left(two: Repository) -> None:
+async def test_a_stage_that_somebody_else_moved_is_left(opened: Opened, two: Repository) -> None:
     """And what is not there cannot be put into one."""
     registry = opened(two, push=True)
     with pytest.raises(Conflict, match=r"names v1\.0\.0"):
@@ -282,7 +278,7 @@ async def test_a_stage_that_somebody_else_moved_is_left(two: Repository) -> None
     assert [name for name in two.tags() if "#" in name] == ["digits#prod#1"]
 
 
-async def test_what_it_cannot_do(two: Repository) -> None:
+async def test_what_it_cannot_do(opened: Opened, two: Repository) -> None:
     """It says so, and nothing is changed."""
     registry = opened(two)
     before = two.tags()
@@ -310,7 +306,7 @@ def test_options_that_cannot_be(options: dict[str, object]) -> None:
 
 
 async def test_a_temporary_mirror_goes(
-    two: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    opened: Opened, two: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """With the registry."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))

@@ -140,6 +140,7 @@ def test_it_agrees_with_gto(dvc_repository: Repository, tmp_path: Path) -> None:
     mirror = Mirror("local", str(dvc_repository.path), tmp_path / "mirror")
     mirror.fetch()
     ours, _ = read_tags(mirror.tags())
+    mirror.close()
 
     assert theirs.keys() == {"digits", "tree"}
     for model, found in theirs.items():
