@@ -154,7 +154,7 @@ class Traffic(RuleBasedStateMachine):
         old = {(p.kind, p.name): p.version for p in self.before.pointers} if self.before else {}
         for pointer in self.now.pointers:
             was = old.get((pointer.kind, pointer.name))
-            if was in self.world.model.versions and was != pointer.version:
+            if was is not None and was in self.world.model.versions and was != pointer.version:
                 self.may_replace(was, pointer.version)
 
     @invariant()
@@ -197,7 +197,7 @@ class Traffic(RuleBasedStateMachine):
         old = {(p.kind, p.name): p.version for p in self.before.pointers} if self.before else {}
         for pointer in self.now.pointers:
             was = old.get((pointer.kind, pointer.name))
-            if was in self.world.model.versions and was != pointer.version:
+            if was is not None and was in self.world.model.versions and was != pointer.version:
                 assert pointer.version in self.world.ready
 
     @invariant()

@@ -65,15 +65,15 @@ def test_values_are_equal_by_their_fields() -> None:
     assert one == same
     assert one != arm("3", "stable", ok=2)
     assert one != "digits"
-    assert Event("cold", "m", "1", "", "") != one
+    assert Event("cold", "m", "1", "", "", None) != one
 
 
 def test_values_show_their_fields() -> None:
     """As a call that would make them."""
-    event = Event("backend_down", "", "", "t0", "refused")
+    event = Event("backend_down", "", "", "t0", "refused", None)
 
-    expected = "Event(kind='backend_down', model='', version='', backend='t0', detail='refused')"
-    assert repr(event) == expected
+    fields = "kind='backend_down', model='', version='', backend='t0', detail='refused', webhook=None"
+    assert repr(event) == f"Event({fields})"
 
 
 def test_values_cannot_be_changed() -> None:
