@@ -127,7 +127,7 @@ def read(text: str) -> ModelConfig:
     """
     try:
         return text_format.Parse(text, ModelConfig(), allow_unknown_field=True)
-    except text_format.ParseError as problem:
+    except (text_format.ParseError, RecursionError) as problem:
         raise ArtifactError(f"config.pbtxt: {_first_line(problem)}") from None
 
 

@@ -119,6 +119,12 @@ class TritonRepository:
             raise ArtifactError(
                 f"{version.model} {version.version}: cannot be put into {self._folder}: {problem}"
             ) from problem
+        except (ValueError, RecursionError) as problem:
+            # Numbers beyond 64 bits, text that is no Unicode, nesting without end: whoever wrote the files
+            # or the registry's words about them decides what comes here.
+            raise ArtifactError(
+                f"{version.model} {version.version}: cannot be laid out: {str(problem)[:200]}"
+            ) from problem
         finally:
             shutil.rmtree(work, ignore_errors=True)
 

@@ -17,7 +17,6 @@ from router.errors import ArtifactError
 from router.model import Contract, TensorSpec
 
 FILE = "MLmodel"
-_LARGEST = 4 << 20
 
 _TENSOR_TYPES = {
     **{f"int{bits}": f"INT{bits}" for bits in (8, 16, 32, 64)},
@@ -70,8 +69,6 @@ def read_mlmodel(text: str) -> MlModel:
     Raises:
         ArtifactError: it is no such file, or its signature has what the v2 protocol has not.
     """
-    if len(text) > _LARGEST:
-        raise ArtifactError(f"{FILE} is larger than {_LARGEST} bytes")
     try:
         document = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as problem:

@@ -9,7 +9,15 @@ from tritonclient.grpc import service_pb2
 from router.model import Contract, TensorSpec, Version
 
 PLATFORM = "python"
-"""Every version that is laid out here runs on Triton's Python backend."""
+"""What a Triton says of a model on its Python backend."""
+
+_PLATFORMS = {
+    "ensemble": "ensemble",
+    "savedmodel": "tensorflow_savedmodel",
+    "tensorrt": "tensorrt_plan",
+    "torchscript": "pytorch_libtorch",
+}
+"""What it says of formats that have a backend of their own."""
 
 _HELD = 4096
 """Contracts whose description is kept: most versions of a model have the one of the version before."""
@@ -20,13 +28,15 @@ def describe(version: Version) -> bytes:
 
     It names neither model nor version: the data plane does, so that versions of one contract share it.
     """
-    return b"" if version.contract is None else _contract(version.contract)
+    if version.contract is None:
+        return b""
+    return _contract(version.contract, _PLATFORMS.get(version.format, PLATFORM))
 
 
 @lru_cache(maxsize=_HELD)
-def _contract(contract: Contract) -> bytes:
+def _contract(contract: Contract, platform: str) -> bytes:
     answer = service_pb2.ModelMetadataResponse(
-        platform=PLATFORM,
+        platform=platform,
         inputs=[_tensor(spec) for spec in contract.inputs],
         outputs=[_tensor(spec) for spec in contract.outputs],
     )

@@ -19,6 +19,7 @@ from router.traffic.contract import differences
 
 VERSION_FOLDER = "1"
 CONFIG = "config.pbtxt"
+_LARGEST_TEXT = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,17 @@ class Job:
         """Move one file, or folder, into the version folder under the name that Triton looks for."""
         self.version_folder.mkdir(parents=True)
         file.rename(self.version_folder / name)
+
+    def read(self, file: Path) -> str:
+        """The text of a small file. Raises ArtifactError where it is none."""
+        with file.open("rb") as opened:
+            data = opened.read(_LARGEST_TEXT + 1)
+        if len(data) > _LARGEST_TEXT:
+            raise self.error(f"{file.name} is larger than {_LARGEST_TEXT} bytes")
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise self.error(f"{file.name} is no UTF-8 text") from None
 
     def write(self, path: str, text: str) -> None:
         """Write a file of the model folder. Raises ArtifactError where the artifact brought one."""

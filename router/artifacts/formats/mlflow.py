@@ -29,7 +29,7 @@ def lay_out(job: Job) -> None:
     """
     job = replace(job, files=_root(job))
     try:
-        model = read_mlmodel((job.files / FILE).read_text(encoding="utf-8", errors="replace"))
+        model = read_mlmodel(job.read(job.files / FILE))
     except ArtifactError as problem:
         raise job.error(problem.message, problem.hint) from None
     flavor = next((flavor for flavor in FLAVORS if flavor in model.flavors), None)
@@ -99,7 +99,7 @@ def _sklearn(job: Job, model: MlModel, keys: _Keys) -> None:
     code = keys.get("code") or ""
     if code:
         code = _inside(job, code, "flavors.sklearn.code").relative_to(job.files).as_posix()
-    trusted = keys.get("skops_trusted_types") or ()
+    trusted = keys.get("skops_trusted_types")
     sklearn.make(
         _served_as(job, "sklearn"),
         sklearn.Estimator(
@@ -108,7 +108,7 @@ def _sklearn(job: Job, model: MlModel, keys: _Keys) -> None:
             contract=job.version.contract or _of_estimator(job, model),
             columns=model.columns,
             method=method,
-            trusted=tuple(map(str, trusted)),
+            trusted=tuple(map(str, trusted)) if isinstance(trusted, list) else (),
             code=code,
         ),
     )

@@ -13,7 +13,7 @@ def lay_out(job: Job) -> None:
     if not (job.files / "model.py").is_file():
         raise job.error("there is no model.py", hint="format python needs one")
     config = job.files / CONFIG
-    text = config.read_text(encoding="utf-8") if config.is_file() else None
+    text = job.read(config) if config.is_file() else None
     if text is None and job.version.contract is None:
         raise job.error(
             "inputs and outputs are not known",

@@ -10,7 +10,6 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from router.artifacts.formats.job import CONFIG, VERSION_FOLDER, Job
 from router.artifacts.policy import Code
-from router.errors import ArtifactError
 
 _PLATFORMS = {
     "ensemble": "",
@@ -43,7 +42,7 @@ def lay_out(job: Job) -> None:
     """Its highest version becomes `1`, its name ours."""
     keep_one_version(job.files, job)
     config = job.files / CONFIG
-    text = config.read_text(encoding="utf-8") if config.is_file() else ""
+    text = job.read(config) if config.is_file() else ""
     config.unlink(missing_ok=True)
     job.files.rename(job.folder)
     read = job.keep_config(text)
@@ -59,18 +58,19 @@ def lay_out(job: Job) -> None:
 
 def keep_one_version(folder: Path, job: Job, wanted: int = -1) -> None:
     """Leave one version folder, the highest or the wanted one, and call it `1`."""
-    versions = {int(path.name): path for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()}
+    versions = [path for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
     if not versions:
         raise job.error(
             "there is no version folder such as 1/",
             hint="format triton is a model folder as Triton's repository has it",
         )
-    number = max(versions) if wanted < 0 else wanted
-    if number not in versions:
-        raise job.error(f"there is no version folder {number}/ in {folder.name}")
-    kept = versions.pop(number)
-    for other in versions.values():
-        shutil.rmtree(other)
+    fitting = [path for path in versions if wanted in (-1, int(path.name))]
+    if not fitting:
+        raise job.error(f"there is no version folder {wanted}/ in {folder.name}")
+    kept = max(fitting, key=lambda path: int(path.name))
+    for other in versions:
+        if other != kept:
+            shutil.rmtree(other)
     if kept.name != VERSION_FOLDER:
         kept.rename(folder / VERSION_FOLDER)
 
@@ -106,9 +106,7 @@ def check_code(job: Job, folder: Path, config: ModelConfig) -> None:
 
 def config_in(folder: Path, job: Job) -> str:
     """The text of a folder's config.pbtxt. Raises ArtifactError where there is none."""
-    try:
-        return (folder / CONFIG).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise job.error(f"{folder.name} has no config.pbtxt") from None
-    except UnicodeDecodeError:
-        raise ArtifactError(f"{folder.name}/{CONFIG} is no UTF-8 text") from None
+    config = folder / CONFIG
+    if not config.is_file():
+        raise job.error(f"{folder.name} has no {CONFIG}")
+    return job.read(config)

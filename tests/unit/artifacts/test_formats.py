@@ -10,6 +10,7 @@ import pytest
 
 from router.artifacts.policy import ArtifactSettings
 from router.errors import ArtifactError, ArtifactRefused, UnsupportedFormat
+from router.model import Contract, TensorSpec
 from tests.unit.artifacts.shelf import CONTRACT, NAME, config_of, everything, laid_out
 
 SHAPED = 'name: "theirs"\nbackend: "python"\noutput [{ name: "y" data_type: TYPE_FP32 dims: [ 4 ] }]\n'
@@ -213,3 +214,33 @@ def test_what_runs_unread_needs_leave(tmp_path: Path, format_: str, files: dict[
     """Also from a folder of this machine."""
     with pytest.raises(ArtifactRefused, match=r"pickle.*artifacts\.code"):
         laid_out(tmp_path, files, format_, settings=ArtifactSettings(), contract=None)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (b"\xff\xfe", "m 1: config.pbtxt is no UTF-8 text"),
+        (b"x { " * 100_000, "m 1: config.pbtxt: "),
+        (b"# " + b"x" * (5 << 20), "m 1: config.pbtxt is larger than"),
+    ],
+)
+def test_text_that_was_written_to_harm_is_refused(tmp_path: Path, config: bytes, said: str) -> None:
+    """By an error that names the version, like any other."""
+    with pytest.raises(ArtifactError, match=said):
+        laid_out(tmp_path, {"config.pbtxt": config, "1/model.py": ""}, "triton")
+
+
+@pytest.mark.parametrize("spec", [TensorSpec("x", "FP32", (1 << 70,)), TensorSpec("\ud800", "FP32", (1,))])
+def test_a_contract_that_no_message_can_hold_is_refused(tmp_path: Path, spec: TensorSpec) -> None:
+    """Numbers beyond 64 bits, text that is no Unicode."""
+    contract = Contract((spec,), (spec,))
+    with pytest.raises(ArtifactError, match="m 1: cannot be laid out"):
+        laid_out(tmp_path, {"model.py": ""}, "python", contract=contract)
+
+
+def test_version_folders_of_one_number_are_one(tmp_path: Path) -> None:
+    """Triton would see two versions 1."""
+    files = {"config.pbtxt": SHAPED, "1/model.py": "a", "01/model.py": "b"}
+    made = laid_out(tmp_path, files, "triton")
+
+    assert [path.name for path in (made / NAME).iterdir() if path.is_dir()] == ["1"]
