@@ -446,6 +446,7 @@ def controller_settings(config: GatewayConfig) -> ControllerSettings:
         default_registry=config.default_registry,
         idle_unload=float("inf") if idle is None else idle,
         load_timeout=config.residency.load_timeout,
+        rollback_window=config.residency.rollback_window,
     )
 
 

@@ -68,6 +68,7 @@ _DURATIONS = {
     "limits.shadow_deadline",
     "residency.idle_unload",
     "residency.load_timeout",
+    "residency.rollback_window",
     "artifacts.timeout",
     "artifacts.stall",
 }

@@ -308,6 +308,10 @@ class ResidencyConfig(Section):
     idle_unload: Annotated[float | None, Duration(1, 365 * _DAY, never=True)] = Field(
         default=1_800.0, description="until a version that nothing names or asks for is unloaded, or never"
     )
+    rollback_window: Annotated[float, Duration(0, 365 * _DAY)] = Field(
+        default=600.0,
+        description="for which a version stays loaded that a stage, alias or arm went away from",
+    )
     load_timeout: Annotated[float, Duration(1, _DAY)] = Field(
         default=120.0, description="for one load; then it counts as failed"
     )

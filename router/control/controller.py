@@ -42,8 +42,10 @@ from router.model import (
     VersionId,
 )
 from router.placement.residency import (
+    ROLLBACK_WINDOW,
     Action,
     BackendView,
+    Left,
     Load,
     ResidencyInput,
     Resident,
@@ -70,7 +72,7 @@ from router.ports import (
 )
 from router.traffic.compile import Unservable, VersionPlacement, compile_model
 from router.traffic.overlay import Override, overlay
-from router.traffic.serving import Gate, Serving, settle, with_backend_models
+from router.traffic.serving import Gate, Serving, left_behind, settle, with_backend_models
 from router.traffic.table import BackendSpec, ModelSpec
 
 LOG = logging.getLogger("stagegate.control")
@@ -96,11 +98,13 @@ class ControllerSettings:
         default_registry: where models without a route resolve; "" for none.
         idle_unload: seconds without a request after which an unnamed version is unloaded.
         load_timeout: seconds that one load may take.
+        rollback_window: seconds for which a version stays loaded that a stage, alias or arm went away from.
     """
 
     default_registry: str
     idle_unload: float
     load_timeout: float
+    rollback_window: float = ROLLBACK_WINDOW
 
 
 @dataclass(slots=True)
@@ -151,6 +155,7 @@ class Controller:
         self._cold: dict[Key, float] = {}
         self._restore: dict[Key, float] = {}
         self._wanted: dict[ModelName, tuple[VersionId, ...]] = {}
+        self._left: dict[Key, Left] = {}
         self._counts: dict[Key, int] = {}
         self._looked_at = clock.now()
         self._unnamed: tuple[Unservable, ...] = ()
@@ -463,6 +468,9 @@ class Controller:
             self._refused[name] = f"internal error: {type(problem).__name__}: {problem}"
             return None
         before, self.models[name] = self.models.get(name), entry
+        if before is not None:
+            for version, what in left_behind(before.serving, entry.serving).items():
+                self._left[name, version] = Left(self._clock.now(), what)
         if before is not None and before.serving.pointers != entry.serving.pointers:
             self._note_moves(before, entry)
         return entry.spec
@@ -740,6 +748,9 @@ class Controller:
                 self._dirty.add(model)
         for registry in self.registries.values():
             registry.look(now)
+        over = [key for key, left in self._left.items() if now - left.at >= self.settings.rollback_window]
+        for key in over:
+            del self._left[key]
         self._wake.set()
 
     # Acting
@@ -773,12 +784,14 @@ class Controller:
             wanted=tuple(self._wanted_keys()),
             cold={key: since for key, since in self._cold.items() if self._exists(key)},
             named={key: what for key in keys if (what := self._named(key))},
+            left=self._left,
             last_use=self.residents.last_use,
             inflight=inflight,
             loading=self.residents.loading,
             unloading=self._unloading_keys(),
             failures=self.residents.failures,
             idle_unload=self.settings.idle_unload,
+            rollback_window=self.settings.rollback_window,
         )
 
     def _copies(self) -> Iterator[Resident]:

@@ -1,7 +1,9 @@
 """What to load and unload now, each with a sentence that says why. Pure.
 
 Loaded is what the split wants or a waiting request asks for, once per version. Unloaded is what no stage,
-alias, route or request has named for a while. A copy that is not ours is never touched.
+alias, route or request has named for a while. What one of them named until a moment ago stays for the
+rollback window, whatever else is idle: the way back must not begin with a load. A copy that is not ours is
+never touched.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ VersionKey = tuple[ModelName, VersionId]
 
 IDLE_UNLOAD = 1_800.0
 """Default seconds without a request after which an unnamed version is unloaded."""
+
+ROLLBACK_WINDOW = 600.0
+"""Default seconds for which a version stays that a stage, alias or arm went away from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,14 @@ class Resident:
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """When a version was named last, and by what: `stage production`, `alias champion`, `arm stable`."""
+
+    at: float
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class ResidencyInput:
     """Everything that the plan looks at; times are monotonic seconds.
 
@@ -59,12 +72,14 @@ class ResidencyInput:
         wanted: versions to load unasked, in order (`Serving.wanted`).
         cold: versions that a request waits for, with the time of the first such request.
         named: versions that stay, with what names them (`stage production`, `arm canary`).
+        left: versions that clients met by a stage, alias or arm until it went to another one.
         last_use: time of the last request, or when the copy was first seen if there was none; a
             version without an entry stays.
         inflight: requests in flight on a version.
         loading: loads under way, and where.
         unloading: unloads under way.
         idle_unload: seconds; see `IDLE_UNLOAD`.
+        rollback_window: seconds; see `ROLLBACK_WINDOW`.
     """
 
     now: float
@@ -73,12 +88,14 @@ class ResidencyInput:
     wanted: tuple[VersionKey, ...] = ()
     cold: Mapping[VersionKey, float] = field(default_factory=dict)
     named: Mapping[VersionKey, str] = field(default_factory=dict)
+    left: Mapping[VersionKey, Left] = field(default_factory=dict)
     last_use: Mapping[VersionKey, float] = field(default_factory=dict)
     inflight: Mapping[VersionKey, int] = field(default_factory=dict)
     loading: Mapping[VersionKey, BackendId] = field(default_factory=dict)
     unloading: frozenset[tuple[VersionKey, BackendId]] = frozenset()
     failures: Mapping[VersionKey, Failure] = field(default_factory=dict)
     idle_unload: float = IDLE_UNLOAD
+    rollback_window: float = ROLLBACK_WINDOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +128,14 @@ def plan(now: ResidencyInput) -> tuple[Action, ...]:
     """All loads, waiting requests first, then all unloads. Doing them leaves nothing to do."""
     loads, _ = _loads(now)
     return (*loads, *_unloads(now))
+
+
+def stays_for(now: ResidencyInput, key: VersionKey) -> str:
+    """What keeps a version loaded though nobody asks for it; "" for nothing."""
+    left = now.left.get(key)
+    if key in now.named or left is None or now.now - left.at >= now.rollback_window:
+        return now.named.get(key, "")
+    return f"rollback window of {left.what}"
 
 
 def why_not(now: ResidencyInput) -> dict[VersionKey, str]:
@@ -178,7 +203,7 @@ def _unload(now: ResidencyInput, resident: Resident) -> Unload | None:
         return None
     if resident.stale:
         return Unload(key, resident.backend, "stale", "the registry no longer has these files")
-    if key in now.named or key in now.wanted or key in now.cold or key in now.loading:
+    if stays_for(now, key) or key in now.wanted or key in now.cold or key in now.loading:
         return None
     idle = now.now - now.last_use.get(key, now.now)
     if idle < now.idle_unload:

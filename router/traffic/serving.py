@@ -263,6 +263,21 @@ def _contract_of(version: VersionId, versions: Mapping[VersionId, Version], gate
     return (known.contract if known else None) or gate.learned.get(version)
 
 
+def left_behind(before: Serving, after: Serving) -> dict[VersionId, str]:
+    """Versions that clients met by something that gives them another one now, and what that is."""
+    found: dict[VersionId, str] = {}
+    now = {(pointer.kind, pointer.name): pointer.version for pointer in after.pointers}
+    for pointer in before.pointers:
+        to = now.get((pointer.kind, pointer.name))
+        if to is not None and to != pointer.version:
+            found.setdefault(pointer.version, f"{pointer.kind} {pointer.name}")
+    serve = {arm.version for arm in after.arms if arm.meets_clients}
+    for arm in before.arms:
+        if arm.meets_clients and serve and arm.version not in serve:
+            found.setdefault(arm.version, f"arm {arm.name}")
+    return found
+
+
 def objections(
     previous: Serving | None, model: RegisteredModel, route: Route, gate: Gate
 ) -> tuple[Waiting, ...]:

@@ -12,6 +12,7 @@ from router.placement.backoff import Failure, after_failure
 from router.placement.residency import (
     Action,
     BackendView,
+    Left,
     Load,
     ResidencyInput,
     Resident,
@@ -40,6 +41,7 @@ situations = st.builds(
     wanted=st.lists(keys, max_size=4).map(tuple),
     cold=st.dictionaries(keys, times, max_size=3),
     named=st.dictionaries(keys, st.just("stage production"), max_size=3),
+    left=st.dictionaries(keys, st.builds(Left, times, st.just("alias champion")), max_size=3),
     last_use=st.dictionaries(keys, times),
     inflight=st.dictionaries(keys, st.integers(0, 2)),
     loading=st.dictionaries(keys, backend_ids, max_size=2),
@@ -99,6 +101,8 @@ def test_unloads_touch_only_idle_copies_of_ours(now: ResidencyInput) -> None:
         if not resident.stale:
             assert unload.key not in {*now.named, *now.wanted, *now.cold, *now.loading}
             assert now.now - now.last_use[unload.key] >= now.idle_unload
+            left = now.left.get(unload.key)
+            assert left is None or now.now - left.at >= now.rollback_window
 
 
 @given(situations)

@@ -474,3 +474,21 @@ async def test_what_a_triton_brings_is_asked_about_and_asked_again(world: World)
     await world.settle()
 
     assert capacity(world, "theirs", "3") == 7
+
+
+async def test_the_version_before_a_move_stays_loaded_for_the_rollback_window(world: World) -> None:
+    """Idle for longer than any other may be; after the window it goes."""
+    triton = world.add_triton()
+    world.controller.set_settings(replace(world.controller.settings, idle_unload=60.0, rollback_window=600.0))
+    world.shelf.set("m", "12", {}, {"champion": "1"})
+    await world.settle()
+    await loaded(world, version="1")
+    await loaded(world, version="2")
+    world.shelf.set("m", "12", {}, {"champion": "2"})
+    await world.settle()
+    await world.later(590.0)
+    within = set(triton.loaded)
+    await world.later(20.0)
+
+    assert within == {("m.1", "1"), ("m.2", "1")}
+    assert triton.loaded == {("m.2", "1")}

@@ -11,12 +11,14 @@ from router.placement.backoff import Failure, after_failure
 from router.placement.filters import Candidate, choose
 from router.placement.residency import (
     BackendView,
+    Left,
     Load,
     ResidencyInput,
     Resident,
     Unload,
     VersionKey,
     plan,
+    stays_for,
     why_not,
 )
 
@@ -167,6 +169,18 @@ def test_a_version_in_use_stays(reason_to_stay: dict[str, object]) -> None:
     changed = replace(LOADED, **reason_to_stay)  # type: ignore[arg-type]
 
     assert [action for action in plan(changed) if isinstance(action, Unload)] == []
+
+
+def test_what_was_named_a_moment_ago_stays_for_the_rollback_window() -> None:
+    """However idle it is; then it goes like anything else."""
+    now = replace(LOADED, left={ONE: Left(4_500.0, "alias champion")}, rollback_window=600.0)
+    later = replace(now, now=5_100.0)
+
+    assert (plan(now), stays_for(now, ONE)) == ((), "rollback window of alias champion")
+    assert [action.cause for action in plan(later)] == ["idle"]
+    assert stays_for(later, ONE) == ""
+    assert stays_for(replace(now, named={ONE: "stage staging"}), ONE) == "stage staging"
+    assert plan(replace(now, rollback_window=0.0)) != ()
 
 
 def test_stale_files_go_at_once_and_do_not_count_as_the_version() -> None:

@@ -30,6 +30,7 @@ from router.traffic.serving import (
     Serving,
     backend_version_id,
     implicit_route,
+    left_behind,
     settle,
     split_exactly,
     with_backend_models,
@@ -698,3 +699,20 @@ def test_a_model_that_a_backend_brought_need_not_tell() -> None:
     after = settle(before, model, route, frozenset({VersionId("1"), theirs}), {}, knows(v1=TAKES_X))
 
     assert [arm.version for arm in after.arms] == ["1", theirs]
+
+
+# What was left behind
+
+
+def test_what_a_pointer_and_an_arm_went_away_from_is_left_behind() -> None:
+    """Once each, by what named it first; what clients still meet is not."""
+    before = gated(None, a_model(stages={"production": "1"}, aliases={"champion": "1"}), Gate())
+    moved = gated(before, a_model(stages={"production": "2"}, aliases={"champion": "1"}), Gate())
+    gone = gated(moved, a_model(stages={"production": "2"}), Gate())
+    split = gated(moved, a_model(), Gate(), a_route(("stable", "3", 50), ("other", "2", 50)))
+
+    assert left_behind(before, moved) == {"1": "stage production"}
+    assert left_behind(moved, moved) == left_behind(moved, gone) == left_behind(moved, split) == {}
+    assert left_behind(split, gated(split, a_model(), Gate(), a_route(("stable", "3", 100)))) == {
+        "2": "arm other"
+    }
