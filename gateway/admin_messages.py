@@ -145,6 +145,7 @@ def _write_version(row: VersionRow) -> pb.ModelVersion:
         digest=row.digest,
         reason=row.reason,
         created=row.created,
+        kept=row.kept,
     )
 
 
@@ -162,6 +163,7 @@ def _read_version(row: pb.ModelVersion) -> VersionRow:
         digest=row.digest,
         reason=row.reason,
         created=row.created if row.HasField("created") else None,
+        kept=row.kept,
     )
 
 

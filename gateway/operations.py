@@ -78,6 +78,7 @@ class VersionRow:
         metrics: what the registry knows of it, such as accuracy.
         reason: why it is `failed`; "" otherwise.
         created: unix seconds, or None.
+        kept: why it stays loaded though nothing names it any more, and for how long; "" otherwise.
     """
 
     version: str
@@ -92,6 +93,7 @@ class VersionRow:
     digest: str = ""
     reason: str = ""
     created: float | None = None
+    kept: str = ""
 
 
 @dataclass(frozen=True, slots=True)

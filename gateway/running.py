@@ -183,6 +183,7 @@ class RunningGateway:
             digest=version.digest,
             reason=self._reason(entry, version),
             created=version.created,
+            kept=self._controller.kept((model.name, version.version)) if spec.state == "ready" else "",
         )
 
     def _placement(self, entry: ModelEntry, version: Version) -> VersionPlacement:

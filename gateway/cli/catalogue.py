@@ -111,7 +111,7 @@ def _version_row(row: VersionRow) -> tuple[str, ...]:
         output.names(row.backends),
         output.names(f"{name}={value:.4g}" for name, value in sorted(row.metrics.items())),
         row.digest[:_DIGEST_SHOWN],
-        row.reason,
+        row.reason or row.kept,
     )
 
 

@@ -66,6 +66,7 @@ def _facts(found: VersionDetail) -> Iterator[tuple[str, str]]:
     yield "registry", found.registry
     yield "description", found.description
     yield "state", row.state.value + (f": {row.reason}" if row.reason else "")
+    yield "kept", row.kept
     yield "not to be served", found.unusable
     yield "stages", output.names(row.stages)
     yield "aliases", output.names(row.aliases, "@")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -72,7 +73,7 @@ from router.ports import (
 )
 from router.traffic.compile import Unservable, VersionPlacement, compile_model
 from router.traffic.overlay import Override, overlay
-from router.traffic.serving import Gate, Serving, left_behind, settle, with_backend_models
+from router.traffic.serving import Gate, Serving, left_behind, met, settle, with_backend_models
 from router.traffic.table import BackendSpec, ModelSpec
 
 LOG = logging.getLogger("stagegate.control")
@@ -452,6 +453,8 @@ class Controller:
     def _forget(self, name: ModelName) -> None:
         """A model is gone."""
         entry = self.models.pop(name, None)
+        if entry is not None:
+            self._note_left(entry, None)
         self._wanted.pop(name, None)
         for key in [key for key in self._cold if key[0] == name]:
             del self._cold[key]
@@ -469,11 +472,30 @@ class Controller:
             return None
         before, self.models[name] = self.models.get(name), entry
         if before is not None:
-            for version, what in left_behind(before.serving, entry.serving).items():
-                self._left[name, version] = Left(self._clock.now(), what)
+            self._note_left(before, entry)
         if before is not None and before.serving.pointers != entry.serving.pointers:
             self._note_moves(before, entry)
         return entry.spec
+
+    def _note_left(self, before: ModelEntry, now: ModelEntry | None) -> None:
+        """Remember what clients met a moment ago, so that it stays loaded: the way back may be wanted.
+
+        Also where its registry has it no more: what comes and goes there is not loaded anew each time.
+        """
+        has = now.registered.versions if now is not None else {}
+        left = {version: what for version, what in met(before.serving).items() if version not in has}
+        if now is not None:
+            left |= left_behind(before.serving, now.serving)
+        for version, what in left.items():
+            self._left[before.registered.name, version] = Left(self._clock.now(), what)
+
+    def kept(self, key: Key) -> str:
+        """Why a version stays loaded though nothing names it any more; "" where that is not so."""
+        left = self._left.get(key)
+        seconds = left.remains(self._clock.now(), self.settings.rollback_window) if left is not None else 0.0
+        if left is None or not seconds or self._named(key):
+            return ""
+        return f"stays loaded for {math.ceil(seconds)} s: {left.what} went on from it"
 
     def _note_moves(self, before: ModelEntry, now: ModelEntry) -> None:
         """Remember which pointers went to another version; a decision remembered its own."""
@@ -748,8 +770,8 @@ class Controller:
                 self._dirty.add(model)
         for registry in self.registries.values():
             registry.look(now)
-        over = [key for key, left in self._left.items() if now - left.at >= self.settings.rollback_window]
-        for key in over:
+        window = self.settings.rollback_window
+        for key in [key for key, left in self._left.items() if not left.remains(now, window)]:
             del self._left[key]
         self._wake.set()
 
@@ -797,7 +819,7 @@ class Controller:
     def _copies(self) -> Iterator[Resident]:
         for key, seat, backend in self.residents.ours():
             version = self._version(key)
-            stale = version is None or self.seat(version) != seat
+            stale = key not in self._left if version is None else self.seat(version) != seat
             if not (stale and (seat.name, backend) in self.residents.unloading):
                 yield Resident(key, backend, stale)
 

@@ -62,6 +62,10 @@ class Left:
     at: float
     what: str
 
+    def remains(self, now: float, window: float) -> float:
+        """Seconds for which it still stays, with a rollback window of this length; 0 where that is over."""
+        return max(0.0, self.at + window - now)
+
 
 @dataclass(frozen=True, slots=True)
 class ResidencyInput:
@@ -133,7 +137,7 @@ def plan(now: ResidencyInput) -> tuple[Action, ...]:
 def stays_for(now: ResidencyInput, key: VersionKey) -> str:
     """What keeps a version loaded though nobody asks for it; "" for nothing."""
     left = now.left.get(key)
-    if key in now.named or left is None or now.now - left.at >= now.rollback_window:
+    if key in now.named or left is None or not left.remains(now.now, now.rollback_window):
         return now.named.get(key, "")
     return f"rollback window of {left.what}"
 

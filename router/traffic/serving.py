@@ -263,6 +263,12 @@ def _contract_of(version: VersionId, versions: Mapping[VersionId, Version], gate
     return (known.contract if known else None) or gate.learned.get(version)
 
 
+def met(serving: Serving) -> dict[VersionId, str]:
+    """Versions that clients meet by a stage, an alias or the split, and by which of them."""
+    found = {arm.version: f"arm {arm.name}" for arm in serving.arms if arm.meets_clients}
+    return found | {pointer.version: f"{pointer.kind} {pointer.name}" for pointer in serving.pointers}
+
+
 def left_behind(before: Serving, after: Serving) -> dict[VersionId, str]:
     """Versions that clients met by something that gives them another one now, and what that is."""
     found: dict[VersionId, str] = {}

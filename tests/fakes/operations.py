@@ -79,6 +79,7 @@ VERSIONS = ModelVersions(
             metrics={"accuracy": 0.9625},
             digest="sha256:" + "ab" * 32,
             created=1_700_000_000.0,
+            kept="stays loaded for 540 s: alias champion went on from it",
         ),
         VersionRow(
             version="2",

@@ -100,12 +100,13 @@ async def test_a_version_that_is_not_there_cannot_be_shown(terminal: Terminal) -
 
 
 async def test_versions_are_a_table(terminal: Terminal) -> None:
-    """With state, metrics and the reason of a failure, brackets and all."""
+    """With state, metrics, what keeps one loaded, and the reason of a failure, brackets and all."""
     outcome = await terminal.run("versions", "digits")
 
     assert "handwritten digits" in outcome.out
     assert "accuracy=0.9625" in outcome.out
     assert "no such file [model.onnx]" in outcome.out
+    assert "stays loaded for 540 s: alias champion went on from it" in outcome.out
 
 
 async def test_a_resolution_says_why(terminal: Terminal) -> None:

@@ -23,6 +23,15 @@ from router.model import (
 from router.ports import BackendDown, ColdWanted, VersionUse, WebhookArrived
 from tests.unit.control.conftest import World
 
+ONE = (ModelName("m"), VersionId("1"))
+
+
+async def routed(world: World, version: str) -> None:
+    """Let an operator send everything of a model to one version."""
+    world.routes.put(Route(ModelName("m"), (Arm("stable", version, 10_000),)))
+    await world.controller.load_routes()
+    await world.settle()
+
 
 async def loaded(world: World, model: str = "m", version: str = "1") -> None:
     """Ask for a version as a cold request does, and let it load."""
@@ -236,20 +245,24 @@ async def test_a_model_that_goes_from_the_registry_goes_from_the_table(world: Wo
     assert set(world.plane.models) == {"m"}
 
 
-async def test_new_files_behind_a_version_id_replace_the_old_copy(world: World) -> None:
-    """A copy whose files the registry no longer names is stale: it goes, and the new one is loaded."""
+async def test_a_copy_of_what_its_registry_has_no_more_goes(world: World) -> None:
+    """At once, unless clients met it a moment ago: then after the rollback window."""
     triton = world.add_triton()
-    world.shelf.set("m", "1", {"production": "1"})
+    world.shelf.set("m", "12", {"production": "1"})
     await world.settle()
     await loaded(world)
     assert Seat(TritonName("m.1"), "1") in next(iter(world.controller.residents.backends.values())).ready
+    await loaded(world, version="2")
     del world.shelf.models[ModelName("m")]
     world.shelf.set("n", "1")
     await world.settle()
     await world.later(1.0)
+    at_once = set(triton.loaded)
+    await world.later(world.controller.settings.rollback_window)
 
+    assert at_once == {("m.1", "1")}
     assert triton.loaded == set()
-    assert world.records.unloads == [("m", "1", "t0", "stale")]
+    assert world.records.unloads == [("m", "2", "t0", "stale"), ("m", "1", "t0", "stale")]
 
 
 async def test_new_files_are_tried_at_once_whatever_the_old_ones_did(world: World) -> None:
@@ -487,8 +500,58 @@ async def test_the_version_before_a_move_stays_loaded_for_the_rollback_window(wo
     world.shelf.set("m", "12", {}, {"champion": "2"})
     await world.settle()
     await world.later(590.0)
-    within = set(triton.loaded)
+    within, kept = set(triton.loaded), world.controller.kept(ONE)
     await world.later(20.0)
 
     assert within == {("m.1", "1"), ("m.2", "1")}
+    assert kept == "stays loaded for 10 s: alias champion went on from it"
     assert triton.loaded == {("m.2", "1")}
+    assert world.controller.kept(ONE) == ""
+
+
+async def test_a_route_that_goes_on_leaves_its_version_loaded_for_a_while(world: World) -> None:
+    """And one that comes back finds it there."""
+    triton = world.add_triton()
+    world.controller.set_settings(replace(world.controller.settings, idle_unload=60.0, rollback_window=600.0))
+    world.shelf.set("m", "12")
+    await routed(world, "1")
+    await loaded(world, version="1")
+    await routed(world, "2")
+    await loaded(world, version="2")
+    await world.later(300.0)
+    kept = world.controller.kept(ONE)
+    await routed(world, "1")
+    await world.later(1_000.0)
+
+    assert kept == "stays loaded for 300 s: arm stable went on from it"
+    assert world.plane.arms("m") == {"stable": ("1", 10_000)}
+    assert world.controller.kept(ONE) == ""
+    assert triton.loads == ["m.1", "m.2"]
+    assert triton.loaded == {("m.1", "1")}
+
+
+@pytest.mark.parametrize("left", ["2", ""], ids=["version", "model"])
+async def test_what_comes_and_goes_in_a_registry_is_not_loaded_anew_each_time(
+    world: World, left: str
+) -> None:
+    """A registry that says two things in turns: what clients met stays loaded for the rollback window."""
+    triton = world.add_triton()
+    world.shelf.set("m", "12", {"production": "1"})
+    world.shelf.set("other", "1")
+    await world.settle()
+    await loaded(world, version="1")
+    for _ in range(5):
+        world.shelf.set("m", left)
+        if not left:
+            del world.shelf.models[ModelName("m")]
+        await world.later(5.0)
+        without = world.plane.arms("m") if left else None
+        world.shelf.set("m", "12", {"production": "1"})
+        await world.later(5.0)
+        assert world.plane.arms("m") == {"stable": ("1", 10_000)} != without
+    world.shelf.set("m", "2")
+    await world.settle()
+    await world.later(world.controller.settings.rollback_window + 1)
+
+    assert triton.loads.count("m.1") == 1
+    assert ("m.1", "1") not in triton.loaded

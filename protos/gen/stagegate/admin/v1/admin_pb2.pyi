@@ -561,6 +561,7 @@ class ModelVersion(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     state: Global___VersionState.ValueType
     format: _builtins.str
@@ -573,6 +574,8 @@ class ModelVersion(_message.Message):
     """Why it is in state FAILED."""
     created: _builtins.float
     """Unix seconds."""
+    kept: _builtins.str
+    """Why it stays loaded though nothing names it any more, and for how long; empty otherwise."""
     @_builtins.property
     def stages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Stages that point to it, in lower case."""
@@ -608,10 +611,11 @@ class ModelVersion(_message.Message):
         digest: _builtins.str = ...,
         reason: _builtins.str = ...,
         created: _builtins.float | None = ...,
+        kept: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_created", b"_created", "created", b"created"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created", b"_created", "aliases", b"aliases", "arms", b"arms", "backend_model", b"backend_model", "backends", b"backends", "created", b"created", "digest", b"digest", "format", b"format", "metrics", b"metrics", "reason", b"reason", "stages", b"stages", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created", b"_created", "aliases", b"aliases", "arms", b"arms", "backend_model", b"backend_model", "backends", b"backends", "created", b"created", "digest", b"digest", "format", b"format", "kept", b"kept", "metrics", b"metrics", "reason", b"reason", "stages", b"stages", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__created: _TypeAlias = _typing.Literal["created"]  # noqa: Y015
     _WhichOneofArgType__created: _TypeAlias = _typing.Literal["_created", b"_created"]  # noqa: Y015
