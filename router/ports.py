@@ -198,7 +198,10 @@ class Registry(Protocol):
         ...
 
     def source(self, uri: str) -> Source | None:
-        """Access to the files of a version of this registry; None where no access of its own is needed."""
+        """Access to the files of a version of this registry; None where no access of its own is needed.
+
+        Whoever asked closes it, and it answers nobody else then.
+        """
         ...
 
     async def close(self) -> None:

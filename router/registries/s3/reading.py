@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from router.errors import RegistryUnavailable
 from router.registries.documents import (
@@ -60,11 +59,6 @@ def tree_of(prefix: str, pages: Iterable[Page], takes: Callable[[str], bool]) ->
                 models.setdefault(folder)
                 versions.setdefault(folder, []).append((parts[1], _signature(listed)))
     return {folder: (mark, tuple(versions.get(folder, ()))) for folder, mark in models.items()}
-
-
-def takes(globs: tuple[str, ...]) -> Callable[[str], bool]:
-    """Whether a name is wanted; all are where there are no globs."""
-    return lambda name: not globs or any(fnmatchcase(name, glob) for glob in globs)
 
 
 class Texts:

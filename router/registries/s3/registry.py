@@ -25,9 +25,10 @@ from router.model import ModelName, PointerKind, RegistryView, Version, VersionI
 from router.ports import ANYTHING, Capability, Hint, NewVersion, RegistryChange, Source, Unknown
 from router.registries import asking
 from router.registries.documents import ModelFiles
+from router.registries.globs import takes
 from router.registries.polling import pause
 from router.registries.s3.objects import Objects, Page
-from router.registries.s3.reading import Fetcher, Reading, Texts, Tree, takes, tree_of
+from router.registries.s3.reading import Fetcher, Reading, Texts, Tree, tree_of
 from router.registries.s3.writing import Uploads, write_change
 from router.registries.threads import Threads
 
@@ -101,7 +102,6 @@ class S3Registry:
         self._place = Texts(f"s3://{settings.bucket}/{settings.prefix}")
         self._lock = threading.Lock()
         self._session: _Session | None = None
-        self._source: Source | None = None
         self._known = _Known()
 
     @property
@@ -157,19 +157,11 @@ class S3Registry:
 
     def source(self, uri: str) -> Source | None:
         """Access with this registry's endpoint and keys; None for what is not in S3."""
-        if not uri.startswith("s3://"):
-            return None
-        with self._lock:
-            self._source = self._source or self._make_source()
-            return self._source
+        return self._make_source() if uri.startswith("s3://") else None
 
     async def close(self) -> None:
         """Give back connections."""
         self._abandon()
-        with self._lock:
-            source, self._source = self._source, None
-        if source is not None:
-            source.close()
 
     async def changes(self) -> AsyncIterator[Hint]:
         """Yield where the listing differs from the one that was read last, looking each `poll` seconds."""

@@ -13,6 +13,8 @@ from urllib.parse import unquote
 import pytest
 
 from router.artifacts.digest import digest_of
+from router.artifacts.fetch import Fetcher
+from router.artifacts.policy import Origin
 from router.errors import (
     Conflict,
     InvalidInput,
@@ -438,7 +440,8 @@ def fetched(registry: S3Registry, uri: str) -> dict[str, bytes]:
     """All files of an artifact by the registry's own source."""
     source = registry.source(uri)
     assert source is not None
-    return {file.path: b"".join(source.read(uri, file, 0, file.size)) for file in source.files(uri)}
+    with contextlib.closing(source):
+        return {file.path: b"".join(source.read(uri, file, 0, file.size)) for file in source.files(uri)}
 
 
 async def test_files_are_uploaded_and_come_back(
@@ -520,6 +523,23 @@ async def test_what_cannot_be_registered_uploads_nothing(opened: Open, bucket: B
             await opened().register(version)
 
     assert bucket.listed() == before
+
+
+async def test_files_are_fetched_again_and_again(opened: Open, bucket: Bucket, tmp_path: Path) -> None:
+    """Each fetch closes the access that it was given, and the next one gets access of its own."""
+    bucket.put("digits/1/model.onnx", "one")
+    bucket.put("digits/2/model.onnx", "two")
+    registry = opened()
+    fetcher = Fetcher(
+        origins=lambda _: Origin("s3", uri=f"s3://{bucket.name}/{bucket.prefix}"),
+        sources=lambda version: registry.source(version.artifact),
+    )
+    for version in (await digits(registry)).versions.values():
+        (tmp_path / version.version).mkdir()
+        fetcher.fetch(version, tmp_path / version.version)
+
+    assert [path.read_text() for path in sorted(tmp_path.rglob("model.onnx"))] == ["one", "two"]
+    assert registry.source("file:///etc/passwd") is None
 
 
 def test_it_sends_no_notices(opened: Open) -> None:
