@@ -441,12 +441,13 @@ def _controller(
 
 def controller_settings(config: GatewayConfig) -> ControllerSettings:
     """The part of a configuration that the control loop wants."""
-    idle = config.residency.idle_unload
+    idle, loss = config.residency.idle_unload, config.residency.loss_window
     return ControllerSettings(
         default_registry=config.default_registry,
         idle_unload=float("inf") if idle is None else idle,
         load_timeout=config.residency.load_timeout,
         rollback_window=config.residency.rollback_window,
+        loss_window=float("inf") if loss is None else loss,
     )
 
 

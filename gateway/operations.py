@@ -559,11 +559,17 @@ class AcceptedVersion:
 
 @dataclass(frozen=True, slots=True)
 class RegistryGauge:
-    """Numbers of one registry; `age` is None when it was never read."""
+    """Numbers of one registry.
+
+    Attributes:
+        age: seconds since it was read whole; None where it never was.
+        lost: models that it has no more and that go on, because it lost so many at once.
+    """
 
     name: str
     age: float | None
     problems: int
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)

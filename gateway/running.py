@@ -574,6 +574,11 @@ class RunningGateway:
             for name, state in self._controller.registries.items()
         )
 
+    def _lost(self, registry: str) -> int:
+        """Models that a registry has no more and that go on."""
+        loss = self._controller.registries[registry].readings.loss
+        return 0 if loss is None else len(loss.models)
+
     def _problems(self) -> list[Problem]:
         found = [Problem(item.subject, item.reason) for item in self._controller.unservable]
         for state in self._controller.registries.values():
@@ -607,7 +612,7 @@ class RunningGateway:
             ),
             backends={state.name: state.up for state in self._controller.residents.backends.values()},
             registries=tuple(
-                RegistryGauge(status.name, status.age, len(status.problems))
+                RegistryGauge(status.name, status.age, len(status.problems), self._lost(status.name))
                 for status in self._registries(now)
             ),
             certificates=self._certificates.expiry if self._certificates else {},

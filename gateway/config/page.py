@@ -69,6 +69,7 @@ _DURATIONS = {
     "residency.idle_unload",
     "residency.load_timeout",
     "residency.rollback_window",
+    "residency.loss_window",
     "artifacts.timeout",
     "artifacts.stall",
 }

@@ -312,6 +312,10 @@ class ResidencyConfig(Section):
         default=600.0,
         description="for which a version stays loaded that a stage, alias or arm went away from",
     )
+    loss_window: Annotated[float | None, Duration(0, 365 * _DAY, never=True)] = Field(
+        default=3_600.0,
+        description="for which models go on that their registry lost more than half of at once, or never",
+    )
     load_timeout: Annotated[float, Duration(1, _DAY)] = Field(
         default=120.0, description="for one load; then it counts as failed"
     )

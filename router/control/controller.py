@@ -23,6 +23,7 @@ from router.control.catalog import (
     choose_models,
 )
 from router.control.loader import Loader, LoaderHooks, Recorder
+from router.control.losses import LOSS_WINDOW
 from router.control.publisher import Publisher
 from router.control.reader import ReaderHooks, RegistryReader, RegistryState
 from router.control.readings import Readings
@@ -53,6 +54,7 @@ from router.placement.residency import (
     plan,
 )
 from router.ports import (
+    ANYTHING,
     MOVED,
     Accepted,
     BackendDown,
@@ -100,12 +102,14 @@ class ControllerSettings:
         idle_unload: seconds without a request after which an unnamed version is unloaded.
         load_timeout: seconds that one load may take.
         rollback_window: seconds for which a version stays loaded that a stage, alias or arm went away from.
+        loss_window: seconds for which models go on that their registry lost more than half of at once.
     """
 
     default_registry: str
     idle_unload: float
     load_timeout: float
     rollback_window: float = ROLLBACK_WINDOW
+    loss_window: float = LOSS_WINDOW
 
 
 @dataclass(slots=True)
@@ -190,7 +194,9 @@ class Controller:
         self._forget_registry(name)
         before = self.registries.get(name)
         readings = Readings(before.view if before else None)
-        state = self.registries[name] = RegistryState(registry, poll, self._clock.now(), readings)
+        state = RegistryState(registry, poll, self._clock.now(), readings)
+        state.loss_window = self.settings.loss_window
+        self.registries[name] = state
         hooks = ReaderHooks(changed=self._registry_changed, looked=self._wake.set)
         reader = self._readers[name] = RegistryReader(state, self._clock, hooks)
         self._watchers.start(f"registry {name}", reader.follow)
@@ -319,6 +325,10 @@ class Controller:
         """Take changed settings over."""
         self.settings = settings
         self._loader.load_timeout = settings.load_timeout
+        for reader in self._readers.values():
+            reader.state.loss_window = settings.loss_window
+            if reader.state.readings.loss is not None:
+                reader.notice(ANYTHING)  # it may be believed now
         self._sources_changed = True
         self._wake.set()
 

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from router.control.losses import LOSS_WINDOW, Loss
 from router.control.readings import Readings, age_allowed
 from router.errors import RegistryUnavailable
 from router.model import ModelName, RegistryView
@@ -20,6 +21,9 @@ READ_AGAIN_SECONDS = 10.0
 
 POLLS_UNTIL_READ = 2.5
 """How many polls a polled one may be silent before it is read all the same."""
+
+TELL_SECONDS = 60.0
+"""How often people are told of losses at most."""
 
 READ_SECONDS = 300.0
 """How long one reading may take; adapters have limits of their own, far below this."""
@@ -53,6 +57,8 @@ class RegistryState:
         read_at: monotonic seconds of the last good reading of everything; None before the first.
         error: why the last reading failed; "" where it did not.
         old: whether people were told that the last good reading is old.
+        loss_window: seconds for which models go on that it lost more than half of at once.
+        loss_told: when people were told last that it lost so many, in monotonic seconds.
         since: monotonic seconds from which on it is followed.
     """
 
@@ -63,6 +69,8 @@ class RegistryState:
     read_at: float | None = None
     error: str = ""
     old: bool = False
+    loss_window: float = LOSS_WINDOW
+    loss_told: float = float("-inf")
 
     @property
     def view(self) -> RegistryView | None:
@@ -74,6 +82,11 @@ class RegistryState:
         return None if self.read_at is None else now - self.read_at
 
     def warning(self, now: float) -> str:
+        """That it is old, or lost so much that it is not believed; "" for neither."""
+        loss = self.readings.loss
+        return self._old(now) or ("" if loss is None else loss.told(now, self.loss_window))
+
+    def _old(self, now: float) -> str:
         """That the last good reading is old, or that there is none after so long; "" while it is not."""
         known = self.since if self.read_at is None else self.read_at
         if now - known <= age_allowed(self.poll):
@@ -84,12 +97,26 @@ class RegistryState:
 
     def look(self, now: float) -> None:
         """Tell people once that it is old, and once that it is not any more."""
-        warning = self.warning(now)
+        warning = self._old(now)
         if warning and not self.old:
             LOG.warning("registry %s %s", self.registry.name, warning)
         elif self.old and not warning:
             LOG.info("registry %s is read again", self.registry.name)
         self.old = bool(warning)
+
+    def note_loss(self, before: Loss | None, now: float) -> None:
+        """Tell people that it lost most of its models, and what came of that.
+
+        One that says two things in turns is told of once a minute.
+        """
+        after, name = self.readings.loss, self.registry.name
+        if before is None and after is not None and now - self.loss_told >= TELL_SECONDS:
+            self.loss_told = now
+            LOG.warning("registry %s %s", name, after.told(now, self.loss_window))
+        elif before is not None and after is None and now - before.since >= self.loss_window:
+            LOG.warning("registry %s: the loss of %d models is believed now", name, len(before.models))
+        elif before is not None and after is None and before.since == self.loss_told:
+            LOG.info("registry %s has most of its models again", name)
 
 
 class RegistryReader:
@@ -188,12 +215,14 @@ class RegistryReader:
     def _take(self, begun: int, hint: Hint, view: RegistryView) -> None:
         state = self.state
         known = frozenset(state.view.problems) if state.view else frozenset()
-        changed = state.readings.take(begun, hint, view)
+        loss, now = state.readings.loss, self._clock.now()
+        changed = state.readings.take(begun, hint, view, now, state.loss_window)
+        state.note_loss(loss, now)
         for trouble in state.view.problems if state.view else ():
             if trouble not in known:
                 LOG.warning("registry %s: %s: %s", state.registry.name, trouble.subject, trouble.message)
         if hint.model is None:
-            state.error, state.read_at = "", self._clock.now()
+            state.error, state.read_at = "", now
         if changed:
             self._hooks.changed(hint.model)
 

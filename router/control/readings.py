@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from router.control.losses import LOSS_WINDOW, Loss, weigh
 from router.model import ModelName, RegistryView
 from router.ports import Hint
 
@@ -29,10 +30,15 @@ class Readings:
 
     Args:
         view: what an adapter before this one read last.
+
+    Attributes:
+        view: what is believed; None before the first reading.
+        loss: what the last reading lost and `view` still has, because so much of it is missing.
     """
 
     def __init__(self, view: RegistryView | None = None) -> None:
         self.view = view
+        self.loss: Loss | None = None
         self._begun = 0
         self._whole = 0
         self._each: dict[ModelName, int] = {}
@@ -47,18 +53,23 @@ class Readings:
         self._begun += 1
         return self._begun
 
-    def take(self, begun: int, hint: Hint, view: RegistryView) -> bool:
+    def take(
+        self, begun: int, hint: Hint, view: RegistryView, at: float = 0.0, window: float = LOSS_WINDOW
+    ) -> bool:
         """Take what a reading found; whether anything is known now that was not before.
 
         Args:
             begun: what `begin` gave.
             hint: what it was about.
             view: what it found, whole; where it was about one model, only that is looked at.
+            at: when it ended, in monotonic seconds.
+            window: seconds for which a loss of most models is not believed.
         """
         before = self.view
         if hint.model is None or before is None:
             if begun > self._whole:
-                self.view = self._but_newer(begun, view)
+                told = self._but_newer(begun, view)
+                self.view, self.loss = weigh(before, told, self.loss, at, window)
                 self._whole = begun
         elif begun > max(self._whole, self._each.get(hint.model, 0)):
             self._each[hint.model] = begun

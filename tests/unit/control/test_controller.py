@@ -21,7 +21,7 @@ from router.model import (
     VersionId,
 )
 from router.ports import BackendDown, ColdWanted, VersionUse, WebhookArrived
-from tests.unit.control.conftest import World
+from tests.unit.control.conftest import Triton, World
 
 ONE = (ModelName("m"), VersionId("1"))
 
@@ -249,12 +249,13 @@ async def test_a_copy_of_what_its_registry_has_no_more_goes(world: World) -> Non
     """At once, unless clients met it a moment ago: then after the rollback window."""
     triton = world.add_triton()
     world.shelf.set("m", "12", {"production": "1"})
+    world.shelf.set("n", "1")
     await world.settle()
     await loaded(world)
     assert Seat(TritonName("m.1"), "1") in next(iter(world.controller.residents.backends.values())).ready
     await loaded(world, version="2")
     del world.shelf.models[ModelName("m")]
-    world.shelf.set("n", "1")
+    world.shelf.hint()
     await world.settle()
     await world.later(1.0)
     at_once = set(triton.loaded)
@@ -555,3 +556,77 @@ async def test_what_comes_and_goes_in_a_registry_is_not_loaded_anew_each_time(
 
     assert triton.loads.count("m.1") == 1
     assert ("m.1", "1") not in triton.loaded
+
+
+async def emptied(world: World) -> Triton:
+    """Three models, one loaded and met by clients; then their registry says that there are none."""
+    triton = world.add_triton()
+    for name in "mno":
+        world.shelf.set(name, "12", {"production": "1"})
+    await world.settle()
+    await loaded(world)
+    world.shelf.models.clear()
+    world.shelf.hint()
+    await world.settle()
+    return triton
+
+
+async def test_a_registry_that_is_empty_all_at_once_takes_nothing_away(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder that is not mounted, a wrong bucket: what is served goes on, cold versions can be loaded, and
+    people are told."""
+    triton = await emptied(world)
+    state = world.controller.registries["local"]
+    told, unloads = state.warning(world.clock.now()), list(triton.unloads)
+    await loaded(world, "n")
+
+    assert told.startswith(
+        "lost 3 of 3 models at once (m, n, o); they go on as they were; believed in 3600 s"
+    )
+    assert f"registry local {told}" in caplog.messages
+    assert unloads == []
+    assert [world.plane.arms(name) for name in "mno"] == [{"stable": ("1", 10_000)}] * 3
+    world.shelf.set("m", "12", {"production": "2"})
+    for name in "no":
+        world.shelf.set(name, "12", {"production": "1"})
+    await world.settle()
+    assert (state.warning(world.clock.now()), world.plane.arms("m")) == ("", {"stable": ("2", 10_000)})
+
+
+@pytest.mark.parametrize("by", ["time", "reload"])
+async def test_an_empty_registry_is_believed_in_the_end(world: World, by: str) -> None:
+    """Or when an operator says so; what clients met stays loaded for the rollback window all the same."""
+    triton = await emptied(world)
+    if by == "reload":
+        world.controller.set_settings(replace(world.controller.settings, loss_window=0.0))
+    else:
+        await world.later(3_600.0)
+        world.shelf.hint()
+    await world.settle()
+    kept = set(triton.loaded)
+    await world.later(world.controller.settings.rollback_window)
+
+    assert world.plane.history[-1] == {}
+    assert world.controller.registries["local"].warning(world.clock.now() - 600.0) == ""
+    assert (kept, triton.loaded) == ({("m.1", "1")}, set())
+
+
+async def test_a_registry_that_is_full_and_empty_in_turns_changes_nothing(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No load, no unload, no change of the table, and a line in the log at most once a minute."""
+    triton = await emptied(world)
+    before, tables = dict(world.plane.history[-1]), len(world.plane.history)
+    for turn in range(60):
+        for name in "mno" if turn % 2 else "":
+            world.shelf.set(name, "12", {"production": "1"})
+        if not turn % 2:
+            world.shelf.models.clear()
+        world.shelf.hint()
+        await world.later(5.0)
+
+    assert world.plane.history[tables:] == []
+    assert world.plane.history[-1] == before
+    assert (triton.loads, triton.unloads) == (["m.1"], [])
+    assert 4 <= sum("at once" in line for line in caplog.messages) <= 6

@@ -1,0 +1,102 @@
+"""A registry that lost most of what it had is not believed at first."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.control.losses import Loss, weigh
+from router.model import ModelName, RegisteredModel, RegistryView, Version, VersionId
+
+WINDOW = 100.0
+
+
+def view(models: str, *, empty: str = "", note: str = "") -> RegistryView:
+    """A reading: one letter for each model with a version, and for each without any."""
+    made = {}
+    for letter in models + empty:
+        name = ModelName(letter)
+        versions = {VersionId("1"): Version("r", name, VersionId("1"))} if letter in models else {}
+        made[name] = RegisteredModel("r", name, versions, description=note)
+    return RegistryView("r", made)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "empty", "lost"),
+    [
+        ("abcd", "", "", "abcd"),
+        ("abcd", "d", "", "abc"),
+        ("abcd", "d", "abc", "abc"),
+        ("a", "", "", "a"),
+        ("abcd", "xyz", "", "abcd"),
+        ("abcd", "ab", "", ""),
+        ("abcd", "abc", "", ""),
+        ("ab", "a", "", ""),
+        ("", "", "", ""),
+    ],
+)
+def test_more_than_half_must_be_gone(before: str, now: str, empty: str, lost: str) -> None:
+    """Then it goes on; what was registered meanwhile is there as well."""
+    believed, loss = weigh(view(before), view(now, empty=empty), None, 10.0, WINDOW)
+
+    assert loss == (Loss(10.0, tuple(map(ModelName, lost)), len(before)) if lost else None)
+    assert set(believed.models) == set(now + empty + lost)
+    assert all(believed.models[ModelName(name)].versions for name in lost)
+
+
+def test_what_it_still_tells_counts_at_once() -> None:
+    """Only what is missing is as it was."""
+    believed, _ = weigh(view("abc", note="old"), view("a", note="new"), None, 0.0, WINDOW)
+
+    assert [believed.models[ModelName(name)].description for name in "abc"] == ["new", "old", "old"]
+
+
+def test_a_first_reading_is_believed() -> None:
+    """There is nothing to hold against it."""
+    assert weigh(None, view(""), None, 0.0, WINDOW) == (view(""), None)
+
+
+def test_a_loss_that_lasts_is_believed_in_the_end() -> None:
+    """Counted from its beginning."""
+    known, loss = weigh(view("abcd"), view("a"), None, 0.0, WINDOW)
+    known, loss = weigh(known, view("a"), loss, 99.0, WINDOW)
+    within = set(known.models)
+    known, loss = weigh(known, view("a"), loss, 100.0, WINDOW)
+
+    assert within == set("abcd")
+    assert (set(known.models), loss) == ({"a"}, None)
+
+
+def test_what_is_not_to_be_held_is_believed_at_once() -> None:
+    """With a window of nothing."""
+    assert weigh(view("abcd"), view(""), None, 0.0, 0.0) == (view(""), None)
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 60.0), st.booleans()), max_size=30))
+def test_one_that_says_two_things_in_turns_never_takes_anything_away(turns: list[tuple[float, bool]]) -> None:
+    """Unless it says for the whole window that nothing is there."""
+    known, loss, at, without = view("abc"), None, 0.0, 0.0
+    for pause, has in turns:
+        at += pause
+        known, loss = weigh(known, view("abc" if has else ""), loss, at, WINDOW)
+        without = 0.0 if has else without or at
+        held = has or at - without < WINDOW
+        assert (set(known.models) == set("abc")) or not held
+        if not known.models:
+            break
+
+
+@pytest.mark.parametrize(
+    ("loss", "window", "text"),
+    [
+        (Loss(0.0, (ModelName("a"),), 1), 60.0, "lost 1 of 1 models at once (a); they go on as they were; "
+         "believed in 50 s, or at once with `residency.loss_window: 0s` and a reload"),
+        (Loss(0.0, tuple(map(ModelName, "abcde")), 7), float("inf"),
+         "lost 5 of 7 models at once (a, b, c "
+         "and 2 more); they go on as they were; believed only with `residency.loss_window: 0s` and a reload"),
+    ],
+)  # fmt: skip
+def test_people_are_told_of_it(loss: Loss, window: float, text: str) -> None:
+    """How much, what, for how long, and what to do."""
+    assert loss.told(10.0, window) == text
