@@ -185,16 +185,20 @@ fn rename(ask: &Ask<'_>, status: &mut Status) {
 fn broken(error: &h2::Error, via: &Via) -> Missed {
     let status = Status::of_upstream_error(error, via.name());
     let fault = fault_of(error);
-    let again = match fault {
-        None if is_unprocessed(error) => Again::Free(RetryReason::Refused),
-        Some(Fault::Broken) => Again::after(true, fault),
-        _ => Again::Never,
-    };
     Missed {
-        again,
+        again: again_after(error, fault),
         fault,
         status,
         response: None,
+    }
+}
+
+/// Whether what was sent on a stream that ended in this way may be sent again.
+pub(crate) fn again_after(error: &h2::Error, fault: Option<Fault>) -> Again {
+    match fault {
+        None if is_unprocessed(error) => Again::Free(RetryReason::Refused),
+        Some(Fault::Broken) => Again::after(true, fault),
+        _ => Again::Never,
     }
 }
 
@@ -286,7 +290,7 @@ impl Tries {
         }
         let is_gone = missed.fault == Some(Fault::Gone);
         let status = if is_gone {
-            gone(ask, via, &missed.status)
+            Status::gone(via.name(), &(ask.what)(), &missed.status.message)
         } else {
             missed.status
         };
@@ -344,32 +348,28 @@ impl Tries {
         self.last.take().map_or_else(none, |last| *last)
     }
 
-    /// All that are left are passed over. Where that is because they went away, the table or a connection
-    /// is about to tell what becomes of them.
+    /// All that are left are passed over.
     fn ejected(&mut self, worker: &Worker, ask: &Ask<'_>) -> Status {
         let Some(routed) = ask.version else {
             return self.status(ask);
         };
-        let health = &routed.version.cell.health;
-        let went_away = |id: &u32| {
-            health.ejected(*id).is_some_and(|ejected| {
-                matches!(ejected.fault, Fault::Gone | Fault::Broken)
-                    && ejected.since.elapsed() < PATIENCE
-            })
-        };
-        if ask.backends.iter().any(went_away) {
+        if went_away(routed, ask.backends) {
             self.wait_for = Some(WaitFor::Connection);
         }
         worker.all_ejected(routed, ask.backends)
     }
 }
 
-/// A backend does not have what the table says that it has.
-fn gone(ask: &Ask<'_>, via: &Via, said: &Status) -> Status {
-    let (what, name, said) = ((ask.what)(), via.name(), &said.message);
-    Status::unavailable(format!(
-        "backend '{name}' does not have {what} any more: {said}"
-    ))
+/// Whether backends are passed over because they went away just now: the table or a connection is about
+/// to tell what becomes of them.
+pub(crate) fn went_away(routed: &Routed, backends: &[u32]) -> bool {
+    let health = &routed.version.cell.health;
+    backends.iter().any(|id| {
+        health.ejected(*id).is_some_and(|ejected| {
+            matches!(ejected.fault, Fault::Gone | Fault::Broken)
+                && ejected.since.elapsed() < PATIENCE
+        })
+    })
 }
 
 async fn open(

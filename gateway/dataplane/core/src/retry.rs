@@ -119,18 +119,10 @@ pub(crate) async fn wait(
     (what, until): (WaitFor, Instant),
     failure: Failure,
 ) -> Result<(), Failure> {
-    let limit = u32::try_from(worker.limits().queue_per_model).unwrap_or(u32::MAX);
-    let place = worker.with_counters(|_, counters| counters.wait(&routed.pick(), limit));
-    let Some(place) = place else {
-        return Err(failure);
-    };
-    // No load is asked for here: it is ready as far as we know.
-    place.not_asked();
     let changed = {
-        let mut waiting = Box::pin(change(worker, routed, what, until));
+        let mut waiting = Box::pin(wait_alone(worker, routed, what, until));
         client.wait(|_, cx| waiting.as_mut().poll(cx)).await?
     };
-    drop(place);
     if !changed {
         return Err(failure);
     }
@@ -139,6 +131,24 @@ pub(crate) async fn wait(
         return Ok(());
     }
     cold::ready_for(worker, client, routed).await
+}
+
+/// Wait, at a place in the queue of the version, until it may be worth while to ask again. False where that
+/// does not come in time, or where there is no place.
+pub(crate) async fn wait_alone(
+    worker: &Worker,
+    routed: &Routed,
+    what: WaitFor,
+    until: Instant,
+) -> bool {
+    let limit = u32::try_from(worker.limits().queue_per_model).unwrap_or(u32::MAX);
+    let place = worker.with_counters(|_, counters| counters.wait(&routed.pick(), limit));
+    let Some(place) = place else {
+        return false;
+    };
+    // No load is asked for here: it is ready as far as we know.
+    place.not_asked();
+    change(worker, routed, what, until).await
 }
 
 /// Wait for a change of the version, or for a connection; false where the time is over.

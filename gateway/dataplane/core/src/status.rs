@@ -102,6 +102,18 @@ impl Status {
         }
     }
 
+    /// A backend ended a stream that was not at its end.
+    pub(crate) fn ended_early(backend: &str) -> Self {
+        Self::unavailable(format!("backend '{backend}' ended the stream"))
+    }
+
+    /// A backend does not have what the table says that it has.
+    pub(crate) fn gone(backend: &str, what: &str, said: &str) -> Self {
+        Self::unavailable(format!(
+            "backend '{backend}' does not have {what} any more: {said}"
+        ))
+    }
+
     /// A backend that cannot be reached, of what was asked for.
     pub(crate) fn no_backend(backend: &str, what: &str, reason: &str) -> Self {
         Self::unavailable(format!(

@@ -360,3 +360,24 @@ async fn a_lost_sequence_is_told_in_the_stream_and_the_stream_goes_on() {
     assert!(String::from_utf8(error).unwrap().contains("START flag"));
     assert_eq!("1", told(&answer));
 }
+
+/// What was refused was not begun; but the sequence began at this backend, and is tried there again.
+#[tokio::test]
+async fn a_refused_sequence_of_a_stream_goes_to_its_own_backend_again() {
+    let world = World::new().await;
+    let all: Vec<u8> = [&[SEVEN, START][..], &[SEVEN], &[SEVEN, END]]
+        .iter()
+        .flat_map(|parameters| message("", parameters, 1))
+        .collect();
+
+    let client = world.gateway.client().await;
+    let answer = client
+        .call(STREAM, &[("x-do", "refuse-once")], &[&all])
+        .await;
+
+    assert_eq!((0, 3), (answer.code(), answer.messages().len()));
+    assert!(answer.messages().iter().all(|answer| told(answer) == "1"));
+    let counters = world.gateway.published.counters();
+    assert_eq!(3, counters.retries.iter().map(|c| c.count).sum::<u64>());
+    until("it is released", || world.open() == 0).await;
+}

@@ -379,3 +379,223 @@ async fn a_client_that_does_not_read_stops_the_stream() {
 
     assert_eq!(0, answer.code());
 }
+
+/// Two backends with one model.
+async fn pair() -> (Backend, Backend, Gateway) {
+    let (one, two) = (Backend::start().await, Backend::start().await);
+    let gateway = Gateway::start(snapshot(
+        &[&one, &two],
+        vec![ready("digits", &["t0", "t1"])],
+    ));
+    (one, two, gateway)
+}
+
+fn retried(gateway: &Gateway) -> u64 {
+    gateway
+        .published
+        .counters()
+        .retries
+        .iter()
+        .map(|c| c.count)
+        .sum()
+}
+
+/// Streams one after the other, each with that many messages at once; status and answers of each.
+async fn streams(gateway: &Gateway, count: usize, messages: usize) -> Vec<(i32, usize)> {
+    let client = gateway.client().await;
+    let all: Vec<u8> = (0..messages)
+        .flat_map(|at| framed(&request("digits", "", at)))
+        .collect();
+    let mut out = Vec::new();
+    for _ in 0..count {
+        let answer = client.call(STREAM, &[], &[&all]).await;
+        let messages = answer.messages();
+        let good = messages.iter().filter(|message| told(message).2.is_empty());
+        out.push((answer.code(), good.count()));
+    }
+    out
+}
+
+/// What a backend refuses it has not begun with: all that was sent there goes to another, in its order.
+#[tokio::test]
+async fn a_refused_stream_goes_to_another_backend_with_all_its_messages() {
+    let (one, two, gateway) = pair().await;
+    one.does("refuse");
+
+    assert_eq!(vec![(0, 5); 20], streams(&gateway, 20, 5).await);
+
+    assert_eq!(20, two.seen().len());
+    assert!(one.seen().is_empty() && retried(&gateway) > 0);
+}
+
+/// Where there is no other, the same one is asked again; so is the one that has a sequence.
+#[tokio::test]
+async fn a_refused_stream_of_the_only_backend_is_sent_again() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::start(snapshot(&[&backend], vec![ready("digits", &["t0"])]));
+    let client = gateway.client().await;
+    let message = framed(&request("digits", "", 1));
+
+    let answer = client
+        .call(STREAM, &[("x-do", "refuse-once")], &[&message])
+        .await;
+
+    assert_eq!((0, 1), (answer.code(), answer.messages().len()));
+}
+
+/// The client's stream is open still, and goes on after its first backend said no.
+#[tokio::test]
+async fn an_open_stream_goes_on_elsewhere() {
+    for how in [
+        "refuse",
+        "status=14 it ends",
+        "status=5 Request for unknown model: 'digits.1.abc'",
+    ] {
+        let (one, two, gateway) = pair().await;
+        two.does(how);
+        let client = gateway.client().await;
+        // It is drawn often enough that the other one is the first of some.
+        for _ in 0..12 {
+            let mut call = client.begin(STREAM, &[]).await;
+            let mut held = Vec::new();
+            call.send_all(&framed(&request("digits", "", 1)), false)
+                .await;
+            let (_, _, mut body) = call.head().await.unwrap();
+            let mut answers = vec![next_message(&mut body, &mut held).await.unwrap()];
+            call.send_all(&framed(&request("digits", "", 2)), true)
+                .await;
+            answers.push(next_message(&mut body, &mut held).await.unwrap());
+
+            assert!(
+                answers.iter().all(|message| told(message).2.is_empty()),
+                "{how}"
+            );
+            assert!(next_message(&mut body, &mut held).await.is_none());
+            assert_eq!("0", body.trailers().await.unwrap().unwrap()["grpc-status"]);
+        }
+        assert_eq!(12, one.seen().iter().filter(|seen| seen.ended_well).count());
+        assert!(retried(&gateway) > 0, "{how}");
+    }
+}
+
+/// A model that a backend does not have any more, in the middle of a stream: the backend's fault.
+#[tokio::test]
+async fn a_model_that_is_gone_from_a_backend_is_asked_of_another_within_a_stream() {
+    let (one, two, gateway) = pair().await;
+    let client = gateway.client().await;
+    let mut call = client.begin(STREAM, &[]).await;
+    let mut held = Vec::new();
+    call.send_all(&framed(&request("digits", "", 1)), false)
+        .await;
+    let (_, _, mut body) = call.head().await.unwrap();
+    let mut errors = vec![told(&next_message(&mut body, &mut held).await.unwrap()).2];
+    let (first, other) = if one.seen().is_empty() {
+        (&two, &one)
+    } else {
+        (&one, &two)
+    };
+
+    first.does("stream-error=Request for unknown model: 'digits.1.abc' has no available versions");
+    for size in 0..20 {
+        call.send_all(&framed(&request("digits", "", size)), size == 19)
+            .await;
+        errors.push(told(&next_message(&mut body, &mut held).await.unwrap()).2);
+    }
+
+    assert_eq!(vec![String::new(); 21], errors);
+    assert!(next_message(&mut body, &mut held).await.is_none());
+    assert_eq!((1, 1), (first.seen().len(), other.seen().len()));
+}
+
+/// Where no backend has it, the client is told whose fault that is, and the stream goes on.
+#[tokio::test]
+async fn a_model_that_is_gone_from_all_backends_is_no_not_found() {
+    let (one, two, gateway) = pair().await;
+    let gone = "stream-error=Request for unknown model: 'digits.1.abc' has no available versions";
+    one.does(gone);
+    two.does(gone);
+    let client = gateway.client().await;
+    let message = framed(&request("digits", "", 1));
+
+    let started = std::time::Instant::now();
+    let answer = client.call(STREAM, &[], &[&message]).await;
+
+    assert_eq!(0, answer.code());
+    let [message] = &answer.messages()[..] else {
+        panic!("{answer:?}")
+    };
+    let error = told(message).2;
+    assert!(
+        error.contains("does not have model 'digits' version 1 any more"),
+        "{error}"
+    );
+    assert!(started.elapsed() < std::time::Duration::from_secs(9));
+}
+
+/// A connection that breaks: the one message may have been begun, so it is sent once more and no further.
+#[tokio::test]
+async fn one_message_is_sent_once_more_when_its_backend_dies() {
+    let (one, two, gateway) = pair().await;
+    one.does("wait");
+    two.does("wait");
+    let client = gateway.client().await;
+    let mut call = client.begin(STREAM, &[]).await;
+    call.send_all(&framed(&request("digits", "", 1)), true)
+        .await;
+    until("it is there", || one.seen().len() + two.seen().len() == 1).await;
+    let (first, other) = if one.seen().is_empty() {
+        (&two, &one)
+    } else {
+        (&one, &two)
+    };
+
+    other.does("");
+    first.stop();
+    let answer = call.answer().await.unwrap();
+
+    assert_eq!((0, 1), (answer.code(), answer.messages().len()));
+    assert_eq!(1, retried(&gateway));
+}
+
+/// Two messages, or one above the cap: nobody knows what was done, and nothing is sent again.
+#[tokio::test]
+async fn more_than_one_message_or_a_large_one_is_not_sent_again() {
+    for sizes in [&[1, 1][..], &[(1 << 20) + 1]] {
+        let (one, two, gateway) = pair().await;
+        one.does("wait");
+        two.does("wait");
+        let client = gateway.client().await;
+        let mut call = client.begin(STREAM, &[]).await;
+        for size in sizes {
+            call.send_all(&framed(&request("digits", "", *size)), false)
+                .await;
+        }
+        until("it is there", || one.seen().len() + two.seen().len() == 1).await;
+
+        one.stop();
+        two.stop();
+        let answer = call.answer().await.unwrap();
+
+        assert_eq!(14, answer.code(), "{}", answer.text());
+        assert_eq!(0, retried(&gateway));
+    }
+}
+
+/// A backend that is not there is waited for, as a request waits.
+#[tokio::test]
+async fn a_stream_waits_for_a_backend_that_is_started_again() {
+    let backend = Backend::start().await;
+    let address = backend.address();
+    let gateway = Gateway::start(snapshot(&[&backend], vec![ready("digits", &["t0"])]));
+    assert_eq!(vec![(0, 1)], streams(&gateway, 1, 1).await);
+    backend.stop();
+    until("it is noticed", || backend.connections() == 0).await;
+
+    let again = async {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        Backend::at(&address).await
+    };
+    let (outcome, _backend) = tokio::join!(streams(&gateway, 1, 1), again);
+
+    assert_eq!(vec![(0, 1)], outcome);
+}

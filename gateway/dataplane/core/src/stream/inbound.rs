@@ -10,6 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use h2::RecvStream;
 use http::Request;
+use stagegate_table::counters::RetryReason;
 use stagegate_table::{Series, State};
 use stagegate_wire::names::{scan_message, Names};
 use stagegate_wire::stream::{error_answer, request_id};
@@ -18,21 +19,26 @@ use crate::balance::{Choice, NoChoice};
 use crate::budget::Held;
 use crate::client::Failure;
 use crate::cold;
+use crate::exchange::went_away;
 use crate::framer::Caps;
 use crate::joined::Joined;
 use crate::message::malformed;
 use crate::reader::{ReadError, Reader};
+use crate::retry::{self, WaitFor, PATIENCE};
 use crate::routed::{Count, Routed, RoutedMessage};
-use crate::sequences::{Continued, Hold};
+use crate::sequences::Continued;
 use crate::status::Status;
 use crate::upstream::{Lease, Unreachable};
 
+use super::kept::{Returned, To, Unanswered, TRIES};
 use super::lanes::{Lanes, Preparing, Turn};
 use super::leg::Leg;
 use super::Session;
 
 /// Names that one stream remembers the arms of; beyond it the oldest is forgotten.
 const REMEMBERED: usize = 1024;
+/// Times that one message waits for a backend.
+const WAITS: u8 = 8;
 
 /// What the names of earlier messages led to.
 struct Known {
@@ -48,18 +54,6 @@ impl Known {
     fn is(&self, names: Names<'_>) -> bool {
         *self.model == *names.model && *self.version == *names.version
     }
-}
-
-/// Where a message goes.
-struct To {
-    routed: Routed,
-    /// The arm that was drawn; none for a pinned version.
-    arm: Option<Box<str>>,
-    series: Arc<Series>,
-    /// Its place in a sequence.
-    hold: Option<Hold>,
-    /// Whether an open sequence decided, which says nothing about other messages.
-    continued: bool,
 }
 
 /// What a message needs to be sent: where to, and as what.
@@ -78,6 +72,8 @@ type Refusal = (Status, Arc<Series>);
 
 /// What happens next.
 enum Event {
+    /// A message is to be sent once more.
+    Returned(Returned),
     /// A message that waited can be sent, or not.
     Turn(Turn<Result<Prepared, Refusal>>),
     Message(Bytes),
@@ -92,6 +88,8 @@ struct Inbound<'s, 'w> {
     known: Vec<Known>,
     started: Instant,
     ended: bool,
+    /// Messages that came back one after the other, and stand before those that wait.
+    again: usize,
 }
 
 /// Take messages until the client has sent its last one and none waits any more.
@@ -108,6 +106,7 @@ pub(super) async fn take_messages(
         known: Vec::new(),
         started,
         ended: false,
+        again: 0,
     };
     loop {
         match poll_fn(|cx| inbound.poll_event(cx)).await? {
@@ -115,29 +114,34 @@ pub(super) async fn take_messages(
                 session.worker.totals.message_received();
                 inbound.begin(message).await?;
             }
+            Event::Returned(returned) => inbound.take_back(returned),
             Event::Turn(turn) => inbound.go_on(turn).await?,
-            Event::End => break,
+            Event::End => return Ok(()),
         }
     }
-    session
-        .legs
-        .borrow()
-        .iter()
-        .for_each(|leg| leg.half_close());
-    Ok(())
 }
 
 impl Inbound<'_, '_> {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Failure>> {
+        if let Some(returned) = self.session.returned.borrow_mut().pop_front() {
+            return Poll::Ready(Ok(Event::Returned(returned)));
+        }
+        self.again = 0;
         if let Poll::Ready(turn) = self.lanes.poll(cx) {
             return Poll::Ready(Ok(Event::Turn(turn)));
         }
-        if self.ended || !self.lanes.has_room() {
-            return if self.lanes.is_empty() {
-                Poll::Ready(Ok(Event::End))
-            } else {
+        if self.ended && self.lanes.is_empty() {
+            let legs = self.session.legs.borrow();
+            legs.iter().for_each(|leg| leg.half_close());
+            // The session is stirred when one of them gives a message back, and when it ends.
+            return if legs.iter().any(|leg| leg.may_give_back()) {
                 Poll::Pending
+            } else {
+                Poll::Ready(Ok(Event::End))
             };
+        }
+        if self.ended || !self.lanes.has_room() {
+            return Poll::Pending;
         }
         match ready!(self.reader.poll_message(&self.session.headers, cx)) {
             Ok(Some(message)) => Poll::Ready(Ok(Event::Message(message))),
@@ -148,6 +152,14 @@ impl Inbound<'_, '_> {
             Err(ReadError::Status(status)) => Poll::Ready(Err(status.into())),
             Err(ReadError::Broken(_)) => Poll::Ready(Err(Failure::Gone)),
         }
+    }
+
+    /// Send a message to another backend than before; those of its model that came later wait for it.
+    fn take_back(&mut self, returned: Returned) {
+        let message = returned.kept.message.clone();
+        let preparing = Box::pin(again(self.session, returned));
+        self.lanes.begin(self.again, message, preparing);
+        self.again += 1;
     }
 
     /// Send a message, or let it wait, behind those of its model that do.
@@ -185,24 +197,23 @@ impl Inbound<'_, '_> {
     async fn send(&mut self, prepared: Prepared, message: Bytes) -> Result<(), Failure> {
         let (leg, to) = prepared;
         if let (false, Ok(names)) = (to.continued, scan_message(&message)) {
-            remember(&mut self.known, names, &to.routed, to.arm, leg.backend);
+            let arm = to.arm.clone();
+            remember(&mut self.known, names, &to.routed, arm, leg.backend);
         }
         let mut piece = Joined::message(message.clone(), to.routed.version.request_tail.clone());
         let series = Arc::clone(&to.series);
-        if let Some(hold) = to.hold {
-            leg.hold(Arc::clone(&series), hold);
-        }
-        leg.expect(
-            to.routed,
-            to.series,
-            request_id(&message).unwrap_or_default(),
-        );
+        let id = request_id(&message).unwrap_or_default();
+        leg.expect(to.routed.clone(), Arc::clone(&series), id);
+        leg.keep(message.clone(), to);
         if poll_fn(|cx| leg.poll_send(&mut piece, cx)).await {
             return Ok(());
         }
+        if leg.cut_off() {
+            // Its answers' side tells what becomes of the message.
+            return Ok(());
+        }
         series.streams().error();
-        let text = format!("backend '{}' ended the stream", leg.name());
-        refuse(self.session, Status::unavailable(text), &message).await
+        refuse(self.session, Status::ended_early(leg.name()), &message).await
     }
 }
 
@@ -244,21 +255,66 @@ fn take<'s>(
         .map(|known| known.backend);
     if to.routed.version.state == State::Ready {
         session.worker.choose_for_sequence(&mut to.routed)?;
-        if let Some(leg) = open_leg(session, to.routed.backends(), before) {
+        if let Some(leg) = open_leg(session, &to, before) {
             return Ok(Way::Open(Box::new((leg, to))));
         }
     }
     Ok(Way::Wait(Box::pin(async move {
-        let leg = async {
-            cold::ready(session.worker, &mut to.routed).await?;
-            session.worker.choose_for_sequence(&mut to.routed)?;
-            leg_for(session, &to.routed, before).await
-        };
-        match leg.await {
+        match leg_in_time(session, &mut to, before).await {
             Ok(leg) => Ok((leg, to)),
             Err(status) => Err((status, to.series)),
         }
     })))
+}
+
+/// Prepare a message for another backend than those that did not take it.
+async fn again(session: &Session<'_>, returned: Returned) -> Result<Prepared, Refusal> {
+    let Returned { kept, why, status } = returned;
+    let (worker, mut to) = (session.worker, kept.to);
+    let leg = async {
+        let is_alone = to.avoided().is_empty();
+        if why == RetryReason::Gone && is_alone && to.routed.sequence.is_none() {
+            let until = Instant::now() + PATIENCE;
+            if !retry::wait_alone(worker, &to.routed, WaitFor::Table, until).await {
+                return Err(status);
+            }
+        }
+        cold::look_again(worker, &mut to.routed)?;
+        worker.with_counters(|_, counters| {
+            counters.retried(&to.routed.model, &to.routed.version, why);
+        });
+        leg_in_time(session, &mut to, None).await
+    };
+    match leg.await {
+        Ok(leg) => Ok((leg, to)),
+        Err(status) => Err((status, to.series)),
+    }
+}
+
+/// The leg for a message, after a while where its version is being loaded or its backends are down just now.
+async fn leg_in_time(
+    session: &Session<'_>,
+    to: &mut To,
+    before: Option<u32>,
+) -> Result<Rc<Leg>, Status> {
+    let worker = session.worker;
+    let until = Instant::now() + PATIENCE;
+    let mut waits = 0;
+    loop {
+        cold::ready(worker, &mut to.routed).await?;
+        worker.choose_for_sequence(&mut to.routed)?;
+        let NoLeg { status, may_come } = match leg_for(session, to, before).await {
+            Ok(leg) => return Ok(leg),
+            Err(none) => none,
+        };
+        waits += 1;
+        let may_wait = may_come && waits <= WAITS && to.routed.sequence.is_none();
+        let what = WaitFor::Connection;
+        if !may_wait || !retry::wait_alone(worker, &to.routed, what, until).await {
+            return Err(status);
+        }
+        cold::look_again(worker, &mut to.routed)?;
+    }
 }
 
 /// To where its sequence is open, else as the stream's earlier messages went, else as any request goes.
@@ -287,6 +343,8 @@ fn route(
         series,
         hold,
         continued: false,
+        failed: Vec::new(),
+        retried: false,
     })
 }
 
@@ -312,6 +370,8 @@ fn continue_sequence(
         series: open.series,
         hold: Some(open.hold),
         continued: true,
+        failed: Vec::new(),
+        retried: false,
     })
 }
 
@@ -364,31 +424,55 @@ fn remember(
     });
 }
 
-/// The leg of a backend that has the version: the one that this model used, else any, else a new one.
-async fn leg_for(
-    session: &Session<'_>,
-    routed: &Routed,
-    before: Option<u32>,
-) -> Result<Rc<Leg>, Status> {
-    let backends = routed.backends();
-    let mut opening = pin!(open_lease(session, routed));
-    // Another message may have the same need at the same time, and then one leg serves both.
-    let opened = poll_fn(|cx| match open_leg(session, backends, before) {
-        Some(leg) => Poll::Ready(Ok(Err(leg))),
-        None => opening.as_mut().poll(cx).map_ok(Ok),
-    });
-    let (backend, lease) = match opened.await? {
-        Ok(opened) => opened,
-        Err(leg) => return Ok(leg),
-    };
-    let leg = Rc::new(begin(session, backend, lease)?);
-    session.legs.borrow_mut().push(Rc::clone(&leg));
-    Ok(leg)
+/// Why there is no leg, and whether it is worth while to wait for one.
+struct NoLeg {
+    status: Status,
+    may_come: bool,
 }
 
-fn open_leg(session: &Session<'_>, backends: &[u32], before: Option<u32>) -> Option<Rc<Leg>> {
+impl NoLeg {
+    /// And waiting is of no use.
+    fn now(status: Status) -> Self {
+        Self {
+            status,
+            may_come: false,
+        }
+    }
+}
+
+/// The leg of a backend that has the version: the one that this model used, else any, else a new one.
+async fn leg_for(session: &Session<'_>, to: &To, before: Option<u32>) -> Result<Rc<Leg>, NoLeg> {
+    let mut tries = 0;
+    loop {
+        let mut opening = pin!(open_lease(session, to));
+        // Another message may have the same need at the same time, and then one leg serves both.
+        let opened = poll_fn(|cx| match open_leg(session, to, before) {
+            Some(leg) => Poll::Ready(Ok(Err(leg))),
+            None => opening.as_mut().poll(cx).map_ok(Ok),
+        });
+        let (backend, lease) = match opened.await? {
+            Ok(opened) => opened,
+            Err(leg) => return Ok(leg),
+        };
+        match begin(session, backend, lease) {
+            Ok(leg) => {
+                let leg = Rc::new(leg);
+                session.legs.borrow_mut().push(Rc::clone(&leg));
+                return Ok(leg);
+            }
+            // The connection ends; another one takes the stream.
+            Err(_) if tries < TRIES => tries += 1,
+            Err(status) => return Err(NoLeg::now(status)),
+        }
+    }
+}
+
+fn open_leg(session: &Session<'_>, to: &To, before: Option<u32>) -> Option<Rc<Leg>> {
+    let (backends, avoided) = (to.routed.backends(), to.avoided());
     let legs = session.legs.borrow();
-    let mut fitting = legs.iter().filter(|leg| backends.contains(&leg.backend));
+    let mut fitting = legs.iter().filter(|leg| {
+        leg.is_open() && backends.contains(&leg.backend) && !avoided.contains(&leg.backend)
+    });
     let first = fitting.clone().next()?;
     Some(Rc::clone(
         fitting
@@ -397,29 +481,40 @@ fn open_leg(session: &Session<'_>, backends: &[u32], before: Option<u32>) -> Opt
     ))
 }
 
-async fn open_lease(session: &Session<'_>, routed: &Routed) -> Result<(u32, Lease), Status> {
-    let worker = session.worker;
-    let mut tried = Vec::new();
+async fn open_lease(session: &Session<'_>, to: &To) -> Result<(u32, Lease), NoLeg> {
+    let (worker, routed) = (session.worker, &to.routed);
+    let ids = routed.backends();
+    let mut tried = to.avoided().to_vec();
     let mut last = None;
+    let mut may_come = false;
     loop {
-        let ids = routed.backends();
         let Choice {
             backend: id,
             upstream,
         } = match worker.choose(ids, Some(routed), &tried) {
             Ok(choice) => choice,
-            Err(NoChoice::Ejected) => return Err(worker.all_ejected(routed, ids)),
+            Err(NoChoice::Ejected) => {
+                return Err(NoLeg {
+                    status: worker.all_ejected(routed, ids),
+                    may_come: may_come || went_away(routed, ids),
+                })
+            }
             Err(NoChoice::Tried) => break,
         };
         match upstream.open().await {
             Ok(lease) => return Ok((id, lease)),
             Err(Unreachable(reason)) => {
                 last = Some(Status::no_backend(upstream.name(), &routed.what(), &reason));
+                may_come |= upstream.is_newly_down(Instant::now());
                 tried.push(id);
             }
         }
     }
-    Err(last.unwrap_or_else(|| Status::unavailable(format!("no backend serves {}", routed.what()))))
+    let none = || Status::unavailable(format!("no backend serves {}", routed.what()));
+    Err(NoLeg {
+        status: last.unwrap_or_else(none),
+        may_come,
+    })
 }
 
 fn begin(session: &Session<'_>, backend: u32, lease: Lease) -> Result<Leg, Status> {
@@ -433,10 +528,13 @@ fn begin(session: &Session<'_>, backend: u32, lease: Lease) -> Result<Leg, Statu
     let streams = lease
         .send(request, false)
         .map_err(|error| Status::of_upstream_error(&error, upstream.name()))?;
+    let limits = worker.limits();
+    let unanswered = Unanswered::new(&worker.budget, limits.replay);
     Ok(Leg::new(
         backend,
         lease,
         streams,
-        Caps::of(&worker.limits()),
+        unanswered,
+        Caps::of(&limits),
     ))
 }

@@ -77,7 +77,8 @@ impl<'s, T> Lanes<'s, T> {
         None
     }
 
-    /// Let a message wait for something, at that place.
+    /// Let a message wait for something, at that place. It is not looked at before earlier ones of its model
+    /// have left.
     pub(super) fn begin(&mut self, at: usize, message: Bytes, preparing: Preparing<'s, T>) {
         self.put(at, message, Some(preparing));
     }
@@ -98,12 +99,14 @@ impl<'s, T> Lanes<'s, T> {
         for at in 0..self.waiting.len() {
             let (before, here) = self.waiting.make_contiguous().split_at_mut(at);
             let Some(first) = here.first_mut() else { break };
+            if before.iter().any(|other| other.model == first.model) {
+                continue;
+            }
             let outcome = match &mut first.preparing {
                 Some(preparing) => match preparing.as_mut().poll(cx) {
                     Poll::Ready(outcome) => Some(outcome),
                     Poll::Pending => continue,
                 },
-                None if before.iter().any(|other| other.model == first.model) => continue,
                 None => None,
             };
             let message = std::mem::take(&mut first.message);

@@ -1,6 +1,6 @@
 //! The part of a client's stream that goes to one backend.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -12,6 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use h2::client::ResponseFuture;
 use h2::SendStream;
 use http::{HeaderMap, Response};
+use stagegate_table::counters::RetryReason;
 use stagegate_table::{Fault, Series};
 use stagegate_wire::encode::put_len;
 use stagegate_wire::fields::Fields;
@@ -21,16 +22,18 @@ use stagegate_wire::text::{cut, replace_name, MAX_TEXT};
 use crate::client::poll_room;
 use crate::download::accept_head;
 use crate::ejection::{judge, judge_text, Outcome};
-use crate::exchange::fault_of;
+use crate::exchange::{again_after, fault_of};
 use crate::framer::Caps;
 use crate::joined::Joined;
 use crate::reader::{ReadError, Reader};
+use crate::retry::Again;
 use crate::routed::Routed;
 use crate::sequences::Hold;
-use crate::status::Status;
+use crate::status::{Code, Status};
 use crate::upstream::Lease;
 use crate::worker::Worker;
 
+use super::kept::{Kept, To, Unanswered};
 use super::timing::Timing;
 
 /// Models that one leg remembers; beyond it the oldest is forgotten.
@@ -43,8 +46,13 @@ pub(super) struct Leg {
     send: RefCell<Option<SendStream<Joined>>>,
     receive: RefCell<Receive>,
     served: RefCell<Vec<Served>>,
-    /// Requests of sequences that have no answer yet, oldest first.
+    unanswered: RefCell<Unanswered>,
+    /// Requests of sequences that have no answer yet and are not kept, oldest first.
     holds: RefCell<VecDeque<(Arc<Series>, Hold)>>,
+    /// Whether a head of answers came.
+    begun: Cell<bool>,
+    /// Whether the backend stopped taking in the middle of the last message.
+    cut: Cell<bool>,
     caps: Caps,
 }
 
@@ -65,19 +73,28 @@ struct Served {
 pub(super) struct Lost {
     pub(super) status: Status,
     pub(super) fault: Option<Fault>,
+    pub(super) again: Again,
 }
 
 impl Lost {
     /// What came is no answer of gRPC.
-    fn answered(status: Status) -> Self {
+    pub(super) fn answered(status: Status) -> Self {
         let fault = judge(status.code, &status.message);
-        Self { status, fault }
+        let again = Again::after(status.code == Code::Unavailable as u8, fault);
+        Self {
+            status,
+            fault,
+            again,
+        }
     }
 
     /// What came cannot be read.
     fn failed(status: Status) -> Self {
-        let fault = Some(Fault::Failed);
-        Self { status, fault }
+        Self {
+            status,
+            fault: Some(Fault::Failed),
+            again: Again::Never,
+        }
     }
 }
 
@@ -96,6 +113,7 @@ impl Leg {
         backend: u32,
         lease: Lease,
         (response, send): (ResponseFuture, SendStream<Joined>),
+        unanswered: Unanswered,
         caps: Caps,
     ) -> Self {
         Self {
@@ -104,7 +122,10 @@ impl Leg {
             send: RefCell::new(Some(send)),
             receive: RefCell::new(Receive::Head(response)),
             served: RefCell::default(),
+            unanswered: RefCell::new(unanswered),
             holds: RefCell::default(),
+            begun: Cell::new(false),
+            cut: Cell::new(false),
             caps,
         }
     }
@@ -113,13 +134,94 @@ impl Leg {
         self.lease.upstream().name()
     }
 
-    /// Keep the place of a request in its sequence until it is answered.
-    pub(super) fn hold(&self, series: Arc<Series>, hold: Hold) {
+    /// Keep a message, and its place in its sequence, until it is answered.
+    pub(super) fn keep(&self, message: Bytes, to: To) {
+        let let_go = self.unanswered.borrow_mut().keep(Kept { message, to });
+        for Kept { to, .. } in let_go {
+            if let Some(hold) = to.hold {
+                self.hold(to.series, hold);
+            }
+        }
+    }
+
+    fn hold(&self, series: Arc<Series>, hold: Hold) {
         let mut holds = self.holds.borrow_mut();
         if holds.len() >= REMEMBERED {
             holds.pop_front();
         }
         holds.push_back((series, hold));
+    }
+
+    /// Whether messages may still be sent.
+    pub(super) fn is_open(&self) -> bool {
+        self.send.borrow().is_some()
+    }
+
+    /// Whether messages may have to be sent elsewhere.
+    pub(super) fn may_give_back(&self) -> bool {
+        let unanswered = self.unanswered.borrow();
+        unanswered.is_whole() && !unanswered.is_empty()
+    }
+
+    /// The backend takes no more, in the middle of the last message. False where that one is not kept.
+    pub(super) fn cut_off(&self) -> bool {
+        self.cut.set(true);
+        self.may_give_back()
+    }
+
+    /// The leg has ended well: the message that it was not given in whole.
+    pub(super) fn take_cut_off(&self) -> Option<Kept> {
+        let mut unanswered = self.unanswered.borrow_mut();
+        let may = self.cut.get() && unanswered.is_whole();
+        may.then(|| unanswered.take_last())?
+    }
+
+    /// The leg is lost in that way: the messages that can be sent elsewhere, where all of them can.
+    pub(super) fn take_back(&self, again: Again) -> Option<VecDeque<Kept>> {
+        let mut unanswered = self.unanswered.borrow_mut();
+        let may = match again {
+            Again::Never => false,
+            _ if self.begun.get() || !unanswered.is_whole() => false,
+            // It is said of one of them.
+            Again::Free(RetryReason::Gone) => unanswered.only().is_some(),
+            Again::Free(_) => true,
+            Again::Once(_) => unanswered.only().is_some_and(Kept::may_be_repeated),
+        };
+        let may = may && unanswered.all_may_go_on();
+        let budget = self.lease.upstream().budget();
+        if !may || matches!(again, Again::Once(_)) && !budget.withdraw(Instant::now()) {
+            return None;
+        }
+        let mut all = unanswered.take_all();
+        for kept in &mut all {
+            kept.to.retried |= matches!(again, Again::Once(_));
+        }
+        Some(all)
+    }
+
+    /// The request that an answer belongs to, where that says that its model is not there any more.
+    pub(super) fn take_refused(&self, worker: &Worker, message: &Bytes) -> Option<(Kept, Status)> {
+        let seen = peek(message).ok()?;
+        if seen.error.is_empty() {
+            return None;
+        }
+        let text = String::from_utf8_lossy(seen.error);
+        if judge_text(&text) != Some(Fault::Gone) {
+            return None;
+        }
+        let mut served = self.served.borrow_mut();
+        let known = asked_for(&mut served, &seen)?;
+        let kept = self
+            .unanswered
+            .borrow_mut()
+            .take(&known.series, seen.id, Kept::may_go_on)?;
+        known.timing.forget(seen.id);
+        let outcome = Outcome::Fault(Fault::Gone, &text);
+        worker.report(&known.routed, self.backend, outcome);
+        let what = known.routed.what();
+        drop(served);
+        let said = self.rename_text(&text);
+        Some((kept, Status::gone(self.name(), &what, &said)))
     }
 
     /// A model answered: the oldest of its requests that belongs to a sequence is done.
@@ -195,6 +297,7 @@ impl Leg {
                     *receive = Receive::Done;
                     return Poll::Ready(Ok(Next::End(head.into_parts().0.headers)));
                 }
+                self.begun.set(true);
                 let reader = Box::new(Reader::new(body, self.caps));
                 *receive = Receive::Messages(reader, head.headers().clone());
                 Poll::Ready(Ok(Next::Head(head)))
@@ -217,9 +320,11 @@ impl Leg {
     }
 
     fn broken(&self, error: &h2::Error) -> Lost {
+        let fault = fault_of(error);
         Lost {
             status: Status::of_upstream_error(error, self.name()),
-            fault: fault_of(error),
+            fault,
+            again: again_after(error, fault),
         }
     }
 
@@ -260,7 +365,15 @@ impl Leg {
             return Joined::message(message, tail);
         }
         let text = String::from_utf8_lossy(seen.error);
-        let renamed = self.rename_text(&text);
+        let mut renamed = self.rename_text(&text);
+        if judge_text(&text) == Some(Fault::Gone) {
+            let served = self.served.borrow();
+            let what =
+                asked_of(&served, &seen).map_or_else(String::new, |at| served[at].routed.what());
+            renamed = Status::gone(self.name(), &what, &renamed)
+                .message
+                .into_owned();
+        }
         if renamed.len() <= MAX_TEXT && renamed.as_bytes() == seen.error {
             return Joined::message(message, tail);
         }
@@ -283,13 +396,19 @@ impl Leg {
             worker.report(&known.routed, self.backend, outcome);
         }
         known.timing.answered(seen, streams, Instant::now());
-        self.release_hold(&known.series);
+        if !self.unanswered.borrow_mut().answered(&known.series, seen) {
+            self.release_hold(&known.series);
+        }
         Some(known.routed.version.stream_tail().clone())
     }
 }
 
 /// The model that an answer belongs to: of that name, with an open request of that id where there is one.
 fn asked_for<'s>(served: &'s mut [Served], seen: &StreamAnswer<'_>) -> Option<&'s mut Served> {
+    asked_of(served, seen).and_then(|at| served.get_mut(at))
+}
+
+fn asked_of(served: &[Served], seen: &StreamAnswer<'_>) -> Option<usize> {
     let fits = |known: &Served| {
         // Some errors name no model.
         seen.model.is_empty() || known.routed.version.backend_model.as_bytes() == seen.model
@@ -297,7 +416,7 @@ fn asked_for<'s>(served: &'s mut [Served], seen: &StreamAnswer<'_>) -> Option<&'
     let waits = |known: &Served| fits(known) && known.timing.waits_for(seen.id);
     let at = served.iter().position(waits);
     let at = at.or_else(|| served.iter().position(fits)).unwrap_or(0);
-    served.get_mut(at)
+    (at < served.len()).then_some(at)
 }
 
 /// The same answer with another `error_message`.

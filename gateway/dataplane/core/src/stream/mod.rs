@@ -2,9 +2,11 @@
 //!
 //! One task serves a client's stream. [`inbound`] takes the client's messages to the legs, [`outbound`]
 //! the answers back; neither waits for the other. A message whose model is being loaded waits in
-//! [`lanes`], and holds up no other model's; beside those each direction holds at most one message.
+//! [`lanes`], and holds up no other model's; beside those each direction holds at most one message. What
+//! has no answer yet is [`kept`]: a backend that provably did not begin with it is not the last that is asked.
 
 mod inbound;
+mod kept;
 mod lanes;
 mod leg;
 mod outbound;
@@ -31,6 +33,7 @@ use crate::routed::{Count, Routed};
 use crate::unary::own_deadline;
 use crate::worker::Worker;
 
+use kept::Returned;
 use leg::Leg;
 use outbound::Outbound;
 
@@ -50,11 +53,15 @@ struct Session<'w> {
     strict: bool,
     legs: RefCell<Vec<Rc<Leg>>>,
     local: RefCell<VecDeque<Bytes>>,
+    /// What is to be sent once more.
+    returned: RefCell<VecDeque<Returned>>,
+    /// Whether the answers' side did something that the messages' side must look at.
+    stirred: Cell<bool>,
     /// What the first message was routed to, for the metadata of the answer.
     first: RefCell<Option<Routed>>,
     count: RefCell<Option<Count>>,
     counted: Cell<bool>,
-    /// Whether the client has sent its last message.
+    /// Whether the client has sent its last message, and every backend has what it is to have.
     ended: Cell<bool>,
 }
 
@@ -87,7 +94,8 @@ async fn run(session: &Session<'_>, client: &mut Client, body: RecvStream) -> Re
             if let Poll::Ready(outcome) = outbound.poll(session, client, cx) {
                 return Poll::Ready(outcome);
             }
-            if !was_full || session.local_is_full() {
+            let has_room = was_full && !session.local_is_full();
+            if !session.stirred.take() && !has_room {
                 break;
             }
         }
@@ -129,6 +137,8 @@ impl<'w> Session<'w> {
             strict,
             legs: RefCell::default(),
             local: RefCell::default(),
+            returned: RefCell::default(),
+            stirred: Cell::new(false),
             first: RefCell::default(),
             count: RefCell::default(),
             counted: Cell::new(false),

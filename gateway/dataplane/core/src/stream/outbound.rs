@@ -8,19 +8,21 @@ use std::task::{ready, Context, Poll};
 use bytes::{Buf, Bytes};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response, StatusCode};
+use stagegate_table::counters::RetryReason;
 use stagegate_table::Fault;
 use stagegate_wire::text::{decode_message, encode_message, MAX_TEXT};
 use tokio::time::Sleep;
 
 use crate::client::{Answer, Client, Failure};
 use crate::download::mark;
-use crate::ejection::judge;
 use crate::headers;
 use crate::joined::Joined;
+use crate::retry::Again;
 use crate::status::{
     answer_head, message_value, parse_code, Code, Status, GRPC, GRPC_MESSAGE, GRPC_STATUS,
 };
 
+use super::kept::{Kept, Returned};
 use super::leg::{Leg, Lost, Next};
 use super::Session;
 
@@ -56,6 +58,10 @@ impl Outbound {
                     begin(session, client, Some((head, &leg)))?;
                 }
                 Poll::Ready((leg, Ok(Next::Message(message)))) => {
+                    if let Some((kept, status)) = leg.take_refused(session.worker, &message) {
+                        session.give_back(&leg, [kept], RetryReason::Gone, &status);
+                        continue;
+                    }
                     begin(session, client, None)?;
                     self.piece = Some(leg.rename(session.worker, message));
                 }
@@ -66,7 +72,9 @@ impl Outbound {
                 }
                 Poll::Ready((leg, Err(lost))) => {
                     leg.blame(session.worker, lost.fault, &lost.status.message);
-                    return Poll::Ready(Err(lost.status.into()));
+                    if !session.goes_on(&leg, &lost) {
+                        return Poll::Ready(Err(lost.status.into()));
+                    }
                 }
                 Poll::Pending if session.is_over() => {
                     return Poll::Ready(self.end(session, client))
@@ -126,10 +134,7 @@ impl Outbound {
         leg: &Rc<Leg>,
         mut trailers: HeaderMap,
     ) -> Result<Option<u8>, Failure> {
-        session
-            .legs
-            .borrow_mut()
-            .retain(|other| !Rc::ptr_eq(other, leg));
+        session.forget(leg);
         let Some(code) = trailers.get(GRPC_STATUS).map(parse_code) else {
             let status = Status::of_http(StatusCode::OK, leg.name());
             leg.blame(session.worker, Some(Fault::Failed), &status.message);
@@ -138,10 +143,22 @@ impl Outbound {
         headers::for_client(&mut trailers);
         if code == Code::Ok as u8 {
             self.trailers.get_or_insert(trailers);
+            if let Some(kept) = leg.take_cut_off() {
+                let status = Status::ended_early(leg.name());
+                session.give_back(leg, [kept], RetryReason::Refused, &status);
+            }
             return Ok(None);
         }
         let text = rename_text(&mut trailers, leg);
-        leg.blame(session.worker, judge(code, &text), &text);
+        let lost = Lost::answered(Status::told(code, &trailers));
+        leg.blame(session.worker, lost.fault, &text);
+        if session.goes_on(leg, &lost) {
+            return Ok(None);
+        }
+        if lost.fault == Some(Fault::Gone) {
+            // Which the client cannot know, nor change.
+            return Err(Status::gone(leg.name(), "what was asked for", &text).into());
+        }
         finish(session, client, trailers)?;
         Ok(Some(code))
     }
@@ -160,6 +177,46 @@ impl Session<'_> {
     /// Nothing more can come.
     fn is_over(&self) -> bool {
         self.ended.get() && self.legs.borrow().is_empty() && self.local.borrow().is_empty()
+    }
+
+    fn forget(&self, leg: &Rc<Leg>) {
+        self.legs
+            .borrow_mut()
+            .retain(|other| !Rc::ptr_eq(other, leg));
+        self.stirred.set(true);
+    }
+
+    /// A leg is lost. Whether another backend gets what was sent there.
+    fn goes_on(&self, leg: &Rc<Leg>, lost: &Lost) -> bool {
+        let (Again::Free(why) | Again::Once(why)) = lost.again else {
+            return false;
+        };
+        let Some(all) = leg.take_back(lost.again) else {
+            return false;
+        };
+        self.forget(leg);
+        self.give_back(leg, all, why, &lost.status);
+        true
+    }
+
+    /// These messages are to be sent once more, and not to the backend of that leg.
+    fn give_back(
+        &self,
+        leg: &Leg,
+        all: impl IntoIterator<Item = Kept>,
+        why: RetryReason,
+        status: &Status,
+    ) {
+        let mut returned = self.returned.borrow_mut();
+        for mut kept in all {
+            kept.to.failed.push(leg.backend);
+            returned.push_back(Returned {
+                kept,
+                why,
+                status: status.clone(),
+            });
+        }
+        self.stirred.set(true);
     }
 }
 

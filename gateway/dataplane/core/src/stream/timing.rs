@@ -48,6 +48,12 @@ impl Timing {
         });
     }
 
+    /// A request of that id goes elsewhere: it has no answer here.
+    pub(super) fn forget(&mut self, id: &[u8]) {
+        let at = self.open.iter().position(|open| *open.id == *id);
+        at.and_then(|at| self.open.remove(at));
+    }
+
     /// Whether a request of that id is open.
     pub(super) fn waits_for(&self, id: &[u8]) -> bool {
         self.open.iter().any(|open| *open.id == *id)

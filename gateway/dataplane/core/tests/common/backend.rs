@@ -77,7 +77,7 @@ impl Backend {
             .push(triton_name.to_owned());
     }
 
-    /// Do this for inferences that ask for nothing themselves.
+    /// Do this for inferences and streams that ask for nothing themselves.
     pub fn does(&self, what: &str) {
         what.clone_into(&mut self.state.usual.lock().unwrap());
     }
@@ -194,16 +194,18 @@ async fn serve(tcp: TcpStream, state: Arc<State>) {
 
 async fn answer(state: Arc<State>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let is_infer = request.uri().path().ends_with("/ModelInfer");
+    let is_stream = request.uri().path().ends_with("/ModelStreamInfer");
     let usual = state.usual.lock().unwrap().clone();
     let is_copy = request.headers().contains_key("stagegate-shadow");
     let what = request
         .headers()
         .get(if is_copy { "x-do-copy" } else { "x-do" })
-        .map_or(if is_infer { &*usual } else { "" }, |value| {
+        .map_or(if is_infer || is_stream { &*usual } else { "" }, |value| {
             value.to_str().unwrap()
         })
         .to_owned();
-    if what == "refuse-once" && !state.refused.swap(true, SeqCst) {
+    let refuses = what == "refuse-once" && !state.refused.swap(true, SeqCst);
+    if refuses || what == "refuse" {
         respond.send_reset(Reason::REFUSED_STREAM);
         return;
     }
@@ -441,6 +443,11 @@ async fn stream(
     if what.starts_with("reset=") {
         return respond.send_reset(Reason::from(number(what) as u32));
     }
+    if what.starts_with("status=") || what == "wait" {
+        // As Triton, which answers to the first message and not before.
+        body.data().await;
+        return act(&state, respond, &Bytes::new(), what).await;
+    }
     let mut answer = Response::new(());
     answer
         .headers_mut()
@@ -455,6 +462,9 @@ async fn stream(
         let _ = body.flow_control().release_capacity(data.len());
         buffer.extend_from_slice(&data);
         while let Some(message) = take_message(&mut buffer) {
+            // What it does may change while a stream is open.
+            let usual = state.usual.lock().unwrap().clone();
+            let what = if what.is_empty() { &*usual } else { what };
             if send_all(&mut send, &framed(&stream_answer(&message, what)))
                 .await
                 .is_none()
