@@ -153,19 +153,22 @@ impl Unanswered {
         }
     }
 
-    /// An answer came to one of that version. False where that is not here.
+    /// An answer came to one of that version. False where that is not known here.
     pub(super) fn answered(&mut self, series: &Arc<Series>, seen: &StreamAnswer<'_>) -> bool {
         if seen.id.is_empty() && seen.last == Some(false) {
             // Its further answers cannot be told from those to others.
             self.whole = false;
         }
         let fits = |kept: &Kept| kept.is_of(series) && kept.has_id(seen.id);
-        let at = self.messages.iter().position(fits);
-        if at.is_none() && seen.id.is_empty() {
-            // Some errors say no id.
-            self.whole = false;
+        if let Some(at) = self.messages.iter().position(fits) {
+            return self.remove(at).is_some();
         }
-        at.and_then(|at| self.remove(at)).is_some()
+        // Some errors say no id, and some servers another one than they were given.
+        let holds = |kept: &&mut Kept| kept.is_of(series) && kept.to.hold.is_some();
+        let held = self.messages.iter_mut().find(holds);
+        let hold = held.and_then(|kept| kept.to.hold.take());
+        self.whole &= hold.is_none() && !seen.id.is_empty();
+        hold.is_some()
     }
 
     /// The one of that version and id, where there can be no doubt which one that is.
