@@ -556,7 +556,11 @@ async def _all_up(controller: Controller, stop: _Stop) -> None:
 
 def _not_looked_at(controller: Controller) -> list[str]:
     registries, backends = controller.registries, controller.residents.backends
-    waited = [f"registry {name}" for name, one in registries.items() if one.read_at is None and not one.error]
+    waited = [
+        f"registry {name}" + (f" ({one.progress})" if one.progress else "")
+        for name, one in registries.items()
+        if one.read_at is None and not one.error
+    ]
     return waited + [f"backend {one.name}" for one in backends.values() if not (one.up or one.misses)]
 
 

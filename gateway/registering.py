@@ -34,6 +34,7 @@ from router.model import (
 )
 from router.ports import Hint, NewVersion, Registry
 from router.registries import open_registry
+from router.registries.asking import read_on
 from router.registries.formats import format_of
 from router.registries.manifest import Unreadable, read_version
 
@@ -111,7 +112,7 @@ async def _check(config: GatewayConfig, name: str, timeout: float) -> Checked:
     began = time.monotonic()
     try:
         async with _opened(config, name) as registry, asyncio.timeout(timeout):
-            view = await registry.read()
+            view = await read_on(registry)
             seconds = time.monotonic() - began
             versions = [version for model in view.models.values() for version in model.versions.values()]
             refused = await asyncio.to_thread(lambda: tuple(_refused(config, registry, versions)))
@@ -243,7 +244,7 @@ async def import_version(config: GatewayConfig, reference: str, way: Way, tell: 
 
 async def _named(registry: Registry, reference: str) -> tuple[RegisteredModel, Version]:
     name, ref = parse_model_reference(reference)
-    view = await registry.read(Hint(name))
+    view = await read_on(registry, Hint(name))
     model = view.models.get(name)
     if model is None:
         why = next((p.message for p in view.problems if p.subject == name), "")

@@ -201,6 +201,10 @@ class RegistryUnavailable(Unavailable):
     """A registry cannot be read now; what was read before still holds."""
 
 
+class RegistryIncomplete(RegistryUnavailable):
+    """A registry holds more than one reading takes in; what it did read is kept, and the next one goes on."""
+
+
 class ArtifactUnavailable(Unavailable):
     """A store of files does not answer, is too slow, or stopped in the middle."""
 

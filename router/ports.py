@@ -147,6 +147,8 @@ class Registry(Protocol):
 
         Raises:
             RegistryUnavailable: nothing can be read at all.
+            RegistryIncomplete: there is more than one reading takes in. It got further than the one before,
+                and the next one goes on from there; the text says how far it is.
         """
         ...
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from router.control.losses import LOSS_WINDOW, Loss
 from router.control.readings import Readings, age_allowed
-from router.errors import RegistryUnavailable
+from router.errors import RegistryIncomplete, RegistryUnavailable
 from router.model import ModelName, RegistryView
 from router.ports import ANYTHING, Clock, Hint, Registry
 
@@ -27,6 +27,12 @@ TELL_SECONDS = 60.0
 
 READ_SECONDS = 300.0
 """How long one reading may take; adapters have limits of their own, far below this."""
+
+REST = 20.0
+"""One that is not polled rests this many times as long as a reading of it takes."""
+
+GO_ON_SECONDS = 0.1
+"""Pause between the readings of what takes several."""
 
 HINTS_AT_ONCE = 8
 """Readings for single models that are under way at one time."""
@@ -56,6 +62,8 @@ class RegistryState:
         poll: seconds between two looks of its own, where it is set to any.
         read_at: monotonic seconds of the last good reading of everything; None before the first.
         error: why the last reading failed; "" where it did not.
+        progress: how far a reading that takes long is; "" where none is under way.
+        took: seconds of the last good reading of everything.
         old: whether people were told that the last good reading is old.
         loss_window: seconds for which models go on that it lost more than half of at once.
         loss_told: when people were told last that it lost so many, in monotonic seconds.
@@ -68,6 +76,8 @@ class RegistryState:
     readings: Readings = field(default_factory=Readings)
     read_at: float | None = None
     error: str = ""
+    progress: str = ""
+    took: float = 0.0
     old: bool = False
     loss_window: float = LOSS_WINDOW
     loss_told: float = float("-inf")
@@ -81,6 +91,11 @@ class RegistryState:
         """Seconds since the last good reading of everything; None where there was none."""
         return None if self.read_at is None else now - self.read_at
 
+    @property
+    def pace(self) -> float:
+        """Seconds after which it is read without a hint."""
+        return max(READ_AGAIN_SECONDS, POLLS_UNTIL_READ * self.poll if self.poll else REST * self.took)
+
     def warning(self, now: float) -> str:
         """That it is old, or lost so much that it is not believed; "" for neither."""
         loss = self.readings.loss
@@ -89,7 +104,7 @@ class RegistryState:
     def _old(self, now: float) -> str:
         """That the last good reading is old, or that there is none after so long; "" while it is not."""
         known = self.since if self.read_at is None else self.read_at
-        if now - known <= age_allowed(self.poll):
+        if now - known <= age_allowed(self.poll or self.pace):
             return ""
         if self.read_at is None:
             return f"was never read in {now - known:.0f} s"
@@ -147,9 +162,10 @@ class RegistryReader:
 
         A registry that polls and tells of each poll is read by that, and not once more.
         """
-        pause = max(READ_AGAIN_SECONDS, POLLS_UNTIL_READ * (self.state.poll or 0.0))
         while True:
+            pause = self.state.pace
             await asyncio.sleep(max(0.0, self._tried_at + pause - self._clock.now()) or pause)
+            pause = self.state.pace
             if self._clock.now() - self._tried_at >= pause:
                 await self.read()
 
@@ -187,15 +203,23 @@ class RegistryReader:
     async def _read(self, hint: Hint) -> None:
         if hint.model is None:
             self._tried_at = self._clock.now()
-        await self._try(hint)
+        while await self._try(hint):
+            pass
+        self.state.progress = ""
         self._hooks.looked()
 
-    async def _try(self, hint: Hint) -> None:
+    async def _try(self, hint: Hint) -> bool:
+        """Read once; whether there is more of the same to be read."""
         name = self.state.registry.name
-        begun = self.state.readings.begin()
+        begun, at = self.state.readings.begin(), self._clock.now()
         try:
             async with asyncio.timeout(READ_SECONDS):
                 view = await self.state.registry.read(hint)
+        except RegistryIncomplete as more:
+            self.state.progress = more.message
+            LOG.info("registry %s: %s", name, more.message)
+            await asyncio.sleep(GO_ON_SECONDS)
+            return True
         except RegistryUnavailable as problem:
             self._failed(str(problem))
         except TimeoutError:
@@ -204,7 +228,10 @@ class RegistryReader:
             LOG.exception("registry %s: reading broke", name)
             self.state.error = f"internal error: {type(problem).__name__}: {problem}"
         else:
+            if hint.model is None:
+                self.state.took = self._clock.now() - at
             self._take(begun, hint, view)
+        return False
 
     def _failed(self, reason: str) -> None:
         state = self.state

@@ -21,7 +21,7 @@ POLLS_ALLOWED = 3
 
 
 def age_allowed(poll: float | None) -> float:
-    """Seconds from which on a last good reading is old; `poll` is what the registry is set to, if it is."""
+    """Seconds from which on a last good reading is old; `poll` is how often it is read, if that is set."""
     return max(AGE_ALLOWED, POLLS_ALLOWED * (poll or 0.0))
 
 

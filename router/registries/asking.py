@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from router.errors import RegistryUnavailable
-from router.model import ModelName, PointerKind, RegisteredModel, Version, VersionId
-from router.ports import Hint, Registry, Unknown
+from router.errors import RegistryIncomplete, RegistryUnavailable
+from router.model import ModelName, PointerKind, RegisteredModel, RegistryView, Version, VersionId
+from router.ports import ANYTHING, Hint, Registry, Unknown
+
+
+async def read_on(registry: Registry, hint: Hint = ANYTHING) -> RegistryView:
+    """`Registry.read`, however many readings that takes. Raises RegistryUnavailable."""
+    while True:
+        try:
+            return await registry.read(hint)
+        except RegistryIncomplete:
+            continue
 
 
 async def model_of(registry: Registry, hint: Hint) -> RegisteredModel | Unknown | None:

@@ -162,10 +162,10 @@ class ModelFiles:
         self._manifest: _File[ModelManifest] = _File()
         self._versions: dict[str, _File[VersionManifest]] = {}
 
-    def update(self, signature: ModelSignature) -> None:
-        """Read again what differs from the last look."""
+    def update(self, signature: ModelSignature) -> bool:
+        """Read again what differs from the last look; whether anything did."""
         if signature == self._signature and not _is_fresh(signature):
-            return
+            return False
         self._signature = signature
         model_file, version_files = signature
         text = self._place.text
@@ -180,6 +180,7 @@ class ModelFiles:
         if model_file is None and not self._manifest.was_there:
             self._manifest.good = ModelManifest()  # the file is optional where there are versions
         self._rebuild()
+        return True
 
     def _read(self, folder: str, text: str) -> VersionManifest:
         manifest = read_version(text)

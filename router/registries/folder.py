@@ -11,6 +11,7 @@ its stages nobody can say which version clients should get.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import stat
 import sys
@@ -20,7 +21,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from router.errors import NotSupported, RegistryRefused, RegistryUnavailable
+from router.errors import NotSupported, RegistryIncomplete, RegistryRefused, RegistryUnavailable
 from router.model import (
     ModelName,
     PointerKind,
@@ -53,6 +54,9 @@ POLL_SECONDS = 0.25
 SETTLE_SECONDS = 0.1
 """A change is told once the files have been still for this long, so that half a write is rarely read."""
 
+LONGEST_SECONDS = 30.0
+"""How long one reading may take; 10,000 models take about as long at first."""
+
 _SETTLE_LOOKS = 3
 _REST = 4
 _FRESH_NS = 100_000_000
@@ -64,12 +68,20 @@ class FolderRegistry:
     """`ports.Registry` over a folder. Files are read and written in a thread."""
 
     def __init__(
-        self, name: str, path: Path, *, poll: float = POLL_SECONDS, settle: float = SETTLE_SECONDS
+        self,
+        name: str,
+        path: Path,
+        *,
+        poll: float = POLL_SECONDS,
+        settle: float = SETTLE_SECONDS,
+        longest: float = LONGEST_SECONDS,
     ) -> None:
+        """`longest`: seconds after which a reading is left to the next one to go on with."""
         self._name = name
         self._path = path.absolute()
         self._poll = poll
         self._settle = settle
+        self._longest = longest
         self._lock = threading.Lock()
         self._scanner = _Scanner(self._path)
         self._place = _Files(self._path)
@@ -97,8 +109,9 @@ class FolderRegistry:
 
         Raises:
             RegistryUnavailable: the folder is not there or cannot be listed.
+            RegistryIncomplete: there are very many files to read.
         """
-        return await asyncio.to_thread(self._read)
+        return await asyncio.to_thread(self._read, self._longest)
 
     async def get(self, model: ModelName, version: VersionId) -> Version | Unknown | None:
         """One version as it is on disk now."""
@@ -118,7 +131,7 @@ class FolderRegistry:
 
     def _register(self, new: NewVersion, progress: Callable[[str], None] | None) -> Version:
         version = bring_in(self._path, new, progress)
-        self._read()
+        self._read(math.inf)
         files = self._models.get(new.model)
         if files is None or files.model is None or version not in files.model.versions:
             raise RegistryRefused(
@@ -170,7 +183,7 @@ class FolderRegistry:
         finally:
             self._cost = time.thread_time() - started
 
-    def _read(self) -> RegistryView:
+    def _read(self, seconds: float) -> RegistryView:
         with self._lock:
             try:
                 tree = self._scanner.scan()
@@ -183,8 +196,11 @@ class FolderRegistry:
                 folder: self._models.get(folder) or ModelFiles(self._name, self._place, folder)
                 for folder in tree
             }
-            for folder, signature in tree.items():
-                self._models[folder].update(signature)
+            until = time.monotonic() + seconds
+            for number, (folder, signature) in enumerate(tree.items(), 1):
+                read = self._models[folder].update(signature)
+                if read and time.monotonic() > until and number < len(tree):
+                    raise RegistryIncomplete(f"{number} of {len(tree)} models are read")
             self._seen = tree
             return self._view()
 

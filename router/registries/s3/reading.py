@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from router.errors import RegistryUnavailable
+from router.errors import RegistryIncomplete, RegistryUnavailable
 from router.registries.documents import (
     MAX_FILE,
     ModelSignature,
@@ -99,7 +99,8 @@ class Fetcher:
         """Fetch what changed from one tree to the next.
 
         Raises:
-            RegistryUnavailable: nothing could be fetched, or not all in time.
+            RegistryUnavailable: nothing could be fetched.
+            RegistryIncomplete: some of it could be fetched in time.
         """
         wanted = dict(_changed(before, now))
         missing = [path for path, mark in wanted.items() if self._held.get(path, (0,))[0] != mark]
@@ -112,8 +113,8 @@ class Fetcher:
         if missing and len(problems) == len(missing):
             raise problems[missing[0]]
         if time.monotonic() > until:
-            read = len(missing) - len(problems)
-            raise RegistryUnavailable(f"{read} of {len(missing)} manifests were read in time; it goes on")
+            read = len(self._held.keys() & wanted.keys())
+            raise RegistryIncomplete(f"{read} of {len(wanted)} manifests are read")
         failures = {path: problem.message for path, problem in problems.items()}
         texts = {path: self._held[path][1] for path in wanted if path not in failures}
         self._held.clear()

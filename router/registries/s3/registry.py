@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from router.errors import NotSupported, RegistryRefused, RegistryUnavailable
+from router.errors import NotSupported, RegistryIncomplete, RegistryRefused, RegistryUnavailable
 from router.model import ModelName, PointerKind, RegistryView, Version, VersionId
 from router.ports import ANYTHING, Capability, Hint, NewVersion, RegistryChange, Source, Unknown
 from router.registries import asking
@@ -103,6 +103,7 @@ class S3Registry:
         self._lock = threading.Lock()
         self._session: _Session | None = None
         self._known = _Known()
+        self._failures = 0
 
     @property
     def name(self) -> str:
@@ -115,8 +116,19 @@ class S3Registry:
         return frozenset({Capability.STAGES, Capability.ALIASES, Capability.TAGS, Capability.REGISTER})
 
     async def read(self, hint: Hint = ANYTHING) -> RegistryView:
-        """List the prefix, or that of one model, and read the manifests that changed."""
-        return await self._in_time(partial(self._read, hint.model))
+        """List the prefix, or that of one model, and read the manifests that changed.
+
+        The very same view where nothing did. Raises RegistryUnavailable, RegistryIncomplete.
+        """
+        try:
+            view = await self._in_time(partial(self._read, hint.model))
+        except RegistryIncomplete:
+            raise
+        except RegistryUnavailable:
+            self._failures += 1
+            raise
+        self._failures = 0
+        return view
 
     async def get(self, model: ModelName, version: VersionId) -> Version | Unknown | None:
         """One version as the bucket has it now."""
@@ -164,19 +176,13 @@ class S3Registry:
         self._abandon()
 
     async def changes(self) -> AsyncIterator[Hint]:
-        """Yield where the listing differs from the one that was read last, looking each `poll` seconds."""
-        failures = 0
+        """Yield once each `poll`: to look whether anything changed is to list everything, as a reading does.
+
+        Where it is away, less and less often, down to once a minute.
+        """
         while True:
-            await asyncio.sleep(pause(self._settings.poll, failures, random.random()))  # noqa: S311
-            try:
-                changed = await self._in_time(self._looks_different)
-            except RegistryUnavailable:
-                failures += 1
-                yield ANYTHING  # whoever reads learns that it is away
-                continue
-            if changed or failures:
-                failures = 0
-                yield ANYTHING
+            await asyncio.sleep(pause(self._settings.poll, self._failures, random.random()))  # noqa: S311
+            yield ANYTHING
 
     async def _in_time(self, call: Callable[[], Result], seconds: float = 0.0) -> Result:
         """What a blocking call returns; `seconds` where it may take longer than one look."""
@@ -208,15 +214,6 @@ class S3Registry:
             session, self._session = self._session, None
         if session is not None:
             session.objects.close()
-
-    def _looks_different(self) -> bool:
-        until = time.monotonic() + self._settings.timeout
-        session = self._claim(until)
-        try:
-            pages = dict(session.objects.pages(self._settings.prefix, session.pages, until))
-        finally:
-            session.busy.release()
-        return self._known.view is None or _marks(pages) != self._known.marks
 
     def _read(self, model: ModelName | None) -> RegistryView:
         until = time.monotonic() + self._settings.timeout

@@ -10,7 +10,7 @@ import pytest
 
 from router.control import reader as module
 from router.control.reader import HINTS_WAITING, ReaderHooks, RegistryReader, RegistryState
-from router.errors import RegistryUnavailable
+from router.errors import RegistryIncomplete, RegistryUnavailable
 from router.model import ModelName, RegisteredModel, RegistryView
 from router.ports import ANYTHING, Hint
 from tests.fakes.registry import FakeRegistry
@@ -267,3 +267,42 @@ async def test_a_registry_that_was_never_read_is_told(followed: Followed) -> Non
     followed.clock.time += 31
 
     assert followed.state.warning(followed.clock.now()) == "was never read in 31 s"
+
+
+async def test_what_takes_several_readings_is_read_to_its_end(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each begins where the one before ended; until then it neither was read nor is given up."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(module, "GO_ON_SECONDS", 0.0)
+    followed.registry.fault = RegistryIncomplete("3 of 9 models are read")
+    followed.begin(followed.reader.read())
+    await turns()
+    followed.registry.end(0)
+    await turns()
+    between = (followed.state.progress, followed.state.error, followed.state.read_at, followed.changed[:])
+    followed.registry.fault = None
+    followed.registry.end(1)
+    await turns()
+
+    assert between == ("3 of 9 models are read", "", None, [])
+    assert (followed.state.progress, followed.state.read_at) == ("", followed.clock.now())
+    assert [hint for hint, _ in followed.registry.under_way] == [ANYTHING, ANYTHING]
+    assert caplog.messages == ["registry r: 3 of 9 models are read"]
+
+
+async def test_a_slow_reading_is_not_done_all_the_time(followed: Followed) -> None:
+    """One that takes 6 s is done every two minutes without a hint, and is not old before the third time."""
+    followed.begin(followed.reader.read())
+    await turns()
+    followed.clock.time += 6
+    followed.registry.end(0)
+    await turns()
+
+    assert followed.state.pace == 120
+    followed.clock.time += 360
+    assert followed.state.warning(followed.clock.now()) == ""
+    followed.clock.time += 1
+    assert followed.state.warning(followed.clock.now()) == (
+        "was last read 361 s ago; what it said then goes on"
+    )

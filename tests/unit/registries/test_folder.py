@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from router.errors import RegistryUnavailable
+from router.errors import RegistryIncomplete, RegistryUnavailable
 from router.model import ModelName, RegisteredModel, RegistryView
-from router.registries import FolderRegistry
+from router.registries import FolderRegistry, asking, folder
 
 DIGITS = ModelName("digits")
 MODEL = 'description: digits\nstages: {production: "1"}\naliases: {champion: "2"}\n'
@@ -282,3 +282,26 @@ async def test_odd_folder_names_are_told_as_text(registry: FolderRegistry, root:
 
     assert view.problems
     assert all(complaint.isprintable() for complaint in complaints(view))
+
+
+async def test_very_many_models_are_read_in_several_readings(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each tells how far it is and gets further; nobody sees a part of them before."""
+    monkeypatch.setattr(folder, "_FRESH_NS", 0)  # else what was just written is read each time
+    for name in ("a", "b"):
+        put(root, f"{name}/1/version.yaml", VERSION)
+    registry = FolderRegistry("local", root, longest=0.0)
+    told = []
+    for _ in range(2):
+        with pytest.raises(RegistryIncomplete) as caught:
+            await registry.read()
+        told.append(caught.value.message)
+
+    assert told == ["1 of 3 models are read", "2 of 3 models are read"]
+    assert (await registry.read()).models.keys() == {"a", "b", "digits"}
+    assert (await asking.read_on(FolderRegistry("local", root, longest=0.0))).models.keys() == {
+        "a",
+        "b",
+        "digits",
+    }
