@@ -37,12 +37,14 @@ from gateway.progress import Progress
 from gateway.reload import Reloader, check_names
 from gateway.running import Addresses, RunningGateway
 from gateway.shadow import ShadowComparer
+from gateway.threads import OwnThreads
 from router.artifacts.fetch import Fetcher
 from router.artifacts.layout import TritonRepository
 from router.artifacts.naming import triton_model_name
 from router.backends.describe import describe
 from router.backends.triton import TritonServer
 from router.control.controller import Controller, ControllerSettings
+from router.control.reader import READING
 from router.control.residents import BackendState
 from router.control.watchers import Watchers
 from router.errors import InvalidInput, StagegateError, Unavailable
@@ -106,6 +108,7 @@ async def serve(config: GatewayConfig, *, up: bool, progress: Progress, takeover
         StagegateError: something that a start needs is not to be had; everything begun was stopped.
     """
     stop_logging = set_up_logging(config.log.format, config.log.level)
+    asyncio.get_running_loop().set_default_executor(OwnThreads(READING.get))
     stop = _Stop()
     try:
         async with _signals(stop), AsyncExitStack() as stack:

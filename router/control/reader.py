@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from router.control.losses import LOSS_WINDOW, Loss
 from router.control.readings import Readings, age_allowed
-from router.errors import RegistryIncomplete, RegistryUnavailable
+from router.errors import RegistryIncomplete, Unavailable
 from router.model import ModelName, RegistryView
 from router.ports import ANYTHING, Clock, Hint, Registry
 
@@ -39,6 +40,13 @@ HINTS_AT_ONCE = 8
 
 HINTS_WAITING = 64
 """Single models that may wait to be read; with more, everything is read instead."""
+
+
+CLOSE_SECONDS = 5.0
+"""How long the end waits for a registry to give back what it holds."""
+
+READING: ContextVar[str] = ContextVar("READING", default="")
+"""The registry that the task under way reads: whose threads those are that hang."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +204,10 @@ class RegistryReader:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         try:
-            await self.state.registry.close()
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.state.registry.close()
+        except TimeoutError:
+            LOG.warning("registry %s: closing takes too long; it is left", self.state.registry.name)
         except Exception:  # it is not needed any more
             LOG.exception("registry %s: closing broke", self.state.registry.name)
 
@@ -211,6 +222,7 @@ class RegistryReader:
     async def _try(self, hint: Hint) -> bool:
         """Read once; whether there is more of the same to be read."""
         name = self.state.registry.name
+        READING.set(f"registry {name}")
         begun, at = self.state.readings.begin(), self._clock.now()
         try:
             async with asyncio.timeout(READ_SECONDS):
@@ -220,7 +232,7 @@ class RegistryReader:
             LOG.info("registry %s: %s", name, more.message)
             await asyncio.sleep(GO_ON_SECONDS)
             return True
-        except RegistryUnavailable as problem:
+        except Unavailable as problem:
             self._failed(str(problem))
         except TimeoutError:
             self._failed(f"registry {name!r}: no answer within {READ_SECONDS:g} s")
