@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -34,6 +35,8 @@ _GONE = frozenset({"NoSuchKey", "NoSuchBucket", "NotFound", "404"})
 _CHANGED = frozenset({"PreconditionFailed", "412"})
 _LATER = frozenset({"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "503", "InternalError", "429"})
 _SERVERS_FAULT = 500
+_MAKING = threading.Lock()
+"""Held by who uses the shared session: sessions are not made for several threads, clients are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,30 +185,8 @@ def guarded_client(access: S3Access) -> tuple[Client, Any]:
         NotSupported: boto3 is not installed.
         ArtifactRefused: the endpoint is no URL.
     """
-    try:
-        import botocore.session  # noqa: PLC0415 - an extra
-        from botocore.config import Config  # noqa: PLC0415
-    except ImportError:
-        raise NotSupported("files on S3 need boto3", hint="pip install 'stagegate[s3]'") from None
-    session = botocore.session.Session()
-    session.register_component("data_loader", _descriptions())
-    if access.endpoint:
-        # Elsewhere than on AWS there is no role of the machine, and nobody to ask for it.
-        session.get_component("credential_provider").remove("iam-role")
     with _translated_setup(access):
-        client = session.create_client(
-            "s3",
-            region_name=access.region or None,
-            endpoint_url=access.endpoint or None,
-            aws_access_key_id=access.access_key() if access.access_key is not None else None,
-            aws_secret_access_key=access.secret_key() if access.secret_key is not None else None,
-            config=Config(
-                retries={"total_max_attempts": 1},
-                response_checksum_validation="when_required",
-                request_checksum_calculation="when_required",
-                **({"s3": {"addressing_style": "path"}} if access.endpoint else {}),
-            ),
-        )
+        client = _client_of(access)
         server = origin_of(client.meta.endpoint_url)
     wire = Client(Guard([server.host] if access.endpoint else []), timeout=access.timeout)
 
@@ -219,6 +200,51 @@ def guarded_client(access: S3Access) -> tuple[Client, Any]:
     return wire, client
 
 
+def _client_of(access: S3Access) -> Any:  # noqa: ANN401 - boto3 has no types
+    """A client as boto3 makes it, with settings of ours."""
+    from botocore.config import Config  # noqa: PLC0415 - an extra
+
+    access_key = access.access_key() if access.access_key is not None else None
+    secret_key = access.secret_key() if access.secret_key is not None else None
+    settings = {
+        "region_name": access.region or None,
+        "endpoint_url": access.endpoint or None,
+        "aws_access_key_id": access_key,
+        "aws_secret_access_key": secret_key,
+        "config": Config(
+            retries={"total_max_attempts": 1},
+            response_checksum_validation="when_required",
+            request_checksum_calculation="when_required",
+            **({"s3": {"addressing_style": "path"}} if access.endpoint else {}),
+        ),
+    }
+    if access_key is None or secret_key is None:
+        # It finds keys, which may take long, and remembers them: this session is for one client.
+        return _session(role=not access.endpoint).create_client("s3", **settings)
+    with _MAKING:
+        return _shared_session().create_client("s3", **settings)
+
+
+def _session(*, role: bool) -> Any:  # noqa: ANN401 - boto3 has no types
+    """A session of botocore's, which asks for the role of the machine or does not.
+
+    Elsewhere than on AWS there is no such role, and nobody to ask for it.
+    """
+    import botocore.session  # noqa: PLC0415 - an extra
+
+    session = botocore.session.Session()
+    session.register_component("data_loader", _descriptions())
+    if not role:
+        session.get_component("credential_provider").remove("iam-role")
+    return session
+
+
+@functools.cache
+def _shared_session() -> Any:  # noqa: ANN401 - boto3 has no types
+    """For all clients that bring their own keys: to make one takes longer than to make the client."""
+    return _session(role=False)
+
+
 @functools.cache
 def _descriptions() -> Any:  # noqa: ANN401 - boto3 has no types
     """What botocore reads of services from its files: megabytes, and most of the time to make a client."""
@@ -229,7 +255,10 @@ def _descriptions() -> Any:  # noqa: ANN401 - boto3 has no types
 
 @contextlib.contextmanager
 def _translated_setup(access: S3Access) -> Iterator[None]:
-    from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - an extra
+    try:
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise NotSupported("files on S3 need boto3", hint="pip install 'stagegate[s3]'") from None
 
     where = access.endpoint or "AWS"
     try:
