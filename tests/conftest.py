@@ -10,6 +10,7 @@ from tests.servers.dvc import dvc_repository, dvc_template
 from tests.servers.hub import hub
 from tests.servers.mlflow import mlflow_server
 from tests.servers.s3 import s3_proxy, s3_server
+from tests.servers.sagemaker import moto_client, moto_url, sagemaker
 from tests.servers.third_party import third_party_registry
 
 __all__ = [
@@ -17,8 +18,11 @@ __all__ = [
     "dvc_template",
     "hub",
     "mlflow_server",
+    "moto_client",
+    "moto_url",
     "s3_proxy",
     "s3_server",
+    "sagemaker",
     "third_party_registry",
 ]
 

@@ -176,17 +176,20 @@ def _translate(what: str, problem: ClientError) -> NoReturn:
     ) from None
 
 
-def guarded_client(access: S3Access) -> tuple[Client, Any]:
-    """A boto3 client of S3 whose every request goes through the guard, and what carries them.
+def guarded_client(access: S3Access, service: str = "s3") -> tuple[Client, Any]:
+    """A boto3 client whose every request goes through the guard, and what carries them.
 
     It never tries again by itself. Both are to be closed.
 
+    Args:
+        service: as boto3 calls it.
+
     Raises:
         NotSupported: boto3 is not installed.
-        ArtifactRefused: the endpoint is no URL.
+        ArtifactRefused: the endpoint is no URL, or there is no region.
     """
-    with _translated_setup(access):
-        client = _client_of(access)
+    with _translated_setup(access, service):
+        client = _client_of(access, service)
         server = origin_of(client.meta.endpoint_url)
     wire = Client(Guard([server.host] if access.endpoint else []), timeout=access.timeout)
 
@@ -196,11 +199,11 @@ def guarded_client(access: S3Access) -> tuple[Client, Any]:
             raise Refused(f"the store sends us on to {to}, and only {server} is in the configuration")
         return _send(wire, request)
 
-    client.meta.events.register_first("before-send.s3", send)
+    client.meta.events.register_first(f"before-send.{service}", send)
     return wire, client
 
 
-def _client_of(access: S3Access) -> Any:  # noqa: ANN401 - boto3 has no types
+def _client_of(access: S3Access, service: str) -> Any:  # noqa: ANN401 - boto3 has no types
     """A client as boto3 makes it, with settings of ours."""
     from botocore.config import Config  # noqa: PLC0415 - an extra
 
@@ -215,14 +218,19 @@ def _client_of(access: S3Access) -> Any:  # noqa: ANN401 - boto3 has no types
             retries={"total_max_attempts": 1},
             response_checksum_validation="when_required",
             request_checksum_calculation="when_required",
-            **({"s3": {"addressing_style": "path"}} if access.endpoint else {}),
+            **({"s3": {"addressing_style": "path"}} if access.endpoint and service == "s3" else {}),
         ),
     }
     if access_key is None or secret_key is None:
         # It finds keys, which may take long, and remembers them: this session is for one client.
-        return _session(role=not access.endpoint).create_client("s3", **settings)
+        return _session(role=_is_aws(access.endpoint)).create_client(service, **settings)
     with _MAKING:
-        return _shared_session().create_client("s3", **settings)
+        return _shared_session().create_client(service, **settings)
+
+
+def _is_aws(endpoint: str) -> bool:
+    """Whether it is AWS's own, its private endpoints included."""
+    return not endpoint or endpoint.rstrip("/").endswith(_AWS)
 
 
 def _session(*, role: bool) -> Any:  # noqa: ANN401 - boto3 has no types
@@ -254,18 +262,19 @@ def _descriptions() -> Any:  # noqa: ANN401 - boto3 has no types
 
 
 @contextlib.contextmanager
-def _translated_setup(access: S3Access) -> Iterator[None]:
+def _translated_setup(access: S3Access, service: str) -> Iterator[None]:
     try:
         from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - an extra
     except ImportError:
-        raise NotSupported("files on S3 need boto3", hint="pip install 'stagegate[s3]'") from None
+        what = "files on S3 need" if service == "s3" else f"{service} needs"
+        raise NotSupported(f"{what} boto3", hint=f"pip install 'stagegate[{service}]'") from None
 
-    where = access.endpoint or "AWS"
+    where = f"{'S3' if service == 's3' else service} at {access.endpoint or 'AWS'}"
     try:
         yield
     except (BotoCoreError, ValueError, Refused) as problem:
         raise ArtifactRefused(
-            f"S3 at {where} cannot be used: {str(problem)[:_CUT]}", hint="check endpoint and region"
+            f"{where} cannot be used: {str(problem)[:_CUT]}", hint="check endpoint and region"
         ) from None
 
 

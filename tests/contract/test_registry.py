@@ -17,6 +17,7 @@ from router.errors import RegistryUnavailable
 from router.model import ModelName, RegistryProblem
 from router.ports import Hint, Registry
 from router.registries import dvc, hub, s3
+from router.registries import sagemaker as sagemaker_registry
 from router.registries.folder import FolderRegistry
 from router.registries.mlflow import TYPE as MLFLOW
 from router.registries.types import registry_type
@@ -25,9 +26,10 @@ from tests.fakes.registry import FakeRegistry
 from tests.servers import mlflow
 from tests.servers.between import Answer, Asked, Between
 from tests.servers.dvc import Repository
-from tests.servers.faults import Fault, Proxy
+from tests.servers.faults import Fault, Proxy, proxy
 from tests.servers.hub import Hub, Repo
 from tests.servers.s3 import Server as S3Server
+from tests.servers.sagemaker import SageMaker
 
 DIGITS = ModelName("digits")
 
@@ -243,6 +245,59 @@ class HubWorld:
         self._hub.status = 0
 
 
+class SageMakerWorld:
+    """Model packages as moto keeps them, behind a proxy that can be away."""
+
+    def __init__(self, sagemaker: SageMaker, stack: contextlib.ExitStack) -> None:
+        self._packages = sagemaker
+        self._proxy = stack.enter_context(proxy(sagemaker.url))
+        options = {
+            "endpoint": self._proxy.url,
+            "region": "eu-central-1",
+            "access_key": lambda: "tests",
+            "secret_key": lambda: "tests",
+            "poll": 0.02,
+            "timeout": 5.0,
+        }
+        self.registry = sagemaker_registry.TYPE.open("local", options)
+        self._known: list[str] = []
+
+    def id(self, version: str) -> str:
+        """SageMaker counts for itself: versions are numbered as they come."""
+        if version not in self._known:
+            self._known.append(version)
+        return str(self._known.index(version) + 1)
+
+    async def register(self, versions: tuple[str, ...], stages: Mapping[str, str]) -> None:
+        for version in sorted(versions, key=int):
+            if version not in self._known:
+                self._packages.package("digits", "Rejected")
+                self.id(version)
+        status = {"production": "Approved", "staging": "PendingManualApproval"}
+        wanted = {to: status[stage] for stage, to in stages.items()}
+        for version in sorted(self._known, key=lambda one: wanted.get(one, "Rejected") == "Rejected"):
+            self._packages.approve("digits", int(self.id(version)), wanted.get(version, "Rejected"))
+
+    async def spoil(self) -> None:
+        self._packages.package("digits", "Approved")
+        self._proxy.fail(Fault.AWAY, "DescribeModelPackage")
+
+    async def remove(self) -> None:
+        self._packages.clear()
+
+    async def take_away(self) -> None:
+        self._proxy.fail(Fault.AWAY)
+
+    async def bring_back(self) -> None:
+        self._proxy.heal()
+
+
+def _sagemaker(request: pytest.FixtureRequest, _: Path) -> World:
+    stack = contextlib.ExitStack()
+    request.addfinalizer(stack.close)
+    return SageMakerWorld(request.getfixturevalue("sagemaker"), stack)
+
+
 class ThirdPartyWorld:
     """The example of somebody else's adapter, found by its entry point."""
 
@@ -335,6 +390,7 @@ WORLDS: Mapping[str, Callable[[pytest.FixtureRequest, Path], World]] = {
     "fake": lambda _, __: FakeWorld(),
     "mlflow": lambda request, _: MlflowWorld(request.getfixturevalue("mlflow_server")),
     "huggingface": lambda request, _: HubWorld(request.getfixturevalue("hub")),
+    "sagemaker": _sagemaker,
     "third party": _third_party,
     "s3": lambda request, _: S3World(
         request.getfixturevalue("s3_server"), request.getfixturevalue("s3_proxy")

@@ -24,7 +24,7 @@ class Fault(enum.Enum):
 
 
 Rule = Callable[[str, str], Fault]
-"""The fault for a method and a path with its query."""
+"""The fault for a method and a path with its query; of AWS's JSON calls with their name behind it."""
 
 
 class Proxy:
@@ -79,8 +79,9 @@ class Proxy:
 
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers.get("content-length") or 0))
-        self.seen.append((handler.command, handler.path))
-        fault = self.rule(handler.command, handler.path)
+        path = handler.path + handler.headers.get("x-amz-target", "")
+        self.seen.append((handler.command, path))
+        fault = self.rule(handler.command, path)
         if fault in (Fault.HANG, Fault.AWAY):
             if fault is Fault.HANG:
                 self._released.wait(60)
