@@ -288,24 +288,27 @@ def local_path(who: str, uri: str) -> Path:
     Raises:
         ArtifactRefused: it is relative, goes up by `..`, names another host, or has more than a path.
     """
-    text = uri
-    if _SCHEME.match(uri):
-        url = urlsplit(uri)
-        if url.netloc not in ("", "localhost"):
-            raise ArtifactRefused(
-                f"{who}: artifact {uri[:200]!r} names another host",
-                hint="write file:///path with three slashes",
-            )
-        if url.query or url.fragment:
-            raise ArtifactRefused(
-                f"{who}: artifact {uri[:200]!r} has more than a path", hint="write ? as %3F"
-            )
-        text = unquote(url.path, errors="strict" if url.path.isascii() else "surrogateescape")
+    text = _path_of_file_uri(who, uri) if _SCHEME.match(uri) else uri
     if not text.startswith("/") or "\0" in text:
         raise ArtifactRefused(f"{who}: artifact {uri[:200]!r} is no absolute path")
     if ".." in text.split("/"):
         raise ArtifactRefused(f"{who}: artifact {uri[:200]!r} goes up by '..'")
     return Path(posixpath.normpath(text))
+
+
+def _path_of_file_uri(who: str, uri: str) -> str:
+    try:
+        url = urlsplit(uri)
+        text = unquote(url.path, errors="strict")
+    except ValueError as problem:
+        raise ArtifactRefused(f"{who}: artifact {uri[:200]!r} is no URI: {problem}") from None
+    if url.netloc not in ("", "localhost"):
+        raise ArtifactRefused(
+            f"{who}: artifact {uri[:200]!r} names another host", hint="write file:///path with three slashes"
+        )
+    if url.query or url.fragment:
+        raise ArtifactRefused(f"{who}: artifact {uri[:200]!r} has more than a path", hint="write ? as %3F")
+    return text
 
 
 def parse_s3(who: str, uri: str) -> S3Place:
@@ -354,7 +357,8 @@ def _who_of(url: str) -> tuple[str, str, int]:
         raise ValueError("a URL carries a user name or password")
     if ".." in unquote(parts.path).split("/"):
         raise ValueError("its path goes up by '..'")
-    return parts.scheme, canonical_host(parts.hostname or ""), parts.port or _PORTS[parts.scheme]
+    port = _PORTS[parts.scheme] if parts.port is None else parts.port
+    return parts.scheme, canonical_host(parts.hostname or ""), port
 
 
 def _host_entry(entry: str) -> tuple[str, str, int]:
