@@ -30,6 +30,7 @@ from gateway.clock import SystemClock
 from gateway.config import Address, GatewayConfig
 from gateway.handover import Owner, Taken, offer, take_over
 from gateway.http import serve_http
+from gateway.last_readings import LastReadings
 from gateway.local_triton import LocalTritons
 from gateway.log import set_up_logging
 from gateway.metrics import LoadRecorder
@@ -63,6 +64,9 @@ DRAIN_SECONDS = 30.0
 
 WRITE_AGAIN_SECONDS = 1.0
 """Pause after the worker that writes to registries broke."""
+
+KEEP_AGAIN_SECONDS = 1.0
+"""Pause after the keeping of what registries said last broke."""
 
 COMPARE_AGAIN_SECONDS = 1.0
 """Pause after the comparing of shadows' answers broke."""
@@ -285,6 +289,7 @@ async def _start(stack: AsyncExitStack, start: _Start, taken: Taken | None) -> _
     controller = _controller(config, store, data_plane, clock, recorder)
     artifacts = Artifacts(config, partial(_registry_of, controller))
     make_backends = partial(make_backend_states, tls=certificates.backend, fetcher=artifacts.fetcher)
+    last = _last_readings(config, controller, clock)
     reloader = Reloader(
         config,
         controller,
@@ -292,7 +297,7 @@ async def _start(stack: AsyncExitStack, start: _Start, taken: Taken | None) -> _
         make_backends=make_backends,
         certificates=certificates,
         set_limits=lambda fresh: data_plane.set_limits(data_plane_settings(fresh)),
-        set_artifacts=artifacts.configure,
+        set_artifacts=partial(_configure, artifacts, last),
     )
     comparer = ShadowComparer(data_plane, controller.tolerance, clock.unix)
     gateway = RunningGateway(
@@ -322,7 +327,7 @@ async def _start(stack: AsyncExitStack, start: _Start, taken: Taken | None) -> _
     watch = asyncio.create_task(certificates.watch(), name="certificates")
     stack.push_async_callback(_cancel, watch)
     await _begin(controller, config, make_backends)
-    await _synced(controller, stop, all_up=taken is not None)
+    await _synced(controller, stop, last, all_up=taken is not None)
     gateway.synced = True
     _serve(data_plane, begin=taken is None)
     stack.push_async_callback(reloader.idle)
@@ -334,6 +339,7 @@ async def _start(stack: AsyncExitStack, start: _Start, taken: Taken | None) -> _
             return None
         gateway.listens(metrics=await doors.metrics.open())
         _serve_instead(data_plane, taken)
+    _keep(stack, last)
     writing = _Writing(gateway)
     writing.start()
     stack.push_async_callback(writing.stop)
@@ -521,24 +527,46 @@ async def _unless_stopped(stop: _Stop, work: Coroutine[None, None, None]) -> boo
         await _cancel(doing)
 
 
-async def _synced(controller: Controller, stop: _Stop, *, all_up: bool) -> None:
+def _last_readings(config: GatewayConfig, controller: Controller, clock: SystemClock) -> LastReadings:
+    """Beside the state, where that is a file."""
+    state = config.state.path
+    folder = None if state is None else state.with_name(f"{state.name}.registries")
+    return LastReadings(folder, controller, clock, config.registries)
+
+
+def _configure(artifacts: Artifacts, last: LastReadings, fresh: GatewayConfig) -> None:
+    artifacts.configure(fresh)
+    last.configure(fresh.registries)
+
+
+def _keep(stack: AsyncExitStack, last: LastReadings) -> None:
+    """Keep what registries say, now and then and in the end."""
+    keeping = Watchers(KEEP_AGAIN_SECONDS)
+    keeping.start("what registries said last", last.run)
+    stack.push_async_callback(last.save)
+    stack.push_async_callback(keeping.close)
+
+
+async def _synced(controller: Controller, stop: _Stop, last: LastReadings, *, all_up: bool) -> None:
     """Wait until every registry and backend was looked at once, with or without success.
 
     With `all_up` backends are waited for, in a bound.
 
     There is no bound: a gateway that is ready before it has read a large registry would answer NOT_FOUND.
+    One of which it is known what it said last is waited for a moment.
     """
 
     async def tell() -> None:
         while True:
             await asyncio.sleep(TELL_SECONDS)
-            LOG.info("still waiting for the first look at %s", ", ".join(_not_looked_at(controller)))
+            LOG.info("still waiting for the first look at %s", ", ".join(_not_looked_at(controller, last)))
 
     telling = asyncio.create_task(tell())
     try:
-        await _unless_stopped(stop, controller.until(lambda: not _not_looked_at(controller)))
+        await _unless_stopped(stop, controller.until(lambda: not _not_looked_at(controller, last)))
     finally:
         await _cancel(telling)
+    last.recall()
     if all_up:
         await _all_up(controller, stop)
     await controller.turned()
@@ -557,12 +585,12 @@ async def _all_up(controller: Controller, stop: _Stop) -> None:
         LOG.warning("taking over without %s", ", ".join(down()))
 
 
-def _not_looked_at(controller: Controller) -> list[str]:
+def _not_looked_at(controller: Controller, last: LastReadings) -> list[str]:
     registries, backends = controller.registries, controller.residents.backends
     waited = [
         f"registry {name}" + (f" ({one.progress})" if one.progress else "")
         for name, one in registries.items()
-        if one.read_at is None and not one.error
+        if one.read_at is None and not one.error and not last.can_go_on(one)
     ]
     return waited + [f"backend {one.name}" for one in backends.values() if not (one.up or one.misses)]
 

@@ -37,6 +37,7 @@ from router.model import (
     ModelName,
     PointerKind,
     RegisteredModel,
+    RegistryView,
     Route,
     Tolerance,
     TritonName,
@@ -201,6 +202,17 @@ class Controller:
         reader = self._readers[name] = RegistryReader(state, self._clock, hooks)
         self._watchers.start(f"registry {name}", reader.follow)
         self._watchers.start(f"registry {name} again", reader.again)
+
+    def recall(self, name: str, view: RegistryView, age: float) -> None:
+        """Take what a registry said before this process began, until it is read.
+
+        `age`: seconds since it said that.
+        """
+        state = self.registries.get(name)
+        if state is not None and state.readings.recall(view):
+            state.read_at = self._clock.now() - age
+            self._registry_changed(None)
+            self._wake.set()
 
     def drop_registry(self, name: str) -> None:
         """Stop following a registry; its models go."""

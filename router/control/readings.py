@@ -39,6 +39,7 @@ class Readings:
     def __init__(self, view: RegistryView | None = None) -> None:
         self.view = view
         self.loss: Loss | None = None
+        self._certain = view is not None
         self._begun = 0
         self._whole = 0
         self._each: dict[ModelName, int] = {}
@@ -47,6 +48,16 @@ class Readings:
     def whole(self) -> bool:
         """Whether everything was read at least once."""
         return self._whole > 0
+
+    def recall(self, view: RegistryView) -> bool:
+        """Take what was kept from an earlier process, where nothing is known; whether it is taken.
+
+        It is not held against the first reading: who starts anew gets what is there.
+        """
+        if self.view is None:
+            self.view = view
+            return True
+        return False
 
     def begin(self) -> int:
         """A reading begins; gives what is to be told when it ends well."""
@@ -69,7 +80,9 @@ class Readings:
         if hint.model is None or before is None:
             if begun > self._whole:
                 told = self._but_newer(begun, view)
-                self.view, self.loss = weigh(before, told, self.loss, at, window)
+                known = before if self._certain else None
+                self.view, self.loss = weigh(known, told, self.loss, at, window)
+                self._certain = True
                 self._whole = begun
         elif begun > max(self._whole, self._each.get(hint.model, 0)):
             self._each[hint.model] = begun

@@ -118,7 +118,7 @@ def instead_of(gateway: Gateway) -> Gateway:
         gateway.environment,
         gateway.rest,
     )
-    wait_until("it serves", lambda: "serves 1 models" in taken.said() or process.poll() is not None)
+    wait_until("it serves", lambda: " models on " in taken.said() or process.poll() is not None)
     assert process.poll() is None, taken.said()
     return taken
 
@@ -306,3 +306,42 @@ def _answered(callers: Callers, count: int) -> None:
     """Wait until that many more calls were answered."""
     before = callers.answers
     wait_until("they are answered", lambda: callers.answers > before + count)
+
+
+def write_model(models: Path, *versions: str) -> None:
+    """Register a model; its files are nobody's business here."""
+    for version in versions:
+        (models / "fraud" / version).mkdir(parents=True)
+        (models / "fraud" / version / "version.yaml").write_text("format: onnx\nartifact: model.onnx\n")
+
+
+def versions_of(gateway: Gateway) -> list[str]:
+    """Of that model, as the gateway has it; [] where there is none."""
+    return next((model["versions"] for model in gateway.json("models") if model["name"] == "fraud"), [])
+
+
+def test_a_registry_that_is_away_during_an_upgrade_and_a_restart(backend: str, tmp_path: Path) -> None:
+    """What it said last goes on, people are told how old that is, and it counts again when it is back."""
+    models, away = tmp_path / "models", tmp_path / "unmounted"
+    write_model(models, "1", "2")
+    text = body(backend) + "registries: {local: {type: folder, path: ./models}}\n"
+    first = start_gateway(tmp_path, "gateway", text, models)
+    known = versions_of(first)
+    wait_until("it is kept", lambda: any(tmp_path.glob("state/stagegate.db.registries/*.gz")))
+    models.rename(away)
+    second = instead_of(first)
+    first.process.wait(START_SECONDS)
+    upgraded = versions_of(second)
+    second.stop()
+    third = start_gateway(tmp_path, "gateway", text, models)
+    try:
+        restarted, said = versions_of(third), third.json("status")["registries"][0]["reason"]
+        (away / "fraud" / "2" / "version.yaml").unlink()
+        away.rename(models)
+        wait_until("the registry counts again", lambda: versions_of(third) == ["1"])
+    finally:
+        third.stop(signal.SIGKILL)
+
+    assert known == upgraded == restarted == ["1", "2"]
+    assert "cannot be read" in said
+    assert "registry local cannot be read; what it said" in third.said()
