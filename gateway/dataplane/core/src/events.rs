@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::event::{eventfd, EventfdFlags};
 use stagegate_table::counters::ThreadTotals;
 
+use crate::webhooks;
+
 /// Events that wait for the control plane at most; what comes on top is counted and dropped.
 pub const CAPACITY: usize = 4096;
 
@@ -121,11 +123,13 @@ impl Events {
         true
     }
 
-    /// Queue an event; false where there is no room.
-    fn push(&self, event: Event) -> bool {
+    /// Queue an event; false where there is no room, or where `most` of its kind are there.
+    fn push(&self, event: Event, most: usize) -> bool {
         {
             let mut queue = lock(&self.queue);
-            if queue.len() >= CAPACITY {
+            let same = |other: &&Event| other.kind == event.kind;
+            let is_full = most < CAPACITY && queue.iter().filter(same).count() >= most;
+            if is_full || queue.len() >= CAPACITY {
                 return false;
             }
             queue.push_back(event);
@@ -160,10 +164,11 @@ impl Teller {
         })
     }
 
-    /// Tell that a notice waits for an answer; false where the event could not be kept.
+    /// Tell that a notice waits for an answer; false where the event could not be kept. Whoever posts
+    /// notices and goes away is to take no place of other events.
     pub(crate) fn webhook(&self, id: u64) -> bool {
         let event = Event::new(EventKind::Webhook);
-        self.tell(Event { id, ..event })
+        self.events.push(Event { id, ..event }, webhooks::MOST)
     }
 
     /// Tell that a backend went down or came up, unless that was told already.
@@ -208,7 +213,7 @@ impl Teller {
     }
 
     fn tell(&self, event: Event) -> bool {
-        let kept = self.events.push(event);
+        let kept = self.events.push(event, CAPACITY);
         if !kept {
             self.totals.event_dropped();
         }
@@ -253,6 +258,19 @@ mod tests {
 
         assert!(!teller.cold("m", "1"));
         assert_eq!(CAPACITY, events.drain().len());
+    }
+
+    #[test]
+    fn notices_take_few_of_the_places() {
+        let (events, teller) = teller();
+        let told = (0..CAPACITY as u64)
+            .filter(|id| teller.webhook(*id))
+            .count();
+
+        assert_eq!(webhooks::MOST, told);
+        assert!(teller.cold("m", "1"));
+        let _ = events.drain();
+        assert!(teller.webhook(0));
     }
 
     #[test]

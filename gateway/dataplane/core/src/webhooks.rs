@@ -2,13 +2,21 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::sync::oneshot;
 
+use crate::budget::Taken;
+use crate::rate::Rate;
+
 /// Notices that wait for an answer at most, of all threads together.
-const MOST: usize = 64;
+pub(crate) const MOST: usize = 64;
+/// Notices that are handed over within a second at most: each costs the control plane time, whoever sent it.
+const MOST_A_SECOND: usize = 200;
+/// Bytes of notices that are on their way or wait for an answer, of all threads together.
+pub(crate) const MOST_BYTES: usize = 16 << 20;
 
 /// One notice.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,12 +41,15 @@ pub(crate) struct Answer {
 #[derive(Debug, Default)]
 pub struct Webhooks {
     state: Mutex<State>,
+    /// Bytes of notices that the threads have taken.
+    pub(crate) buffered: Arc<Taken>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     last: u64,
     waiting: HashMap<u64, Waiting>,
+    rate: Rate,
 }
 
 #[derive(Debug)]
@@ -49,10 +60,10 @@ struct Waiting {
 }
 
 impl Webhooks {
-    /// A place for one more notice, unless too many wait.
-    pub(crate) fn enter(self: &Arc<Self>, notice: Webhook) -> Option<Place> {
+    /// A place for one more notice, unless too many wait or came just now.
+    pub(crate) fn enter(self: &Arc<Self>, notice: Webhook, now: Instant) -> Option<Place> {
         let mut state = self.state();
-        if state.waiting.len() >= MOST {
+        if state.waiting.len() >= MOST || !state.rate.is_within(MOST_A_SECOND, now) {
             return None;
         }
         state.last += 1;
@@ -113,6 +124,8 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn notice() -> Webhook {
@@ -126,8 +139,8 @@ mod tests {
     #[tokio::test]
     async fn an_answer_reaches_its_notice_once() {
         let webhooks = Arc::new(Webhooks::default());
-        let mut one = webhooks.enter(notice()).unwrap();
-        let two = webhooks.enter(notice()).unwrap();
+        let mut one = webhooks.enter(notice(), Instant::now()).unwrap();
+        let two = webhooks.enter(notice(), Instant::now()).unwrap();
 
         assert_eq!(Some(notice()), webhooks.take(one.id()));
         assert_eq!(None, webhooks.take(one.id()));
@@ -149,11 +162,25 @@ mod tests {
     fn few_wait() {
         let webhooks = Arc::new(Webhooks::default());
         let mut places: Vec<_> = (0..MOST)
-            .map(|_| webhooks.enter(notice()).unwrap())
+            .map(|_| webhooks.enter(notice(), Instant::now()).unwrap())
             .collect();
 
-        assert!(webhooks.enter(notice()).is_none());
+        assert!(webhooks.enter(notice(), Instant::now()).is_none());
         places.pop();
-        assert!(webhooks.enter(notice()).is_some());
+        assert!(webhooks.enter(notice(), Instant::now()).is_some());
+    }
+
+    #[test]
+    fn few_come_in_a_second() {
+        let (webhooks, start) = (Arc::new(Webhooks::default()), Instant::now());
+        let enters = |now| {
+            (0..1_000)
+                .filter(|_| webhooks.enter(notice(), now).is_some())
+                .count()
+        };
+
+        assert_eq!(MOST_A_SECOND, enters(start));
+        assert_eq!(0, enters(start + Duration::from_millis(500)));
+        assert_eq!(MOST_A_SECOND, enters(start + Duration::from_secs(1)));
     }
 }

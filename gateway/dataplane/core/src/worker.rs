@@ -26,6 +26,7 @@ use crate::runners::Runners;
 use crate::shadow::{self, Shadows};
 use crate::shared::{Admitted, Load, Shared};
 use crate::token::{Draws, Tokens};
+use crate::webhooks;
 
 /// How often connections are looked over for being idle or for too many resets.
 const LOOK: Duration = Duration::from_secs(1);
@@ -62,6 +63,8 @@ pub(crate) struct Worker {
     pub(crate) rest: Rest,
     pub(crate) deadlines: Rc<Deadlines>,
     pub(crate) budget: Rc<Budget>,
+    /// The same for notices of registries, which are to take nothing from requests.
+    pub(crate) notices: Rc<Budget>,
     pub(crate) draws: Draws,
     pub(crate) tokens: Tokens,
     pub(crate) timeouts: Timeouts,
@@ -100,6 +103,11 @@ impl Worker {
                 &shared.buffered,
                 shared.settings.threads,
                 limits.max_buffered,
+            ),
+            notices: Budget::new(
+                &shared.webhooks.buffered,
+                shared.settings.threads,
+                webhooks::MOST_BYTES,
             ),
             draws: Draws::new(),
             tokens: Tokens::new(),

@@ -1,6 +1,6 @@
 //! `POST /webhooks/NAME`: a notice of a registry, which the control plane answers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Response, StatusCode};
 use tokio::time::timeout;
@@ -10,7 +10,7 @@ use crate::rest::body::Body;
 use crate::rest::calls::Asked;
 use crate::rest::refusal::{code_of, json, Refusal};
 use crate::rest::upload::{read_whole, BodyLimits, Whole};
-use crate::status::Status;
+use crate::status::{Code, Status};
 use crate::webhooks::{Answer, Webhook};
 use crate::worker::Worker;
 
@@ -18,6 +18,8 @@ const MOST_BODY: usize = 1 << 20;
 const MOST_HEADERS: usize = 64;
 /// Names and values.
 const MOST_HEADER_BYTES: usize = 16 << 10;
+/// A sender has this long for a body.
+const BODY_TIME: Duration = Duration::from_secs(5);
 /// The control plane has this long for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// After this many milliseconds a sender that was turned away may try again.
@@ -36,8 +38,10 @@ pub(crate) async fn notice(
         headers,
         body: whole.body,
     };
-    let Some(mut place) = worker.shared.webhooks.enter(notice) else {
-        return Err(unavailable("too many notices wait for an answer"));
+    let Some(mut place) = worker.shared.webhooks.enter(notice, Instant::now()) else {
+        return Err(unavailable(
+            "too many notices came just now or wait for an answer",
+        ));
     };
     if !worker.teller.webhook(place.id()) {
         return Err(unavailable("too much waits for the control plane"));
@@ -64,9 +68,15 @@ async fn body(worker: &Worker, asked: &mut Asked) -> Result<Whole, Refusal> {
     let Some(body) = asked.body.take() else {
         return Err(Refusal::http(StatusCode::BAD_REQUEST, "there is no body"));
     };
-    let outcome = read_whole(body, limits, &worker.budget).await;
-    outcome.map_err(|refusal| match refusal.http {
-        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+    let reading = timeout(BODY_TIME, read_whole(body, limits, &worker.notices));
+    let outcome = reading
+        .await
+        .map_err(|_| Refusal::http(StatusCode::REQUEST_TIMEOUT, "the body came too slowly"))?;
+    outcome.map_err(|refusal| match refusal.status.code {
+        _ if refusal.http == StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+        code if code == Code::ResourceExhausted as u8 => {
+            unavailable("too many notices are on their way")
+        }
         _ => refusal,
     })
 }

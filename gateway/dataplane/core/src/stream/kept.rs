@@ -165,8 +165,8 @@ impl Unanswered {
         }
         // Some errors say no id, and some servers another one than they were given.
         let holds = |kept: &&mut Kept| kept.is_of(series) && kept.to.hold.is_some();
-        let held = self.messages.iter_mut().find(holds);
-        let hold = held.and_then(|kept| kept.to.hold.take());
+        let oldest = self.messages.iter_mut().find(holds);
+        let hold = oldest.and_then(|kept| kept.to.hold.take());
         self.whole &= hold.is_none() && !seen.id.is_empty();
         hold.is_some()
     }
