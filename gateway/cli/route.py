@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,10 +15,14 @@ import typer
 from gateway.cli.options import DEFAULT_SERVER, Force, Json, Model, Reason, Revision, Server, admin
 
 if TYPE_CHECKING:
+    from gateway.cli.admin_client import AdminClient
     from gateway.config import Document
     from gateway.operations import Mismatch, RouteChange, RouteView, ShadowComparison, ShadowView
     from router.errors import ConfigProblem
     from router.model import Fallback, MatchRule, Route
+
+TRIES = 5
+"""Times that a change is tried against what others change at the same time."""
 
 commands = typer.Typer(no_args_is_help=True, help="Where the traffic of a model goes.")
 
@@ -196,17 +201,58 @@ def set_route(
             help="Failures of an arm that another one answers, such as UNAVAILABLE,INTERNAL=stable.",
         ),
     ] = "",
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Drop what is not named here, such as match rules and shadows."),
+    ] = False,
     reason: Reason = "",
     force: Force = False,
     expected_revision: Revision = None,
     server: Server = DEFAULT_SERVER,
     as_json: Json = False,
 ) -> None:
-    """Set the route of a model in short form; weights sum to 100."""
+    """Set the arms of a model's route; weights sum to 100. What is not named here stays as it is."""
+    from router.errors import Conflict
     from router.traffic.routes import parse_short
 
-    route = parse_short(model, arms, registry=registry, deadline=deadline, sticky=sticky, fallback=fallback)
-    _apply([route], expected_revision, reason, force, server, as_json)
+    read = partial(
+        parse_short, model, arms, registry=registry, deadline=deadline, sticky=sticky, fallback=fallback
+    )
+    read()  # What cannot be right with any route is told without asking.
+    with admin(server) as client:
+        for left in reversed(range(TRIES)):
+            # What is kept is what was seen: a change that comes in between is seen the next time.
+            revision = client.status().revision if expected_revision is None else expected_revision
+            route = _changed(None if replace else _stored(client, model), read)
+            try:
+                changes = client.apply_routes([route], expected_revision=revision, reason=reason, force=force)
+                break
+            except Conflict:
+                if not left or expected_revision is not None:
+                    raise
+    _show_changes(changes, as_json)
+
+
+def _changed(before: Route | None, read: Callable[..., Route]) -> Route:
+    """What is read, with all that it does not name as it was before."""
+    from router.errors import InvalidRoute
+
+    try:
+        return read(before=before)
+    except InvalidRoute as problem:
+        hint = "what is not named stays; --replace drops it, `route apply FILE` changes it"
+        raise InvalidRoute(problem.message, hint=hint) from None
+
+
+def _stored(client: AdminClient, model: str) -> Route | None:
+    """The route of a model in the store, where there is one."""
+    from router.errors import ModelNotFound
+
+    try:
+        view = client.route(model)
+    except ModelNotFound:
+        return None
+    return None if view.implicit else view.route
 
 
 @commands.command("apply")

@@ -147,12 +147,15 @@ def parse_short(
     deadline: str = "",
     sticky: str = "",
     fallback: str = "",
+    before: Route | None = None,
 ) -> Route:
     """Read the CLI's short form: `fraud`, `["stable=production:90", "canary=@challenger:10"]`.
 
     Args:
         fallback: codes with commas between them, and the arm that answers: `UNAVAILABLE,INTERNAL=stable`;
             without an arm it is stable.
+        before: the route that is changed: what the short form does not name, such as rules and shadows,
+            stays as it is there.
 
     Raises:
         InvalidRoute: names every problem.
@@ -169,13 +172,15 @@ def parse_short(
         documents.append({"name": name, "version": reference, "weight": weight})
     if problems:
         raise InvalidRoute(f"route of {model!r}: " + "; ".join(problems))
-    document: dict[str, object] = {"model": model, "arms": documents}
+    document: dict[str, object] = {} if before is None else route_to_document(before)
+    document |= {"model": model, "arms": documents}
     if registry:
         document["registry"] = registry
     if deadline:
         document["deadline"] = deadline
     if sticky:
-        document["sticky"] = {"by": sticky}
+        salt = before.sticky.salt if before and before.sticky else ""
+        document["sticky"] = {"by": sticky} | ({"salt": salt} if salt else {})
     if fallback:
         codes, _, to = fallback.partition("=")
         document["fallback"] = {"codes": codes.split(","), "to": to or "stable"}

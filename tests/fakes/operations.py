@@ -422,9 +422,9 @@ class FakeOperations:
         return replace(found[0], state="cleared", note=f"given up by {change.actor}: {change.reason}")
 
     async def status(self) -> StatusReport:
-        """`report`."""
+        """`report`, at the revision of the store."""
         self._fail()
-        return self.report
+        return replace(self.report, revision=self.revision)
 
     async def readiness(self) -> Readiness:
         """`readiness_now`."""

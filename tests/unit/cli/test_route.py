@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.operations import RouteView
-from router.model import Arm, Condition, MatchRule, ModelName, Route, Shadow, Sticky, Tolerance
+from router.model import Arm, Condition, Fallback, MatchRule, ModelName, Route, Shadow, Sticky, Tolerance
 from tests.fakes.operations import DIGITS, SHADOW_VIEWS, VERSIONS, FakeOperations
 from tests.unit.cli.conftest import Terminal
 
@@ -33,6 +33,95 @@ async def test_a_route_is_set_in_short_form(terminal: Terminal, operations: Fake
         "to        stable=production:90 canary=@challenger:10",
         "revision  8",
     ]
+
+
+RICH = Route(
+    DIGITS,
+    (Arm("stable", "production", 10_000), Arm("canary", "@challenger", 0)),
+    registry="local",
+    deadline=2.0,
+    shadows=(Shadow("next", "staging"),),
+    match=(MatchRule((Condition("header", "x-team", "risk"),), "canary"),),
+    sticky=Sticky("header:x-user", "spring"),
+    arm_header=True,
+    fallback=Fallback(("UNAVAILABLE",), "stable"),
+)
+"""A route with all that a route can have."""
+
+
+def store(operations: FakeOperations, route: Route) -> None:
+    """Have this route in the store."""
+    operations.stored[DIGITS] = RouteView(route, implicit=False, arms=(), revision=7)
+
+
+async def test_what_is_not_named_stays(terminal: Terminal, operations: FakeOperations) -> None:
+    """Weights are moved every day; rules, shadows, salt and the rest are not to be lost by that."""
+    store(operations, RICH)
+
+    outcome = await terminal.run("route", "set", "digits", "stable=production:90", "canary=@challenger:10")
+    named = ("--sticky", "parameter:user", "--deadline", "1s", "--fallback", "INTERNAL=canary")
+    arms = ("stable=1:50", "canary=2:50")
+    again = await terminal.run("route", "set", "digits", *arms, *named)
+
+    assert (outcome.code, again.code) == (0, 0)
+    first, second = (change.after for change in operations.changes)
+    assert first == replace(RICH, arms=SPLIT.arms)
+    assert second == replace(
+        RICH,
+        arms=(Arm("stable", "1", 5_000), Arm("canary", "2", 5_000)),
+        sticky=Sticky("parameter:user", "spring"),
+        deadline=1.0,
+        fallback=Fallback(("INTERNAL",), "canary"),
+    )
+
+
+async def test_what_is_not_named_goes_where_that_is_asked_for(
+    terminal: Terminal, operations: FakeOperations
+) -> None:
+    """`--replace` writes what stands on the command line and nothing else."""
+    store(operations, RICH)
+
+    outcome = await terminal.run("route", "set", "digits", "stable=1:100", "--replace")
+
+    assert outcome.code == 0
+    assert operations.stored[DIGITS].route == Route(DIGITS, (Arm("stable", "1", 10_000),))
+
+
+async def test_a_rule_that_stays_needs_its_arm(terminal: Terminal, operations: FakeOperations) -> None:
+    """Nothing is dropped in silence."""
+    store(operations, RICH)
+
+    outcome = await terminal.run("route", "set", "digits", "stable=production:100")
+
+    assert outcome.code == 2
+    assert "match[0].arm: there is no arm 'canary'" in outcome.err
+    assert "--replace" in outcome.err
+    assert operations.changes == []
+
+
+async def test_what_another_one_wrote_in_between_stays_too(
+    terminal: Terminal, operations: FakeOperations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is seen by the revision, and what is kept is read anew."""
+    store(operations, SPLIT)
+    read = FakeOperations.route
+    seen: list[str] = []
+
+    async def route_and_change(self: FakeOperations, model: ModelName) -> RouteView:
+        view = await read(self, model)
+        if not seen:
+            store(operations, RICH)
+            operations.revision += 1
+        seen.append(model)
+        return view
+
+    monkeypatch.setattr(FakeOperations, "route", route_and_change)
+    arms = ("stable=production:90", "canary=@challenger:10")
+    outcome = await terminal.run("route", "set", "digits", *arms)
+
+    assert outcome.code == 0
+    assert len(seen) == 2
+    assert operations.stored[DIGITS].route == replace(RICH, arms=SPLIT.arms)
 
 
 async def test_wrong_weights_change_nothing(terminal: Terminal, operations: FakeOperations) -> None:
