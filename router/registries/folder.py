@@ -323,9 +323,17 @@ class _Files:
         if manifest.is_uri:
             return
         whole = f"{self._root}/{folder}"
+        if not _is_linked(whole, manifest.artifact):
+            return
         real = Path(os.path.realpath(f"{whole}/{manifest.artifact}"))
         if not real.is_relative_to(os.path.realpath(whole)):
             raise Unreadable([Complaint(1, f"artifact: {manifest.artifact!r} is a link out of the folder")])
+
+
+def _is_linked(folder: str, path: str) -> bool:
+    """Whether anything on the way from a folder along a path without `..` is a link."""
+    parts = path.split("/")
+    return any(os.path.islink("/".join((folder, *parts[:count]))) for count in range(1, len(parts) + 1))
 
 
 def _open(name: str, options: Mapping[str, object]) -> FolderRegistry:

@@ -259,7 +259,7 @@ class _Reader:
 
     def mapping(self, path: Path, known: Sequence[str] | None = None) -> Mapping[str, object]:
         value = self._at(path)
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             self._wrong(path, value, "a mapping")
             return {}
         for key in value if known is not None else ():
@@ -315,12 +315,12 @@ class _Reader:
 
     def _root(self) -> Mapping[str, object]:
         value = self._document.value
-        return value if isinstance(value, Mapping) else {}
+        return value if isinstance(value, dict) else {}
 
     def _at(self, path: Path) -> object:
         value: object = self._document.value
         for part in path:
-            if isinstance(value, Mapping) and isinstance(part, str):
+            if isinstance(value, dict) and isinstance(part, str):
                 value = value.get(part)
             elif isinstance(value, list) and isinstance(part, int):
                 value = value[part]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import yaml
 
@@ -28,8 +29,7 @@ class YamlProblem(Exception):
         self.message = message
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Where a node stands in the text: characters `start` to `end`, and its 1-based line."""
 
     start: int
@@ -68,11 +68,21 @@ def parse(text: str) -> Document:
     """
     try:
         # Event by event: the parser's time grows with the square of the depth, and the builder stops it.
-        return _Builder(iter(yaml.parse(text, Loader=_LOADER))).document()
+        return _Builder(_events(text)).document()
     except yaml.MarkedYAMLError as error:
         raise _syntax_problem(text, error) from error
     except yaml.YAMLError as error:
         raise YamlProblem(1, " ".join(str(error).split())) from error
+
+
+def _events(text: str) -> Iterator[yaml.Event]:
+    # As `yaml.parse`, which looks at each event twice.
+    loader = _LOADER(text)
+    try:
+        while not isinstance(event := loader.get_event(), yaml.StreamEndEvent):
+            yield event
+    finally:
+        loader.dispose()
 
 
 def _syntax_problem(text: str, error: yaml.MarkedYAMLError) -> YamlProblem:
