@@ -87,7 +87,10 @@ class Readings:
         elif begun > max(self._whole, self._each.get(hint.model, 0)):
             self._each[hint.model] = begun
             self.view = _with_hinted(before, view, hint.model, hint.alias)
-        return self.view != before
+        if self.view != before:
+            return True
+        self.view = before  # of equal ones the first is kept: what follows from it is then the very same
+        return False
 
     def _but_newer(self, begun: int, view: RegistryView) -> RegistryView:
         """A reading of everything, but for models of which a reading that began later told."""

@@ -27,7 +27,6 @@ from router.model import ModelName, PointerKind, RegisteredModel, VersionId
 from router.ports import AliasChange, Hint, NewVersion, StageTransition, TagChange, Unknown
 from router.registries import s3
 from router.registries.s3 import S3Registry, objects, writing
-from router.registries.s3 import registry as registry_module
 from tests.servers.faults import Fault, Proxy
 from tests.servers.s3 import Server
 
@@ -318,7 +317,7 @@ async def test_a_poll_is_one_look(opened: Open, s3_proxy: Proxy, monkeypatch: py
     registry = opened(poll=5.0)
     view = await registry.read()
     s3_proxy.seen.clear()
-    monkeypatch.setattr(registry_module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     changes = registry.changes()
     for _ in range(2):
         assert await anext(changes) == Hint()
