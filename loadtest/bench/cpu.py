@@ -28,12 +28,17 @@ def cpu_seconds(pid: int, proc: Path = PROC) -> float:
     return sum(_process_seconds(member, proc) for member in process_tree(pid, proc))
 
 
+def ticked_seconds(pid: int, proc: Path = PROC) -> float:
+    """User and system seconds of one process, in clock ticks, with those of threads that ended since."""
+    fields = _read(proc / str(pid) / "stat").rpartition(")")[2].split()
+    return (int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS_PER_SECOND if fields else 0.0
+
+
 def _process_seconds(pid: int, proc: Path) -> float:
     accounts = [_read(task / "schedstat").split() for task in _tasks(pid, proc)]
     if accounts and all(accounts):
         return sum(int(account[0]) for account in accounts) / 1e9
-    fields = _read(proc / str(pid) / "stat").rpartition(")")[2].split()
-    return (int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS_PER_SECOND if fields else 0.0
+    return ticked_seconds(pid, proc)
 
 
 def _tasks(pid: int, proc: Path) -> list[Path]:

@@ -15,18 +15,20 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 from rich.console import Console
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gateway.cli.admin_client import CHANNEL_OPTIONS, AdminClient
 from loadtest.bench import tools
 from loadtest.bench.backend import Backend
 from loadtest.bench.client import ASKED_MODEL, Client
+from loadtest.bench.cpu import ticked_seconds
 from loadtest.bench.errors import BenchError
 from loadtest.bench.footprint import footprint
 from loadtest.bench.process import LOOPBACK, Process, free_port
@@ -42,7 +44,9 @@ CHANGE_BAR_MS = 20.0
 FEW = 10
 _CHANGES = 40
 _START_SECONDS = 120.0
-_READY_SECONDS = 3_600.0
+_READY_SECONDS = 1_800.0
+_SETTLE_SECONDS = 5.0
+_IDLE_SECONDS = 30.0
 _SHAPE = Shape("4x1", connections=4, streams=1, request_bytes=SMALL, early=False, requests=20_000)
 
 
@@ -102,11 +106,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code is 1 where memory is above its bar, a request went wrong, or nothing was measured."""
     parsed = _parser().parse_args(arguments)
     console = Console(markup=False, highlight=False, soft_wrap=True)
+
+    def tell(what: str) -> None:
+        console.print(f"{time.strftime('%H:%M:%S')} {what}", style="dim")
+
     try:
+        tell("the data plane's table alone")
         console.print(_data_plane(parsed.models, parsed.versions))
         with tempfile.TemporaryDirectory(prefix="stagegate-bench-") as folder:
             few, many = (
-                _measure(models, parsed.versions, Path(folder) / str(models))
+                _measure(models, parsed.versions, Path(folder) / str(models), tell)
                 for models in (FEW, parsed.models)
             )
     except BenchError as error:
@@ -146,9 +155,10 @@ def _data_plane(models: int, versions: int) -> str:
     return f"the data plane's table alone:\n{done.stdout.strip()}"
 
 
-def _measure(models: int, versions: int, folder: Path) -> Found:
+def _measure(models: int, versions: int, folder: Path, tell: Callable[[str], None]) -> Found:
     registry, repository = folder / "models", folder / "repository"
     repository.mkdir(parents=True)
+    tell(f"writing {models} models")
     write_registry(registry, models, versions)
     binaries = tools.build("constant-backend", "check-client")
     with ExitStack() as stack:
@@ -162,10 +172,16 @@ def _measure(models: int, versions: int, folder: Path) -> Found:
         gateway = Process("gateway", command, folder=folder, environment={"PYTHONPATH": str(tools.CHECKOUT)})
         stack.callback(gateway.stop)
         began = time.monotonic()
-        _wait_ready(gateway, ports[1])
+        tell("starting a gateway on them")
+        _wait_ready(gateway, ports[1], tell)
         seconds = time.monotonic() - began
-        time.sleep(2)
-        resident = footprint(gateway.pid).resident
+        _check_known(f"{LOOPBACK}:{ports[0]}", model_name(models - 1))
+        tell(f"ready after {seconds:.0f} s, {ticked_seconds(gateway.pid):.0f} s of them processor time")
+        time.sleep(_SETTLE_SECONDS)
+        resident, spent = footprint(gateway.pid).resident, ticked_seconds(gateway.pid)
+        time.sleep(_IDLE_SECONDS)
+        idle = (ticked_seconds(gateway.pid) - spent) / _IDLE_SECONDS
+        tell(f"{resident >> 20} MiB; {idle:.0%} of a core while nothing happens")
         client = Client(binaries, _SHAPE, name="asks", port=ports[0], answers_as=ASKED_MODEL, folder=folder)
         stack.callback(client.stop)
         address = f"{LOOPBACK}:{ports[2]}"
@@ -174,6 +190,16 @@ def _measure(models: int, versions: int, folder: Path) -> Found:
         client.start(_SHAPE.requests)
         changes = tuple(_change(admin, number % models, versions, number) for number in range(_CHANGES))
         return Found(resident, seconds, changes, client.result().bad)
+
+
+def _check_known(address: str, model: ModelName) -> None:
+    """One that is ready knows all its models. Raises BenchError."""
+    with grpc.insecure_channel(address) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        try:
+            stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=model), timeout=30)
+        except grpc.RpcError as problem:
+            raise BenchError(f"it is ready and does not know {model}: {problem}") from None
 
 
 def _change(admin: AdminClient, model: int, versions: int, number: int) -> float:
@@ -199,9 +225,10 @@ backends:
 """
 
 
-def _wait_ready(gateway: Process, port: int) -> None:
+def _wait_ready(gateway: Process, port: int, tell: Callable[[str], None]) -> None:
     gateway.wait_for_port(port, _START_SECONDS)
     end = time.monotonic() + _READY_SECONDS
+    told = ""
     while True:
         try:
             with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/readyz", timeout=5):
@@ -210,6 +237,9 @@ def _wait_ready(gateway: Process, port: int) -> None:
             pass
         if time.monotonic() > end:
             raise gateway.failure(f"is not ready after {_READY_SECONDS:g} s")
+        if (line := gateway.last_line()) != told:
+            told = line
+            tell(line)
         time.sleep(0.25)
 
 
