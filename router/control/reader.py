@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from router.control.losses import LOSS_WINDOW, Loss
 from router.control.readings import Readings, age_allowed
 from router.errors import RegistryIncomplete, Unavailable
-from router.model import ModelName, RegistryView
+from router.model import ModelName, RegisteredModel, RegistryView
 from router.ports import ANYTHING, Clock, Hint, Registry
 
 LOG = logging.getLogger("stagegate.control")
@@ -41,6 +41,9 @@ HINTS_AT_ONCE = 8
 HINTS_WAITING = 64
 """Single models that may wait to be read; with more, everything is read instead."""
 
+
+TRY_AGAIN_SECONDS = (0.5, 1.0, 2.0)
+"""Pauses before a model that could not be read by itself is asked for again; then it waits for a poll."""
 
 CLOSE_SECONDS = 5.0
 """How long the end waits for a registry to give back what it holds."""
@@ -157,6 +160,7 @@ class RegistryReader:
         self._locks: dict[ModelName | None, asyncio.Lock] = {}
         self._slots = asyncio.Semaphore(HINTS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._tries: dict[ModelName | None, int] = {}
         self._tried_at = float("-inf")
 
     async def follow(self) -> None:
@@ -179,7 +183,10 @@ class RegistryReader:
 
     def notice(self, hint: Hint) -> None:
         """Begin to read what a notice is about; returns at once."""
-        task = asyncio.create_task(self.read(hint))
+        self._spawn(self.read(hint))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -227,6 +234,7 @@ class RegistryReader:
         try:
             async with asyncio.timeout(READ_SECONDS):
                 view = await self.state.registry.read(hint)
+            self._take(begun, hint, _checked(view))
         except RegistryIncomplete as more:
             self.state.progress = more.message
             LOG.info("registry %s: %s", name, more.message)
@@ -234,6 +242,7 @@ class RegistryReader:
             return True
         except Unavailable as problem:
             self._failed(str(problem))
+            self._later(hint)
         except TimeoutError:
             self._failed(f"registry {name!r}: no answer within {READ_SECONDS:g} s")
         except Exception as problem:  # a broken adapter must not take the others down
@@ -242,8 +251,24 @@ class RegistryReader:
         else:
             if hint.model is None:
                 self.state.took = self._clock.now() - at
-            self._take(begun, hint, view)
+                self._tries.clear()
+            else:
+                self._tries.pop(hint.model, None)
         return False
+
+    def _later(self, hint: Hint) -> None:
+        """What a notice was about is asked for again in a moment; the poll would be later."""
+        tries = self._tries.get(hint.model, 0) if hint.model is not None else len(TRY_AGAIN_SECONDS)
+        if hint.model is None or tries >= len(TRY_AGAIN_SECONDS):
+            self._tries.pop(hint.model, None)
+            return
+        self._tries[hint.model] = tries + 1
+
+        async def again() -> None:
+            await asyncio.sleep(TRY_AGAIN_SECONDS[tries])
+            await self.read(hint)
+
+        self._spawn(again())
 
     def _failed(self, reason: str) -> None:
         state = self.state
@@ -264,6 +289,15 @@ class RegistryReader:
             state.error, state.read_at = "", now
         if changed:
             self._hooks.changed(hint.model)
+
+
+def _checked(view: object) -> RegistryView:
+    """What an adapter gave, which may be somebody else's. Raises TypeError where that is no reading."""
+    if not isinstance(view, RegistryView) or not isinstance(view.models, Mapping):
+        raise TypeError(f"the adapter gave {type(view).__name__} that is no whole RegistryView")
+    if not all(isinstance(model, RegisteredModel) for model in view.models.values()):
+        raise TypeError("the adapter gave models that are none")
+    return view
 
 
 def _both(one: Hint, other: Hint) -> Hint:

@@ -55,8 +55,11 @@ def test_moving_the_stage_moves_the_traffic_without_a_failed_request(gateway: Ga
         wait_until("the new version answers", lambda: new in load.versions)
         count = len(load.versions)
         wait_until("it goes on", lambda: len(load.versions) > count + 50)
+    rows = {row["version"]: row for row in gateway.json("versions", "digits")["versions"]}
 
     assert load.failures == []
+    assert rows[old]["state"] == "ready"
+    assert "stays loaded for" in rows[old]["kept"]
     first_new = load.versions.index(new)
     assert set(load.versions[:first_new]) == {old}
     assert set(load.versions[first_new:]) == {new}

@@ -630,3 +630,21 @@ async def test_a_registry_that_is_full_and_empty_in_turns_changes_nothing(
     assert world.plane.history[-1] == before
     assert (triton.loads, triton.unloads) == (["m.1"], [])
     assert 4 <= sum("at once" in line for line in caplog.messages) <= 6
+
+
+async def test_a_stage_that_goes_to_and_fro_costs_two_loads(world: World) -> None:
+    """A registry that says two things in turns, at each poll: clients meet what is ready, as it names it."""
+    triton = world.add_triton()
+    world.controller.set_settings(replace(world.controller.settings, idle_unload=1.0))
+    world.shelf.set("m", "12", {"production": "1"})
+    await world.settle()
+    await loaded(world)
+    for turn in range(60):
+        world.shelf.set("m", "12", {"production": "21"[turn % 2]})
+        await world.settle()
+        await world.later(5.0)
+
+    assert (triton.loads, triton.unloads) == (["m.1", "m.2"], [])
+    for table in world.plane.history:
+        states = {version.version: version.state for version in table["m"].versions} if "m" in table else {}
+        assert states.get("1") != "ready" or all(states[arm.version] == "ready" for arm in table["m"].arms)

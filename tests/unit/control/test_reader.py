@@ -306,3 +306,56 @@ async def test_a_slow_reading_is_not_done_all_the_time(followed: Followed) -> No
     assert followed.state.warning(followed.clock.now()) == (
         "was last read 361 s ago; what it said then goes on"
     )
+
+
+async def test_a_model_that_a_notice_named_is_asked_for_again_soon(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few times, where its registry does not answer; what was read before goes on until then."""
+    monkeypatch.setattr(module, "TRY_AGAIN_SECONDS", (0.0, 0.0, 0.0))
+    await followed.first(M)
+    followed.registry.fault = RegistryUnavailable("it is away")
+    followed.reader.notice(Hint(M, "champion"))
+    for _ in range(10):
+        await turns()
+        followed.registry.end_all()
+    asked = list(followed.registry.hints)
+    followed.reader.notice(Hint(M))
+    await turns()
+    await followed.registry.put(RegisteredModel("r", M, {}, description="moved"))
+    followed.registry.end_all()
+    await turns()
+    followed.registry.fault = None
+    for _ in range(3):
+        followed.registry.end_all()
+        await turns()
+
+    assert asked == [Hint(M, "champion")] * 4
+    assert followed.state.view is not None
+    assert followed.state.view.models[M].description == "moved"
+
+
+@pytest.mark.parametrize("answer", [None, "models", RegistryView("r", None)])  # type: ignore[arg-type]
+@pytest.mark.parametrize("hint", [ANYTHING, Hint(M)])
+async def test_an_adapter_that_answers_with_something_else_takes_nothing_away(
+    followed: Followed, answer: object, hint: Hint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told, and the next reading counts."""
+    await followed.first(M)
+    before = followed.state.view
+
+    async def read(_hint: Hint) -> object:
+        return answer
+
+    monkeypatch.setattr(followed.registry, "read", read)
+    await followed.reader.read(hint)
+    told = followed.state.error
+    monkeypatch.undo()
+    followed.begin(followed.reader.read())
+    await turns()
+    followed.registry.end_all()
+    await turns()
+
+    assert told.startswith("internal error: ")
+    assert followed.state.view == before
+    assert followed.state.error == ""
