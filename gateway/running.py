@@ -291,7 +291,7 @@ class RunningGateway:
         if stored is not None:
             return self._route_view(entry, stored.route, stored)
         if entry is None:
-            raise _unknown(model)
+            raise self._controller.not_found(model)
         route = self._route_of(entry)
         if route is None:
             raise ModelNotFound(f"model {model!r} has no versions, so nothing to route to")
@@ -405,11 +405,11 @@ class RunningGateway:
             if arm.backend_model is not None:
                 continue
             if model is None:
-                raise _unknown(route.model)
+                raise self._controller.not_found(route.model)
             resolve(model, parse_reference(arm.reference))
         for shadow in route.shadows:
             if model is None:
-                raise _unknown(route.model)
+                raise self._controller.not_found(route.model)
             resolve(model, parse_reference(shadow.reference))
 
     def _route_of(self, entry: ModelEntry) -> Route | None:
@@ -639,7 +639,7 @@ class RunningGateway:
     def _entry(self, model: ModelName) -> ModelEntry:
         entry = self._controller.models.get(model)
         if entry is None:
-            raise _unknown(model)
+            raise self._controller.not_found(model)
         return entry
 
 
@@ -647,12 +647,6 @@ def _finished(counters: Counters) -> int:
     """Requests of clients that ended; copies for shadows are none."""
     shadows = {(one.model, one.version, one.shadow) for one in counters.shadows}
     return sum(sum(arm.codes) for arm in counters.arms if (arm.model, arm.version, arm.arm) not in shadows)
-
-
-def _unknown(model: str) -> ModelNotFound:
-    return ModelNotFound(
-        f"no registry and no backend has a model {model!r}", hint="`stagegate models` lists what there is"
-    )
 
 
 def _passed_over(ejected: EjectedCounters) -> Problem:

@@ -142,8 +142,9 @@ def register(
         lineage=pairs("--lineage", lineage or []),
         description=description,
     )
-    made = asyncio.run(register_files(_load(config), registry, new, _progress(as_json)))
-    _tell([made], as_json)
+    found = _load(config)
+    made = asyncio.run(register_files(found, registry, new, _progress(as_json)))
+    _tell([made], found.default_registry, as_json)
 
 
 def import_(
@@ -177,7 +178,7 @@ def import_(
         made = [asyncio.run(import_version(found, model, way, progress))]
     else:
         made = asyncio.run(import_repository(found, model, way, progress))
-    _tell(made, as_json)
+    _tell(made, found.default_registry, as_json)
 
 
 def _progress(quiet: bool) -> Callable[[str], None]:
@@ -201,7 +202,7 @@ def _numbers(given: Mapping[str, str]) -> dict[str, float]:
     return found
 
 
-def _tell(made: Sequence[Version], as_json: bool) -> None:
+def _tell(made: Sequence[Version], default: str, as_json: bool) -> None:
     from gateway.cli import output
 
     if as_json:
@@ -213,5 +214,11 @@ def _tell(made: Sequence[Version], as_json: bool) -> None:
         empty="there was nothing to bring over",
     )
     if made:
-        one = made[0]
-        print(f"\n'stagegate promote {one.model} {one.version} --to production' sends traffic there")
+        print(f"\n'{_next_step(made[0], default)}' sends traffic there")
+
+
+def _next_step(made: Version, default: str) -> str:
+    """Without a route, clients find the models of the default registry only."""
+    if made.registry == default:
+        return f"stagegate promote {made.model} {made.version} --to production"
+    return f"stagegate route set {made.model} stable={made.version}:100 --registry {made.registry}"

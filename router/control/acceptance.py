@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from router.alias import parse_reference, resolve
 from router.control.controller import Controller
-from router.errors import ContractBroken, InvalidInput, ModelNotFound
+from router.errors import ContractBroken, InvalidInput
 from router.model import ModelName, RegisteredModel, Route, VersionId
 from router.ports import ACCEPT, Accepted, Decision, StateStore
 from router.traffic.serving import Waiting, objections
@@ -74,10 +74,7 @@ class Acceptances:
         _check_reason(True, reason)
         entry = self._controller.models.get(model)
         if entry is None:
-            raise ModelNotFound(
-                f"no registry and no backend has a model {model!r}",
-                hint="`stagegate models` lists what there is",
-            )
+            raise self._controller.not_found(model)
         registered = entry.registered
         version = resolve(registered, parse_reference(reference)).version
         waits = [wait for wait in entry.serving.waiting if wait.version == version and wait.differences]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from router.errors import InvalidName
+from router.errors import InvalidName, ModelNotFound
 from router.model import (
     BackendId,
     IndexEntry,
@@ -26,6 +26,19 @@ BROUGHT = "(backend)"
 
 BACKEND_VERSION = "backend/"
 """How the version ids of `backend_model` arms begin; see `router.traffic.serving`."""
+
+
+def unknown_model(model: ModelName, views: Mapping[str, RegistryView]) -> ModelNotFound:
+    """What is told of a model that clients cannot name, by the registries as they were read last."""
+    where = next((registry for registry, view in sorted(views.items()) if model in view.models), "")
+    if where:
+        return ModelNotFound(
+            f"model {model!r} is in registry {where!r}, which is not the default one, and has no route",
+            hint=f"`stagegate route set {model} stable=VERSION:100 --registry {where}` serves it",
+        )
+    return ModelNotFound(
+        f"no registry and no backend has a model {model!r}", hint="`stagegate models` lists what there is"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from router.control.catalog import (
     brought_seat,
     choose_model,
     choose_models,
+    unknown_model,
 )
 from router.control.loader import Loader, LoaderHooks, Recorder
 from router.control.losses import LOSS_WINDOW
@@ -30,7 +31,7 @@ from router.control.readings import Readings
 from router.control.residents import BackendState, Key, Residents
 from router.control.watchers import Watchers
 from router.control.webhooks import Webhooks
-from router.errors import BackendUnavailable, Unavailable
+from router.errors import BackendUnavailable, ModelNotFound, Unavailable
 from router.model import (
     BackendId,
     IndexEntry,
@@ -301,6 +302,11 @@ class Controller:
         """The model that a route would be about, were it in force; None where there is none."""
         found = self._registered(route)
         return self._overlaid(found) if found is not None else None
+
+    def not_found(self, model: ModelName) -> ModelNotFound:
+        """Why there is no such model for clients."""
+        views = {name: state.view for name, state in self.registries.items() if state.view is not None}
+        return unknown_model(model, views)
 
     def _registered(self, route: Route) -> RegisteredModel | None:
         state = self.registries.get(route.registry) if route.registry else None

@@ -363,10 +363,7 @@ class Decider:
     def _entry(self, model: ModelName) -> ModelEntry:
         entry = self._controller.models.get(model)
         if entry is None:
-            raise ModelNotFound(
-                f"no registry and no backend has a model {model!r}",
-                hint="`stagegate models` lists what there is",
-            )
+            raise self._controller.not_found(model)
         if entry.registered.registry not in self._controller.registries:
             raise NotSupported(f"model {model!r} is in no registry: a backend brought it itself")
         return entry
