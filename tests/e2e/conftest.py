@@ -120,7 +120,7 @@ def start_gateway(
     """Write a configuration, start `stagegate up|gateway` on it and wait until it is ready.
 
     `body` is YAML that follows the `listen` and `state` keys. `addresses` are those for inference, REST,
-    metrics and admin; `variables` are added to the environment.
+    metrics and admin; `variables` are added to the environment, also to that of its command line.
     """
     free = (f"127.0.0.1:{port}" for port in free_ports(4))
     inference, http, metrics, admin = free if addresses is None else addresses
@@ -130,17 +130,18 @@ def start_gateway(
         "state: sqlite:///state/stagegate.db\n" + body
     )
     log = folder / "gateway.log"
+    around = {**environment(), **(variables or {})}
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "gateway", command, "--config", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env={**environment(), **(variables or {})},
+            env=around,
             cwd=folder,
             start_new_session=True,
         )
-    gateway = Gateway(process, folder, inference, metrics, admin, models, log, environment(), http)
+    gateway = Gateway(process, folder, inference, metrics, admin, models, log, around, http)
     end = time.monotonic() + START_SECONDS
     while gateway.http("/readyz")[0] != 200:
         if process.poll() is not None or time.monotonic() > end:

@@ -23,7 +23,6 @@ from urllib.request import ProxyHandler, Request, build_opener
 import pytest
 
 _START_SECONDS = 120.0
-_STOP_SECONDS = 10.0
 _API = "/api/2.0/mlflow"
 _OPENER = build_opener(ProxyHandler({}))
 
@@ -154,6 +153,75 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+class Process:
+    """A server that keeps all it has in a folder, and can be killed and started again where it was.
+
+    Attributes:
+        compiled: what programs that import MLflow need in their environment to find it compiled already.
+
+    Args:
+        folder: for its database and log.
+        artifacts: where artifacts are to lie, such as `s3://bucket/prefix`; "" for `folder`.
+        proxied: whether clients reach them through the server, or go to `artifacts` themselves.
+        environment: added to the server's, such as the keys of an S3.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        artifacts: str = "",
+        proxied: bool = True,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        port = _free_port()
+        self.server = Server(f"http://127.0.0.1:{port}")
+        self._folder = folder
+        self._log = folder / "mlflow.log"
+        self._command = _command(folder, port, artifacts, proxied=proxied)
+        self.compiled = _compiled(folder)
+        self._environment = _environment(folder, {**self.compiled, **(environment or {})})
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and return when it answers."""
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=self._environment,
+            )
+        _wait(self._process, self.server, self._log)
+
+    def kill(self) -> None:
+        """End it and its children at once; nothing where it does not run."""
+        process, self._process = self._process, None
+        if process is not None:
+            _end(process)
+
+
+@contextlib.contextmanager
+def process(
+    folder: Path,
+    *,
+    artifacts: str = "",
+    proxied: bool = True,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Process]:
+    """A started `Process`; it ends with the block, and its folder is removed."""
+    made = Process(folder, artifacts=artifacts, proxied=proxied, environment=environment)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def running(
     folder: Path,
@@ -162,33 +230,9 @@ def running(
     proxied: bool = True,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
-    """Start a server that keeps all it has in a folder; it and its children end with the block.
-
-    Args:
-        folder: for its database and log; removed at the end.
-        artifacts: where artifacts are to lie, such as `s3://bucket/prefix`; "" for `folder`.
-        proxied: whether clients reach them through the server, or go to `artifacts` themselves.
-        environment: added to the server's, such as the keys of an S3.
-    """
-    port = _free_port()
-    log = folder / "mlflow.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            _command(folder, port, artifacts, proxied=proxied),
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=_environment(folder, environment or {}),
-        )
-    try:
-        server = Server(f"http://127.0.0.1:{port}")
-        _wait(process, server, log)
-        yield server
-    finally:
-        _end(process)
-        shutil.rmtree(folder, ignore_errors=True)
+    """As `process`, for those who only speak to it."""
+    with process(folder, artifacts=artifacts, proxied=proxied, environment=environment) as made:
+        yield made.server
 
 
 _QUIET = {
@@ -228,6 +272,13 @@ def _environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def _compiled(folder: Path) -> dict[str, str]:
+    """Where nobody may write beside the sources, each start would compile them anew, for many seconds."""
+    if not os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        return {}
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder.with_name("mlflow-compiled"))}
+
+
 def _wait(process: subprocess.Popen[bytes], server: Server, log: Path) -> None:
     end = time.monotonic() + _START_SECONDS
     while True:
@@ -243,16 +294,10 @@ def _tail(log: Path) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process group; nothing in it needs to be kept."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    """End the process group at once; what is to be kept is in its database."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _free_port() -> int:
