@@ -484,6 +484,7 @@ class Backend:
         repository: the folder it was started on, for `control: explicit` on this host.
         memory: bytes it may use for models, or None.
         backends: names in its backend folder, such as `python`; None where that is not known.
+        log: the file that it writes its log to, where it can be read here.
     """
 
     name: BackendId
@@ -494,6 +495,7 @@ class Backend:
     repository: Path | None = None
     memory: int | None = None
     backends: frozenset[str] | None = None
+    log: Path | None = None
 
 
 UNBOUNDED = 2**32 - 1

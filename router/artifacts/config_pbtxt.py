@@ -46,16 +46,27 @@ def generated(contract: Contract | None, tags: Mapping[str, str], **fields: str)
     config = settings(tags)
     config.MergeFrom(ModelConfig(**fields))
     batched = config.max_batch_size > 0
-    for spec in contract.inputs if contract else ():
-        config.input.add(name=spec.name, data_type=_data_type("input", spec), dims=_dims(spec, batched))
-    for spec in contract.outputs if contract else ():
-        config.output.add(name=spec.name, data_type=_data_type("output", spec), dims=_dims(spec, batched))
+    if contract is not None:
+        complete(config, contract)
     if config.HasField("dynamic_batching") and not batched:
         raise ArtifactError(
             "triton.dynamic_batching is set without triton.max_batch_size",
             hint="say how many rows a batch may have, such as triton.max_batch_size: 8",
         )
     return config
+
+
+def complete(config: ModelConfig, contract: Contract) -> None:
+    """Add the inputs, and the outputs, of a contract to a configuration that says nothing of them.
+
+    Raises:
+        ArtifactError: a tensor that Triton cannot have.
+    """
+    batched = config.max_batch_size > 0
+    for spec in () if config.input else contract.inputs:
+        config.input.add(name=spec.name, data_type=_data_type("input", spec), dims=_dims(spec, batched))
+    for spec in () if config.output else contract.outputs:
+        config.output.add(name=spec.name, data_type=_data_type("output", spec), dims=_dims(spec, batched))
 
 
 def settings(tags: Mapping[str, str]) -> ModelConfig:
@@ -120,15 +131,19 @@ def rendered(config: ModelConfig) -> str:
 
 
 def read(text: str) -> ModelConfig:
-    """A configuration that somebody wrote; fields of a newer Triton are passed over.
+    """A configuration that somebody wrote.
+
+    A field that is not known is an error, as it is for Triton, which does not say which one it is.
 
     Raises:
         ArtifactError: it is none, with line and column.
     """
     try:
-        return text_format.Parse(text, ModelConfig(), allow_unknown_field=True)
+        return text_format.Parse(text, ModelConfig())
     except (text_format.ParseError, RecursionError) as problem:
-        raise ArtifactError(f"config.pbtxt: {_first_line(problem)}") from None
+        said = _first_line(problem)
+        hint = "if a newer Triton has that field, install the tritonclient of its release"
+        raise ArtifactError(f"config.pbtxt: {said}", hint=hint if "has no field" in said else "") from None
 
 
 def contract_of(config: ModelConfig) -> Contract | None:

@@ -112,7 +112,7 @@ class TritonRepository:
             made.mkdir()
             self._fetcher.fetch(version, fetched, progress, cancel)
             check_code = partial(self._fetcher.check_code, version)
-            LAYOUTS[runtime.format](Job(version, name, fetched, made, runtime, self._backends, check_code))
+            _lay_out(Job(version, name, fetched, made, runtime, self._backends, check_code))
             sync_tree(made)
             self._put_in_place(made, name)
         except OSError as problem:
@@ -130,8 +130,10 @@ class TritonRepository:
 
     def _runtime(self, version: Version) -> Runtime:
         """How a version is to be served: before its files are fetched, which may take long."""
+        # What an MLflow model is served by is known when its flavors are.
+        wanted = "" if version.format == "mlflow" else version.tags.get(RUNTIME_TAG, "")
         try:
-            return choose(version.format, self._backends, name=version.tags.get(RUNTIME_TAG, ""))
+            return choose(version.format, self._backends, name=wanted)
         except UnsupportedFormat as problem:
             who = f"{version.model} {version.version}"
             raise UnsupportedFormat(f"{who}: {problem.message}", hint=problem.hint) from None
@@ -154,6 +156,16 @@ class TritonRepository:
             except FileNotFoundError:
                 continue
             shutil.rmtree(away, ignore_errors=True)
+
+
+def _lay_out(job: Job) -> None:
+    """Make the folders. Every error names the version, wherever it comes from."""
+    try:
+        LAYOUTS[job.runtime.format](job)
+    except ArtifactError as problem:
+        if problem.message.startswith(f"{job.who}: "):
+            raise
+        raise type(problem)(f"{job.who}: {problem.message}", hint=problem.hint) from problem
 
 
 async def _to_its_end(work: Callable[[threading.Event], None]) -> None:

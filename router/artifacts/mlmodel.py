@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -41,33 +41,51 @@ class MlModel:
 
     Attributes:
         flavors: each with its own keys.
-        inputs, outputs: the signature's; None where it says nothing of them.
-        columns, outputs_are_columns: whether a side is columns of a table rather than tensors.
-        uuid: of the model, or "".
+        signature: as it is written; read when it is asked for, since many a flavor does without it.
     """
 
     flavors: Mapping[str, Mapping[str, Any]]
-    inputs: tuple[TensorSpec, ...] | None = None
-    outputs: tuple[TensorSpec, ...] | None = None
-    columns: bool = False
-    outputs_are_columns: bool = False
-    uuid: str = ""
+    signature: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...] | None:
+        """The signature's; None where it says nothing of them. Raises ArtifactError."""
+        return _side(self.signature, "inputs")[0]
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...] | None:
+        """The signature's; None where it says nothing of them. Raises ArtifactError."""
+        return _side(self.signature, "outputs")[0]
+
+    @property
+    def columns(self) -> bool:
+        """Whether the inputs are columns of a table rather than tensors. Raises ArtifactError."""
+        return _side(self.signature, "inputs")[1]
+
+    @property
+    def outputs_are_columns(self) -> bool:
+        """The same of the outputs."""
+        return _side(self.signature, "outputs")[1]
 
     def contract(self, inputs: str, outputs: str) -> Contract | None:
         """The signature as a contract; tensors without a name are called `inputs` or `outputs` with a number.
 
         None where either side is not known.
+
+        Raises:
+            ArtifactError: it has what the v2 protocol has not.
         """
-        if not self.inputs or not self.outputs:
+        takes, gives = self.inputs, self.outputs
+        if not takes or not gives:
             return None
-        return Contract(_named(self.inputs, inputs), _named(self.outputs, outputs))
+        return Contract(_named(takes, inputs), _named(gives, outputs))
 
 
 def read_mlmodel(text: str) -> MlModel:
     """Read the file's text.
 
     Raises:
-        ArtifactError: it is no such file, or its signature has what the v2 protocol has not.
+        ArtifactError: it is no such file.
     """
     try:
         document = yaml.safe_load(text)
@@ -79,15 +97,8 @@ def read_mlmodel(text: str) -> MlModel:
     signature = document.get("signature") or {}
     if not isinstance(signature, dict):
         raise ArtifactError(f"{FILE}: signature is no mapping")
-    inputs, columns = _side(signature, "inputs")
-    outputs, outputs_are_columns = _side(signature, "outputs")
     return MlModel(
-        {str(name): keys if isinstance(keys, dict) else {} for name, keys in flavors.items()},
-        inputs,
-        outputs,
-        columns,
-        outputs_are_columns,
-        str(document.get("model_uuid") or ""),
+        {str(name): keys if isinstance(keys, dict) else {} for name, keys in flavors.items()}, signature
     )
 
 

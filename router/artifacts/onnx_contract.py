@@ -53,6 +53,10 @@ def _spec(path: Path, tensor: object) -> TensorSpec:
     name, kind = str(getattr(tensor, "name", "")), str(getattr(tensor, "type", ""))
     datatype = _DATATYPES.get(kind)
     if datatype is None:
-        raise ArtifactError(f"{path.name}: {name} is of type {kind}, which the v2 protocol does not have")
+        raise ArtifactError(
+            f"{path.name}: {name} is of type {kind}, which the v2 protocol does not have",
+            hint="name the inputs and outputs that are tensors in a contract, or write the file without the "
+            "others (skl2onnx: options={'zipmap': False})",
+        )
     shape = tuple(one if isinstance(one, int) and one > 0 else -1 for one in getattr(tensor, "shape", ()))
     return TensorSpec(name, datatype, shape or (1,))

@@ -59,7 +59,8 @@ class TritonPythonModel:
             names = [name for name in self.types if name in asked]
             values = self.session.run(names, feeds)
             outputs = [
-                pb_utils.Tensor(name, np.asarray(value).astype(self.types[name], copy=False))
+                # A number without dimensions has one of one in the configuration.
+                pb_utils.Tensor(name, np.atleast_1d(np.asarray(value).astype(self.types[name], copy=False)))
                 for name, value in zip(names, values, strict=True)
             ]
             return pb_utils.InferenceResponse(outputs)

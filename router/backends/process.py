@@ -140,6 +140,7 @@ class TritonProcess:
             repository=self.options.repository,
             memory=memory,
             backends=backends_in(self._install.backends) if self._install.backends else None,
+            log=self.log,
         )
 
     async def start(self) -> None:

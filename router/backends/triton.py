@@ -12,6 +12,7 @@ from typing import TypeVar
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from router.backends import polled
 from router.backends.capacity import capacity_of
 from router.backends.told import contract_of
 from router.errors import BackendUnavailable, LoadFailed
@@ -109,10 +110,11 @@ class TritonServer:
         """
         left = await self._after_late_unload(name, timeout)
         request = service_pb2.RepositoryModelLoadRequest(model_name=name)
+        log_end = polled.end_of(self._backend.log)
         try:
             await self._stub().RepositoryModelLoad(request, timeout=left)
         except grpc.aio.AioRpcError as problem:
-            error = await self._load_error(name, problem, timeout)
+            error = await self._load_error(name, problem, timeout, log_end)
             if isinstance(error, LoadFailed):
                 await self._let_parts_go(name)
             raise error from None
@@ -120,6 +122,12 @@ class TritonServer:
         if not any(entry.ready for entry in entries):
             reasons = "; ".join(entry.reason or entry.state for entry in entries)
             raise LoadFailed(f"{self._named(name)} is not ready after its load: {_short(reasons)}")
+        if await self._tells_nothing(name):
+            await self.unload(name, timeout=max(left, self._timeout))
+            raise LoadFailed(
+                f"{self._named(name)}: it is loaded, and takes and gives nothing",
+                hint="name inputs and outputs in its config.pbtxt, or give the version a contract",
+            )
 
     async def unload(self, name: TritonName, *, timeout: float) -> None:
         """Unload and return when it is gone from the ready index; not an error where it is not loaded.
@@ -172,6 +180,11 @@ class TritonServer:
                 raise self._away(problem) from None
             raise LoadFailed(f"{self._named(name)} cannot be described: {_details(problem)}") from None
         return bytes(answer.SerializeToString())
+
+    async def _tells_nothing(self, name: TritonName) -> bool:
+        """A Triton that does not complete configurations loads one without inputs and outputs as well."""
+        told = service_pb2.ModelMetadataResponse.FromString(await self.metadata(name))
+        return not told.inputs and not told.outputs
 
     async def contract(self, name: TritonName, version: str = "") -> Contract | None:
         """What a ready model takes and gives; None where it does not tell, or is not ready.
@@ -234,14 +247,18 @@ class TritonServer:
             raise self._away(problem) from None
 
     async def _load_error(
-        self, name: TritonName, problem: grpc.aio.AioRpcError, timeout: float
+        self, name: TritonName, problem: grpc.aio.AioRpcError, timeout: float, log_end: int
     ) -> LoadFailed | BackendUnavailable:
         if problem.code() is grpc.StatusCode.DEADLINE_EXCEEDED and await self._lives():
             self._unload_later(name)
             return LoadFailed(f"{self._named(name)} was not loaded within {timeout:g} s")
         if await self._is_away(problem):
             return self._away(problem)
-        return LoadFailed(f"{self._named(name)}: {_details(problem)}")
+        said = _details(problem)
+        if polled.SAID in said:
+            why = await asyncio.to_thread(polled.reason, self._backend.log, log_end, name)
+            said = _short(f"Triton could not read its folder: {why}")
+        return LoadFailed(f"{self._named(name)}: {said}")
 
     def _unload_later(self, name: TritonName) -> None:
         async def unload() -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -21,7 +22,7 @@ from router.artifacts.policy import ArtifactSettings
 from router.backends.process import TritonOptions, TritonProcess
 from router.backends.triton import TritonServer
 from router.backends.wheel import find_triton
-from router.errors import LoadFailed, UnsupportedFormat
+from router.errors import ArtifactError, LoadFailed, UnsupportedFormat
 from router.model import Contract, ModelName, TensorSpec, TritonName, Version, VersionId
 from tests.fakes.triton_models import write_ensemble, write_model
 
@@ -160,6 +161,70 @@ async def test_an_ensemble_that_fails_leaves_no_part_behind(served: Served, tmp_
     assert await served.taking_memory() == set()
 
 
+async def test_why_a_triton_could_not_read_a_folder_is_told(served: Served, tmp_path: Path) -> None:
+    """Its answer does not say it; its log does."""
+    source = write_ensemble(tmp_path / "source", {"first": "pass"})
+    config = source / "whole/config.pbtxt"
+    config.write_text(config.read_text() + "instance_group { count: 2 }")
+    with pytest.raises(LoadFailed, match="could not read its folder: instance group should not be specified"):
+        await served.load(source, "ensemble")
+
+
+async def test_what_takes_and_gives_nothing_does_not_stay_loaded(served: Served, tmp_path: Path) -> None:
+    """Without a configuration this Triton loads a model that nobody can use."""
+    folder = write_model(tmp_path, "theirs")
+    (folder / "config.pbtxt").unlink()
+    with pytest.raises(LoadFailed, match=r"takes and gives nothing .*contract"):
+        await served.load(folder, "triton")
+    assert await served.taking_memory() == set()
+
+
+async def test_a_folder_without_a_config_has_that_of_the_contract(served: Served, tmp_path: Path) -> None:
+    """The backend is found by its file."""
+    folder = write_model(tmp_path, "theirs")
+    (folder / "config.pbtxt").unlink()
+    await served.load(folder, "triton", contract=DOUBLED)
+
+    assert served.infer({"x": np.ones(1, np.float32)})["y"].tolist() == [2]
+    assert await served.server.contract(NAME) == DOUBLED
+
+
+async def test_a_number_without_dimensions(served: Served, tmp_path: Path) -> None:
+    """Triton has no such tensors; its metadata and its answers say one dimension of one."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node("ReduceSum", ["a"], ["b"], keepdims=0)],
+        "g",
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, [None, 3])],
+        [helper.make_tensor_value_info("b", TensorProto.FLOAT, [])],
+    )
+    net = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(net, tmp_path / "net.onnx")
+    await served.load(tmp_path / "net.onnx", "onnx")
+
+    contract = await served.server.contract(NAME)
+    assert contract is not None
+    assert contract.outputs == (TensorSpec("b", "FP32", (1,)),)
+    assert served.infer({"a": np.ones((2, 3), np.float32)})["b"].tolist() == [6]
+
+
+async def test_an_onnx_output_that_is_no_tensor_can_be_left_out(served: Served, tmp_path: Path) -> None:
+    """As a classifier's probabilities are by default: a list of mappings."""
+    from skl2onnx import to_onnx
+
+    found = to_onnx(ESTIMATOR, SOME[:1].astype(np.float32), target_opset=17)
+    (tmp_path / "net.onnx").write_bytes(found.SerializeToString())
+    with pytest.raises(ArtifactError, match=r"output_probability is of type seq.*contract.*zipmap"):
+        await served.load(tmp_path / "net.onnx", "onnx")
+
+    contract = Contract((TensorSpec("X", "FP32", (-1, 4)),), (TensorSpec("output_label", "INT64", (-1,)),))
+    await served.load(tmp_path / "net.onnx", "onnx", contract=contract)
+    answer = served.infer({"X": SOME.astype(np.float32)})
+    assert answer["output_label"].tolist() == ESTIMATOR.predict(SOME).tolist()
+
+
 async def test_mlflow_sklearn(served: Served, tmp_path: Path) -> None:
     """A pickled estimator answers as it does in its own process, with probabilities beside."""
     folder = save("sklearn", tmp_path / "m", ROWS.values, serialization_format="cloudpickle")
@@ -176,6 +241,25 @@ async def test_mlflow_sklearn_with_columns(served: Served, tmp_path: Path) -> No
 
     answer = served.infer({name: SOME[:, at : at + 1] for at, name in enumerate(ROWS.columns)})
     assert answer["predict"].tolist() == ESTIMATOR.predict(SOME).tolist()
+
+
+async def test_columns_of_a_contract(served: Served, tmp_path: Path) -> None:
+    """Texts and numbers side by side, for a model without a signature: it picks its columns by name."""
+    import pandas
+    from sklearn.compose import make_column_transformer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    table = pandas.DataFrame({"city": ["a", "b", "a", "c"], "age": [1.0, 2.0, 3.0, 40.0]})
+    columns = make_column_transformer((OneHotEncoder(), ["city"]), (StandardScaler(), ["age"]))
+    pipeline = make_pipeline(columns, LogisticRegression()).fit(table, ["no", "no", "no", "yes"])
+    joblib.dump(pipeline, tmp_path / "model.joblib")
+    inputs = (TensorSpec("age", "FP64", (-1, 1)), TensorSpec("city", "BYTES", (-1, 1)))
+    outputs = (TensorSpec("predict", "BYTES", (-1,)),)
+    await served.load(tmp_path / "model.joblib", "sklearn", contract=Contract(inputs, outputs))
+
+    rows = {"age": np.array([[1.0], [40.0]]), "city": np.array([[b"a"], [b"c"]], dtype=np.object_)}
+    assert served.infer(rows)["predict"].tolist() == [b"no", b"yes"]
 
 
 async def test_mlflow_onnx(served: Served, tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ def lay_out(job: Job) -> None:
         ArtifactError: it is no such folder; UnsupportedFormat: the Triton lacks the backend of a part.
     """
     models = {folder.name: _read(folder, job) for folder in _folders(job)}
+    _check_circles(job, models)
     root = _root(job, models)
+    job.complete(models[root])
     work = _Ensemble(job, models)
     _make(work, root, -1, job.name)
     made = {(root, -1)}
@@ -88,6 +90,8 @@ def _folders(job: Job) -> Iterator[Path]:
         inside = [path for path in sorted(inside[0].iterdir()) if path.is_dir()]
     if not inside:
         raise job.error("there are no model folders", hint="format ensemble is a folder of model folders")
+    if len(inside) > _MOST_PARTS + 1:
+        raise job.error(f"it has more than {_MOST_PARTS} parts")
     yield from inside
 
 
@@ -115,22 +119,38 @@ def _root(job: Job, models: Mapping[str, ModelConfig]) -> str:
     return roots[0]
 
 
+def _check_circles(job: Job, models: Mapping[str, ModelConfig]) -> None:
+    """Raises ArtifactError where an ensemble is a part of itself: a Triton that loads one crashes."""
+    parts = {name: {step.model_name for step in one.ensemble_scheduling.step} for name, one in models.items()}
+    for name in sorted(parts):
+        inside, new = set[str](), parts[name]
+        while new:
+            inside |= new
+            new = {deeper for part in new for deeper in parts.get(part, ())} - inside
+        if name in inside:
+            raise job.error(
+                f"ensemble {name[:80]!r} is a part of itself, by its own steps or those of its parts"
+            )
+
+
 def _make(work: _Ensemble, model: str, version: int, name: str) -> None:
     """Make one model folder under its new name, its steps under theirs."""
     job, source, target = work.job, _source(work.job, model), work.job.made / name
     config = ModelConfig()
     config.CopyFrom(work.models[model])
     config.name = name
+    if config.HasField("ensemble_scheduling"):
+        config.platform = "ensemble"  # Triton wants both, and each says the other
     for step in config.ensemble_scheduling.step:
         step.model_name, step.model_version = work.step_name(step), -1
     # Linked, not copied: weights may be large, and one part may serve in two versions.
     shutil.copytree(source, target, copy_function=os.link)
     if config.HasField("ensemble_scheduling"):
         (target / VERSION_FOLDER).mkdir(exist_ok=True)  # Triton wants one, and has nothing in it
-    keep_one_version(target, job, version)
+    keep_one_version(target, job, config, version)
     (target / CONFIG).unlink()
     write_synced(target / CONFIG, rendered(config))
-    if backend := backend_of(config, target / VERSION_FOLDER):
+    if backend := backend_of(job, config, target / VERSION_FOLDER):
         job.needs(backend)
 
 

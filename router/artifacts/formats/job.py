@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from router.artifacts.config_pbtxt import contract_of, read, renamed, rendered
+from router.artifacts.config_pbtxt import complete, contract_of, read, renamed, rendered
 from router.artifacts.digest import files_of
 from router.artifacts.policy import Code
 from router.artifacts.runtimes import Runtime, missing_backend
@@ -114,26 +114,42 @@ class Job:
         """The model.py of the runtime."""
         return (Path(__file__).parents[1] / self.runtime.template).read_text(encoding="utf-8")
 
-    def keep_config(self, text: str) -> ModelConfig:
-        """Write a config.pbtxt that somebody wrote, under our name; return it.
+    def own_config(self, text: str) -> ModelConfig:
+        """A config.pbtxt that somebody wrote, with what it leaves out of the registry's contract.
 
         Raises:
-            ArtifactError: it cannot be read, says what cannot be, or contradicts the registry's contract.
+            ArtifactError: it cannot be read, says what cannot be, or contradicts that contract.
+        """
+        try:
+            config = read(text)
+        except ArtifactError as problem:
+            raise self.error(problem.message, problem.hint) from None
+        self.complete(config)
+        return config
+
+    def complete(self, config: ModelConfig) -> None:
+        """Add what a configuration that somebody wrote leaves out of the registry's contract.
+
+        Raises:
+            ArtifactError: it says what cannot be, or contradicts that contract; or there are tags for it.
         """
         if any(tag.startswith("triton.") for tag in self.version.tags):
             raise self.error(
                 "tags triton.* are for versions without a config.pbtxt", hint="set the fields in that file"
             )
-        ours = renamed(text, self.name)
         try:
-            theirs = read(text)
-            said = contract_of(theirs)
+            if self.version.contract is not None:
+                complete(config, self.version.contract)
+            said = contract_of(config)
         except ArtifactError as problem:
             raise self.error(problem.message, problem.hint) from None
         self._check(said)
-        theirs.name = self.name
-        self.write(CONFIG, ours if _reads_as(ours, theirs) else rendered(theirs))
-        return theirs
+
+    def keep_config(self, text: str, config: ModelConfig) -> None:
+        """Write a config.pbtxt under our name: its own text, comments and all, where that still says it."""
+        config.name = self.name
+        ours = renamed(text, self.name)
+        self.write(CONFIG, ours if _reads_as(ours, config) else rendered(config))
 
     def _check(self, said: Contract | None) -> None:
         if said is None or self.version.contract is None:

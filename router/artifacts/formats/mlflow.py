@@ -21,10 +21,10 @@ _WRITTEN = ("skops", "cloudpickle", "pickle")
 
 
 def lay_out(job: Job) -> None:
-    """Take the first flavor of `FLAVORS` that the model has.
+    """Take the first flavor of `FLAVORS` that the model has and the Triton can run.
 
     Raises:
-        UnsupportedFormat: it has none of them, or the Triton cannot run it.
+        UnsupportedFormat: there is none; why the best one cannot be served, where it has one.
         ArtifactError: what MLmodel says does not fit the files.
     """
     job = replace(job, files=_root(job))
@@ -32,13 +32,19 @@ def lay_out(job: Job) -> None:
         model = read_mlmodel(job.read(job.files / FILE))
     except ArtifactError as problem:
         raise job.error(problem.message, problem.hint) from None
-    flavor = next((flavor for flavor in FLAVORS if flavor in model.flavors), None)
-    if flavor is None:
-        raise job.unsupported(
-            f"of its MLflow flavors ({', '.join(sorted(model.flavors))[:200]}) none can be served here",
-            hint=f"flavors: {', '.join(FLAVORS)}",
-        )
-    FLAVORS[flavor](job, model, model.flavors[flavor])
+    problems = []
+    for flavor in (flavor for flavor in FLAVORS if flavor in model.flavors):
+        try:
+            # What cannot be served says so before it takes the files away.
+            return FLAVORS[flavor](job, model, model.flavors[flavor])
+        except UnsupportedFormat as problem:
+            problems.append(problem)
+    if problems:
+        raise problems[0]
+    raise job.unsupported(
+        f"of its MLflow flavors ({', '.join(sorted(model.flavors))[:200]}) none can be served here",
+        hint=f"flavors: {', '.join(FLAVORS)}",
+    )
 
 
 def _root(job: Job) -> Path:
@@ -81,8 +87,10 @@ def _onnx(job: Job, _: MlModel, keys: _Keys) -> None:
 
 def _pytorch(job: Job, model: MlModel, keys: _Keys) -> None:
     data = _inside(job, keys.get("model_data"), "flavors.pytorch.model_data")
-    contract = model.contract("INPUT__", "OUTPUT__")
-    weights.torchscript(_served_as(replace(job, files=data), "torchscript", contract))
+    inside = replace(job, files=data if data.is_dir() else data.parent)
+    weights.torchscript_in(inside)  # no other Triton could serve what is no TorchScript
+    contract = None if job.version.contract else model.contract("INPUT__", "OUTPUT__")
+    weights.torchscript(_served_as(inside, "torchscript", contract))
 
 
 def _sklearn(job: Job, model: MlModel, keys: _Keys) -> None:
@@ -100,18 +108,30 @@ def _sklearn(job: Job, model: MlModel, keys: _Keys) -> None:
     if code:
         code = _inside(job, code, "flavors.sklearn.code").relative_to(job.files).as_posix()
     trusted = keys.get("skops_trusted_types")
+    contract = job.version.contract or _of_estimator(job, model)
     sklearn.make(
         _served_as(job, "sklearn"),
         sklearn.Estimator(
             file=file,
             serialization=written,
-            contract=job.version.contract or _of_estimator(job, model),
-            columns=model.columns,
+            contract=contract,
+            columns=_are_columns(contract, model),
             method=method,
             trusted=tuple(map(str, trusted)) if isinstance(trusted, list) else (),
             code=code,
         ),
     )
+
+
+def _are_columns(contract: Contract | None, model: MlModel) -> bool:
+    """Whether the inputs are the columns that the signature names; a contract may ask for one matrix."""
+    try:
+        columns = model.inputs if model.columns else None
+    except ArtifactError:
+        return False  # it is not needed where there is a contract, and unread
+    if contract is None or columns is None:
+        return False
+    return {one.name for one in contract.inputs} == {one.name for one in columns}
 
 
 def _of_estimator(job: Job, model: MlModel) -> Contract | None:

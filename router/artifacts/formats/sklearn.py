@@ -47,7 +47,7 @@ class Estimator:
         file: below the job's files.
         serialization: `skops`, `joblib`, `cloudpickle` or `pickle`.
         contract: of `method`; None where it is not known.
-        columns: whether the inputs are columns of one table rather than one matrix.
+        columns: whether a single input is a column of a table rather than a matrix; several always are.
         method: what gives the first output.
         trusted: types that a skops file may bring beside those that skops itself trusts.
         code: a folder below the job's files with modules that it imports, or "".
@@ -65,9 +65,7 @@ class Estimator:
 def lay_out(job: Job) -> None:
     """One file of an estimator; how it was written is told by its ending."""
     file = job.only_file(*_ENDINGS)
-    contract = job.version.contract
-    columns = contract is not None and len(contract.inputs) > 1
-    make(job, Estimator(file, _ENDINGS[file.suffix], contract, columns))
+    make(job, Estimator(file, _ENDINGS[file.suffix], job.version.contract))
 
 
 def make(job: Job, estimator: Estimator) -> None:
@@ -83,13 +81,16 @@ def make(job: Job, estimator: Estimator) -> None:
             "inputs and outputs are not known",
             hint="log the model with a signature, or give version.yaml a contract",
         )
+    columns = estimator.columns or len(estimator.contract.inputs) > 1
+    if columns:
+        _check_columns(job, estimator.contract)
     config = generated(_with_probabilities(estimator), job.version.tags, name=job.name, backend="python")
     on_cpu(config)
     parameters = {
         "file": estimator.file.relative_to(job.files).as_posix(),
         "serialization": estimator.serialization,
         "method": estimator.method,
-        "columns": "yes" if estimator.columns else "",
+        "columns": "yes" if columns else "",
         "trusted": json.dumps(estimator.trusted) if estimator.trusted else "",
         "code": estimator.code,
     }
@@ -99,6 +100,15 @@ def make(job: Job, estimator: Estimator) -> None:
     job.take_files()
     job.write_config(config)
     job.write(f"{VERSION_FOLDER}/model.py", job.template())
+
+
+def _check_columns(job: Job, contract: Contract) -> None:
+    for spec in contract.inputs:
+        if len(spec.shape) != 1 and spec.shape[1:] != (1,):
+            raise job.error(
+                f"input {spec.name!r} of shape {list(spec.shape)} is no column",
+                hint="an estimator takes one matrix, or several columns of shape [-1, 1]",
+            )
 
 
 def _with_probabilities(estimator: Estimator) -> Contract:

@@ -40,33 +40,42 @@ _BACKEND_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 def lay_out(job: Job) -> None:
     """Its highest version becomes `1`, its name ours."""
-    keep_one_version(job.files, job)
-    config = job.files / CONFIG
-    text = job.read(config) if config.is_file() else ""
-    config.unlink(missing_ok=True)
-    job.files.rename(job.folder)
-    read = job.keep_config(text)
-    check_code(job, job.folder, read)
-    if read.HasField("ensemble_scheduling"):
+    file = job.files / CONFIG
+    text = job.read(file) if file.is_file() else ""
+    config = job.own_config(text)
+    if config.HasField("ensemble_scheduling"):
         raise job.error(
             "its steps name models that are not in it",
             hint="put the ensemble and all its parts into one folder, and give it format: ensemble",
         )
-    if backend := backend_of(read, job.version_folder):
+    keep_one_version(job.files, job, config)
+    check_code(job, job.files, config)
+    if backend := backend_of(job, config, job.files / VERSION_FOLDER):
         job.needs(backend)
+    file.unlink(missing_ok=True)
+    job.files.rename(job.folder)
+    job.keep_config(text, config)
 
 
-def keep_one_version(folder: Path, job: Job, wanted: int = -1) -> None:
-    """Leave one version folder, the highest or the wanted one, and call it `1`."""
+def keep_one_version(folder: Path, job: Job, config: ModelConfig, wanted: int = -1) -> None:
+    """Leave one version folder and call it `1`: the wanted one, else the highest that Triton would serve.
+
+    The policy of the configuration that chose it goes, as the versions that it names do.
+    """
     versions = [path for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
     if not versions:
         raise job.error(
             "there is no version folder such as 1/",
             hint="format triton is a model folder as Triton's repository has it",
         )
-    fitting = [path for path in versions if wanted in (-1, int(path.name))]
+    served = (wanted,) if wanted >= 0 else tuple(config.version_policy.specific.versions)
+    config.ClearField("version_policy")
+    fitting = [path for path in versions if not served or int(path.name) in served]
     if not fitting:
-        raise job.error(f"there is no version folder {wanted}/ in {folder.name}")
+        there = ", ".join(sorted(f"{path.name}/" for path in versions))
+        raise job.error(
+            f"there is no version folder {served[0]}/ in {folder.name}", hint=f"there are {there}"
+        )
     kept = max(fitting, key=lambda path: int(path.name))
     for other in versions:
         if other != kept:
@@ -75,15 +84,25 @@ def keep_one_version(folder: Path, job: Job, wanted: int = -1) -> None:
         kept.rename(folder / VERSION_FOLDER)
 
 
-def backend_of(config: ModelConfig, version_folder: Path) -> str:
-    """The backend that a model needs, "" for an ensemble and where only Triton can tell."""
+def backend_of(job: Job, config: ModelConfig, version_folder: Path) -> str:
+    """The backend that a model needs, "" for an ensemble and where only Triton can tell.
+
+    Raises:
+        ArtifactError: nothing says it; Triton would take the end of our name for it for the name of one.
+    """
     if config.HasField("ensemble_scheduling"):
         return ""
     if config.backend:
         return str(config.backend)
     if config.platform:
         return _PLATFORMS.get(config.platform, "")
-    return next((backend for file, backend in _FILES.items() if (version_folder / file).exists()), "")
+    found = next((backend for file, backend in _FILES.items() if (version_folder / file).exists()), "")
+    if not found:
+        raise job.error(
+            "nothing says which backend is to serve it",
+            hint=f"write backend into config.pbtxt; these files say it themselves: {', '.join(_FILES)}",
+        )
+    return found
 
 
 def check_code(job: Job, folder: Path, config: ModelConfig) -> None:
@@ -93,15 +112,26 @@ def check_code(job: Job, folder: Path, config: ModelConfig) -> None:
         ArtifactRefused: the policy does not allow it.
         ArtifactError: its backend has a name that leads out of Triton's backend folder.
     """
-    if config.backend and not _BACKEND_NAME.fullmatch(config.backend):
-        raise job.error(f"config.pbtxt: backend {config.backend[:80]!r} cannot be the name of one")
+    check_config(job, config)
     endings = {path.suffix for path in folder.rglob("*")}
-    agents = config.HasField("model_repository_agents")
-    if endings.intersection(_OPAQUE) or config.model_operations.op_library_filename or agents:
+    if endings.intersection(_OPAQUE):
         job.check_code(Code.PICKLE)
     python = "EXECUTION_ENV_PATH" in config.parameters or config.runtime
     if ".py" in endings or config.backend == "python" or python:
         job.check_code(Code.PYTHON)
+
+
+def check_config(job: Job, config: ModelConfig) -> None:
+    """Ask leave for what a configuration alone can make Triton run.
+
+    Raises:
+        ArtifactRefused: the policy does not allow it.
+        ArtifactError: its backend has a name that leads out of Triton's backend folder.
+    """
+    if config.backend and not _BACKEND_NAME.fullmatch(config.backend):
+        raise job.error(f"config.pbtxt: backend {config.backend[:80]!r} cannot be the name of one")
+    if config.model_operations.op_library_filename or config.HasField("model_repository_agents"):
+        job.check_code(Code.PICKLE)
 
 
 def config_in(folder: Path, job: Job) -> str:

@@ -9,22 +9,35 @@ from router.artifacts.config_pbtxt import generated
 from router.artifacts.formats.job import Job
 from router.artifacts.policy import Code
 
-_TORCHSCRIPT_ENDINGS = (".pt", ".pth", ".ts", ".torchscript")
+_EXPORTED = ".pt2"
+_TORCHSCRIPT_ENDINGS = (".pt", ".pth", ".ts", ".torchscript", _EXPORTED)
 _PLAN_ENDINGS = (".plan", ".engine", ".trt")
 
 
 def torchscript(job: Job) -> None:
     """One TorchScript file as `model.pt`. A pickled module is refused: Triton cannot run one."""
-    job.check_code(Code.PICKLE)
-    file = job.only_file(*_TORCHSCRIPT_ENDINGS)
-    if problem := not_torchscript(file):
-        hint = "save what torch.jit.script or torch.jit.trace makes of the module, by torch.jit.save"
-        raise job.error(f"{file.name} {problem}", hint)
+    file = torchscript_in(job)
     if job.version.contract is None:
         raise job.error(
             "inputs and outputs are not known", hint="a TorchScript file does not tell them; give a contract"
         )
     _lay_out(job, file, "model.pt")
+
+
+def torchscript_in(job: Job) -> Path:
+    """The one TorchScript file.
+
+    Raises:
+        ArtifactRefused: the policy does not allow it.
+        UnsupportedFormat: it is none.
+        ArtifactError: there are none or several.
+    """
+    job.check_code(Code.PICKLE)
+    file = job.only_file(*_TORCHSCRIPT_ENDINGS)
+    if problem := not_torchscript(file):
+        hint = "save what torch.jit.script or torch.jit.trace makes of the module, by torch.jit.save"
+        raise job.unsupported(f"{file.name} {problem}", hint)
+    return file
 
 
 def tensorrt(job: Job) -> None:
@@ -67,6 +80,8 @@ def not_torchscript(file: Path) -> str:
     TorchScript is a zip archive with the code of the module below `*/code/` and `*/constants.pkl`; what
     `torch.save` makes of a module is a zip archive without them, or, before PyTorch 1.6, a bare pickle.
     """
+    if file.suffix == _EXPORTED:
+        return "is a program that torch.export wrote, and no TorchScript"
     try:
         with zipfile.ZipFile(file) as archive:
             names = [name.partition("/")[2] for name in archive.namelist()]

@@ -152,9 +152,12 @@ def test_a_tensor_that_lacks_something_is_named(output: str, said: str) -> None:
         contract_of(read(f"output [{{ {output} }}]"))
 
 
-def test_fields_of_a_newer_triton_are_passed_over() -> None:
-    """They stay in the file, and Triton judges them."""
-    assert read("name: 'm' something_new { a: 1 }").name == "m"
+def test_a_field_that_nobody_knows_is_named() -> None:
+    """Triton refuses it too, and says no more than that it failed."""
+    with pytest.raises(
+        ArtifactError, match=r'config.pbtxt: 1:11 : .*no field named "something_new".*tritonclient'
+    ):
+        read("name: 'm' something_new { a: 1 }")
     assert contract_of(read("name: 'm'")) is None
 
 

@@ -11,7 +11,7 @@ from router.artifacts.fetch import Fetcher
 from router.artifacts.layout import TritonRepository
 from router.errors import ArtifactError, UnsupportedFormat
 from router.model import TritonName, part_name, whole_of
-from tests.unit.artifacts.shelf import ALLOWED, NAME, config_of, everything, laid_out
+from tests.unit.artifacts.shelf import ALLOWED, CONTRACT, NAME, config_of, everything, laid_out
 
 PART = 'backend: "python"\n'
 
@@ -80,6 +80,33 @@ def test_an_ensemble_in_an_ensemble(tmp_path: Path) -> None:
     assert steps_of(made, f"{NAME}.part-inner") == [(f"{NAME}.part-twice", -1)]
 
 
+def test_a_part_is_the_version_that_its_policy_chooses(tmp_path: Path) -> None:
+    """As Triton would have it."""
+    files = {
+        "all/config.pbtxt": ensemble("twice").removeprefix('platform: "ensemble"'),
+        "twice/config.pbtxt": f"{PART}version_policy {{ specific {{ versions: 3 }} }}",
+        **{f"twice/{number}/model.py": number for number in "134"},
+    }
+    made = laid_out(tmp_path, files, "ensemble")
+
+    assert (made / f"{NAME}.part-twice/1/model.py").read_text() == "3"
+    assert not config_of(made, f"{NAME}.part-twice").HasField("version_policy")
+    assert config_of(made).platform == "ensemble"
+
+
+def test_the_contract_is_that_of_the_whole(tmp_path: Path) -> None:
+    """It completes the ensemble's configuration, or contradicts it; tags are for others."""
+    files = {"all/config.pbtxt": ensemble("b"), "b/config.pbtxt": PART, "b/1/model.py": ""}
+    config = config_of(laid_out(tmp_path / "a", files, "ensemble", contract=CONTRACT))
+    assert ([one.name for one in config.input], [one.name for one in config.output]) == (["X"], ["label"])
+
+    files["all/config.pbtxt"] += 'output { name: "other" data_type: TYPE_FP32 dims: 1 }'
+    with pytest.raises(ArtifactError, match=r"m 1: config.pbtxt contradicts the contract: output 'label'"):
+        laid_out(tmp_path / "b", files, "ensemble", contract=CONTRACT)
+    with pytest.raises(ArtifactError, match=r"tags triton\.\* are for versions without"):
+        laid_out(tmp_path / "c", files, "ensemble", tags={"triton.max_batch_size": "8"})
+
+
 def test_names_that_cannot_be_file_names_are_made_safe(tmp_path: Path) -> None:
     """Dots, length and case apart: what was lost is kept apart by a mark."""
     long = "p" * 60
@@ -103,7 +130,19 @@ def test_names_that_cannot_be_file_names_are_made_safe(tmp_path: Path) -> None:
             {"a/config.pbtxt": ensemble("c"), "b/config.pbtxt": ensemble("c"), "c/config.pbtxt": PART},
             "exactly one ensemble .* and there is a, b",
         ),
-        ({"a/config.pbtxt": ensemble("b"), "b/config.pbtxt": ensemble("a")}, "and there is none"),
+        (
+            {"a/config.pbtxt": ensemble("b"), "b/config.pbtxt": ensemble("a")},
+            "ensemble 'a' is a part of itself",
+        ),
+        ({"a/config.pbtxt": ensemble("a")}, "ensemble 'a' is a part of itself"),
+        (
+            {
+                **{"a/config.pbtxt": ensemble("b", "d"), "b/config.pbtxt": ensemble("c")},
+                **{"c/config.pbtxt": ensemble("b"), "d/config.pbtxt": PART, "d/1/model.py": ""},
+            },
+            "ensemble 'b' is a part of itself",
+        ),
+        ({f"p{at}/config.pbtxt": PART for at in range(66)}, "it has more than 64 parts"),
         ({"a/config.pbtxt": ensemble("b")}, "a step names model 'b', which is not in the folder"),
         (
             {"a/config.pbtxt": ensemble("b:7"), "b/config.pbtxt": PART, "b/1/model.py": ""},

@@ -153,7 +153,7 @@ def test_a_name_in_a_line_with_other_fields_is_replaced_too(tmp_path: Path) -> N
     [
         (SHAPED.replace("FP32", "FLOAT"), "m 1: config.pbtxt: 3:.*TYPE_FLOAT"),
         (SHAPED.replace("[ 4 ]", "[ 0 ]"), r"m 1: config.pbtxt: output 'y': dims \[0\]"),
-        (SHAPED, "config.pbtxt contradicts the contract: input 'X' .* is gone.*output 'label' .* is gone"),
+        (SHAPED, "config.pbtxt contradicts the contract: output 'label' .* is gone; there are 'y'"),
         (SHAPED.replace('"python"', '"../x"'), "backend '../x' cannot be the name of one"),
         (
             'platform: "ensemble"\nensemble_scheduling { step [{ model_name: "other" model_version: -1 }] }',
@@ -244,3 +244,104 @@ def test_version_folders_of_one_number_are_one(tmp_path: Path) -> None:
     made = laid_out(tmp_path, files, "triton")
 
     assert [path.name for path in (made / NAME).iterdir() if path.is_dir()] == ["1"]
+
+
+PYTHONS = 'backend: "python"\noutput { name: "y" data_type: TYPE_FP32 dims: 4 }\n'
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"),
+    [
+        ("specific { versions: [ 1, 3 ] }", "3"),
+        ("latest { num_versions: 2 }", "4"),
+        ("all { }", "4"),
+    ],
+)
+def test_the_version_that_the_policy_chooses_is_kept(tmp_path: Path, policy: str, kept: str) -> None:
+    """The policy itself goes: there is one version then, and it is 1."""
+    config = f"{PYTHONS}version_policy {{ {policy} }}\n"
+    files = {f"{number}/model.py": number for number in "134"}
+    made = laid_out(tmp_path, {"config.pbtxt": config, **files}, "triton")
+
+    assert (made / NAME / "1/model.py").read_text() == kept
+    assert not config_of(made).HasField("version_policy")
+
+
+def test_a_policy_that_chooses_no_version_is_refused(tmp_path: Path) -> None:
+    """With the versions that there are."""
+    config = f"{PYTHONS}version_policy {{ specific {{ versions: 7 }} }}"
+    with pytest.raises(ArtifactError, match=r"m 1: there is no version folder 7/ .*there are 1/, 2/"):
+        laid_out(tmp_path, {"config.pbtxt": config, "1/model.py": "", "2/model.py": ""}, "triton")
+
+
+@pytest.mark.parametrize("format_", ["triton", "python"])
+def test_what_a_config_leaves_out_comes_from_the_contract(tmp_path: Path, format_: str) -> None:
+    """Inputs and outputs, without the batch where Triton batches; what it says stays."""
+    config = 'backend: "python" max_batch_size: 8 output { name: "label" data_type: TYPE_INT64 dims: 2 }'
+    contract = Contract(CONTRACT.inputs, (TensorSpec("label", "INT64", (-1, 2)),))
+    file = "1/model.py" if format_ == "triton" else "model.py"
+    made = laid_out(tmp_path, {"config.pbtxt": config, file: ""}, format_, contract=contract)
+
+    assert [(one.name, list(one.dims)) for one in config_of(made).input] == [("X", [4])]
+    assert [list(one.dims) for one in config_of(made).output] == [[2]]
+
+
+@pytest.mark.parametrize(
+    ("format_", "config", "said"),
+    [
+        (
+            "triton",
+            "max_batchsize: 4",
+            'm 1: config.pbtxt: 1:1 : .*no field named "max_batchsize".*tritonclient',
+        ),
+        ("triton", "", r"m 1: nothing says which backend .*model\.py, model\.onnx"),
+        (
+            "python",
+            'backend: "onnxruntime"',
+            r"m 1: config.pbtxt: backend 'onnxruntime' does not serve a model.py",
+        ),
+    ],
+)
+def test_what_triton_would_only_stumble_over_is_named(
+    tmp_path: Path, format_: str, config: str, said: str
+) -> None:
+    """It says that it failed to poll, or looks for a backend of a strange name."""
+    files = {"config.pbtxt": config, "1/weights.bin": "", "model.py": ""}
+    with pytest.raises(ArtifactError, match=said):
+        laid_out(tmp_path, files, format_)
+
+
+def test_a_config_beside_model_py_may_not_bring_more_code(tmp_path: Path) -> None:
+    """Agents of the repository run what they bring, whatever the format is called."""
+    config = 'model_repository_agents { agents [ { name: "a" } ] }'
+    with pytest.raises(ArtifactRefused, match=r"artifacts\.code"):
+        laid_out(tmp_path, {"config.pbtxt": config, "model.py": ""}, "python", settings=ArtifactSettings())
+
+
+@pytest.mark.parametrize(
+    ("shapes", "fits"),
+    [
+        ([(-1, 4)], True),
+        ([(-1, 1), (-1,)], True),
+        ([(-1, 2), (-1, 2)], False),
+        ([(-1, 1, 1), (-1, 1)], False),
+    ],
+)
+def test_an_estimator_takes_a_matrix_or_columns(
+    tmp_path: Path, shapes: list[tuple[int, ...]], fits: bool
+) -> None:
+    """Wider inputs side by side would be taken for more rows."""
+    inputs = tuple(TensorSpec(f"x{at}", "FP64", shape) for at, shape in enumerate(shapes))
+    contract = Contract(inputs, CONTRACT.outputs)
+    if not fits:
+        with pytest.raises(ArtifactError, match=r"m 1: input 'x0' of shape .* is no column .*one matrix"):
+            laid_out(tmp_path, {"e.joblib": b""}, "sklearn", contract=contract)
+        return
+    made = laid_out(tmp_path, {"e.joblib": b""}, "sklearn", contract=contract)
+    assert ("columns" in config_of(made).parameters) == (len(shapes) > 1)
+
+
+def test_a_program_of_torch_export_is_no_torchscript(tmp_path: Path) -> None:
+    """Although both are called PyTorch."""
+    with pytest.raises(UnsupportedFormat, match=r"m 1: model\.pt2 is a program that torch\.export wrote"):
+        laid_out(tmp_path, {"model.pt2": archive("version")}, "torchscript")

@@ -14,7 +14,8 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from router.artifacts.formats.sklearn import class_of
 from router.errors import ArtifactError, UnsupportedFormat
-from tests.unit.artifacts.shelf import NAME, config_of, everything, laid_out
+from router.model import Contract, TensorSpec
+from tests.unit.artifacts.shelf import CONTRACT, NAME, config_of, everything, laid_out
 from tests.unit.artifacts.test_formats import SHAPED, TORCHSCRIPT, archive
 
 Saved = Callable[..., dict[str, bytes]]
@@ -80,6 +81,80 @@ def test_columns_stay_columns(tmp_path: Path, saved: Saved) -> None:
     assert config.parameters["columns"].string_value == "yes"
 
 
+def test_a_contract_may_ask_for_a_matrix_instead(tmp_path: Path, saved: Saved) -> None:
+    """The names of the signature are columns, others are not."""
+    config = config_of(laid_out(tmp_path, saved("skops", columns=True), "mlflow", contract=CONTRACT))
+
+    assert [(one.name, list(one.dims)) for one in config.input] == [("X", [-1, 4])]
+    assert "columns" not in config.parameters
+
+
+def test_columns_of_a_contract_are_columns_without_a_signature(tmp_path: Path) -> None:
+    """An estimator takes one thing: several inputs can be nothing else."""
+    files: dict[str, str | bytes] = {
+        "MLmodel": mlmodel("sklearn", {"pickled_model": "m"}, signed=False),
+        "m": b"",
+    }
+    inputs = (TensorSpec("age", "FP64", (-1, 1)), TensorSpec("city", "BYTES", (-1, 1)))
+    config = config_of(laid_out(tmp_path, files, "mlflow", contract=Contract(inputs, CONTRACT.outputs)))
+
+    assert config.parameters["columns"].string_value == "yes"
+
+
+def test_the_best_flavor_that_can_run_is_taken(tmp_path: Path) -> None:
+    """Here the second; where none can, the best one says why."""
+    keys = {"onnx": {"data": "m.onnx"}, "sklearn": {"pickled_model": "m"}, "triton": {"data": "net"}}
+    files: dict[str, str | bytes] = {
+        "MLmodel": json.dumps({"flavors": keys}),
+        **{"m.onnx": b"graph", "m": b"", "net/config.pbtxt": 'backend: "vllm"', "net/1/model.json": ""},
+    }
+    made = laid_out(tmp_path / "a", files, "mlflow", contract=CONTRACT, backends=frozenset({"onnxruntime"}))
+    assert config_of(made).backend == "onnxruntime"
+
+    with pytest.raises(UnsupportedFormat, match="needs Triton's backend 'vllm'"):
+        laid_out(tmp_path / "b", files, "mlflow", contract=CONTRACT, backends=frozenset({"openvino"}))
+
+
+def test_a_runtime_is_asked_for_by_the_flavor(tmp_path: Path) -> None:
+    """The tag names one of its, not one of MLflow's."""
+    files: dict[str, str | bytes] = {"MLmodel": mlmodel("onnx", {"data": "m.onnx"}), "m.onnx": b"graph"}
+    config = config_of(
+        laid_out(
+            tmp_path,
+            files,
+            "mlflow",
+            contract=CONTRACT,
+            backends=frozenset({"python", "onnxruntime"}),
+            tags={"triton.runtime": "onnx-python"},
+        )
+    )
+    assert config.backend == "python"
+
+
+def test_a_signature_that_is_not_needed_may_say_anything(tmp_path: Path) -> None:
+    """Dates, for one: the v2 protocol has none, and the file has tensors."""
+    signature = {"inputs": json.dumps([{"type": "datetime", "name": "when"}]), "outputs": None}
+    onnx, sklearn = {"onnx": {"data": "m.onnx"}}, {"sklearn": {"pickled_model": "m.onnx"}}
+    for at, flavors in enumerate((onnx, sklearn)):
+        files: dict[str, str | bytes] = {
+            "MLmodel": json.dumps({"flavors": flavors, "signature": signature}),
+            "m.onnx": b"graph",
+        }
+        laid_out(tmp_path / str(at), files, "mlflow", contract=CONTRACT)
+    with pytest.raises(ArtifactError, match=r"m 1: MLmodel: .*'when' is of type 'datetime'"):
+        laid_out(tmp_path / "without", files, "mlflow", contract=None)
+
+
+def test_what_torch_export_wrote_is_named_before_a_backend(tmp_path: Path) -> None:
+    """It is what `mlflow.pytorch.log_model` writes by default today; no backend would help."""
+    files: dict[str, str | bytes] = {
+        "MLmodel": mlmodel("pytorch", {"model_data": "data"}),
+        "data/model.pt2": archive("version"),
+    }
+    with pytest.raises(UnsupportedFormat, match=r"m 1: model\.pt2 is a program that torch\.export wrote"):
+        laid_out(tmp_path, files, "mlflow", backends=frozenset({"python"}))
+
+
 def test_the_class_of_an_estimator_is_read_without_loading_it(tmp_path: Path) -> None:
     """From a pickle, from skops, and not at all from anything else."""
     import pickle
@@ -119,7 +194,7 @@ def test_torchscript_is_found_where_the_flavor_says(tmp_path: Path) -> None:
 
 
 def test_a_pickled_module_is_refused_plainly(tmp_path: Path) -> None:
-    """What `mlflow.pytorch.log_model` writes by default."""
+    """What `mlflow.pytorch.log_model` writes by `serialization_format="pickle"`, once its default."""
     files: dict[str, str | bytes] = {
         "MLmodel": mlmodel("pytorch", {"model_data": "data"}),
         "data/model.pth": archive("m/data.pkl", "m/version"),
