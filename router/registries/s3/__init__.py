@@ -28,6 +28,11 @@ def _place(value: object) -> None:
         raise ValueError("is not s3://bucket/prefix") from error
 
 
+def _mark(value: object) -> None:
+    if "/" in cast(str, value) or not cast(str, value).isprintable():
+        raise ValueError("is no name without '/', such as CHANGED")
+
+
 def _open(name: str, options: Mapping[str, object]) -> Registry:
     bucket, prefix = _split(cast(str, options["uri"]))
     settings = Settings(
@@ -36,6 +41,7 @@ def _open(name: str, options: Mapping[str, object]) -> Registry:
         poll=cast(float | None, options.get("poll")) or _POLL,
         timeout=cast(float | None, options.get("timeout")) or _TIMEOUT,
         models=tuple(cast(Sequence[str], options.get("models") or ())),
+        mark=cast(str | None, options.get("mark")) or "",
         files=_files(name, bucket, prefix, cast(str | None, options.get("files")) or ""),
     )
     endpoint = cast(str | None, options.get("endpoint")) or ""
@@ -93,6 +99,12 @@ TYPE = RegistryType(
             OptionKind.TEXT,
             "s3://bucket/prefix for files of registered versions; without it beside their manifests",
             check=_place,
+        ),
+        Option(
+            "mark",
+            OptionKind.TEXT,
+            "object below the prefix that is written after every change; a poll then looks only at that",
+            check=_mark,
         ),
         Option("poll", OptionKind.DURATION, "time between looks at the bucket", default=_POLL),
         Option("timeout", OptionKind.DURATION, "time that one look may take", default=_TIMEOUT),

@@ -134,6 +134,17 @@ class Objects:
                 return None
             self._fail(f"{self._shown(key)} cannot be read", error)
 
+    def mark(self, key: str, until: float) -> str:
+        """What changes with each writing of an object; "" where there is none. Raises RegistryUnavailable."""
+        try:
+            told = self._again(lambda: self._client.head_object(Bucket=self._bucket, Key=key), until)
+        except Exception as error:
+            if _code(error) in _MISSING:
+                return ""
+            self._fail(f"{self._shown(key)} cannot be read", error)
+        # Of equal contents the ETag is the same.
+        return f"{told['ETag']} {told['LastModified']}"
+
     def _get(self, key: str, most: int, until: float) -> tuple[bytes, str]:
         told = self._client.get_object(Bucket=self._bucket, Key=key)
         body, found = told["Body"], bytearray()

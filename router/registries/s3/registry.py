@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
+from uuid import uuid4
 
 from router.errors import NotSupported, RegistryIncomplete, RegistryRefused, RegistryUnavailable
 from router.model import ModelName, PointerKind, RegistryView, Version, VersionId
@@ -31,6 +32,9 @@ from router.registries.s3.objects import Objects, Page
 from router.registries.s3.reading import Fetcher, Reading, Texts, Tree, tree_of
 from router.registries.s3.writing import Uploads, write_change
 from router.registries.threads import Threads
+
+LIST_SECONDS = 60.0
+"""How often everything is listed although the mark stands: somebody may have forgotten it."""
 
 _UPLOAD_SECONDS = 6 * 3600.0
 """Files have their own size; a store that falls silent is noticed by the connection much earlier."""
@@ -46,6 +50,7 @@ class Settings:
         bucket, prefix: the prefix is "" or ends with "/".
         poll, timeout: seconds.
         models: globs of the models to take; none for all.
+        mark: key below the prefix of an object that is written after each change; "" for none.
         files: prefix of another place for the files of versions that are registered; "" for beside their
             manifests, else ends with "/".
     """
@@ -55,6 +60,7 @@ class Settings:
     poll: float = 5.0
     timeout: float = 30.0
     models: tuple[str, ...] = ()
+    mark: str = ""
     files: str = ""
 
 
@@ -76,6 +82,8 @@ class _Known:
     models: dict[str, ModelFiles] = field(default_factory=dict)
     view: RegistryView | None = None
     marks: tuple[bytes, ...] = ()
+    mark: str = ""
+    listed_at: float = 0.0
 
 
 class S3Registry:
@@ -141,7 +149,13 @@ class S3Registry:
     async def write(self, change: RegistryChange) -> None:
         """Write `model.yaml` or `version.yaml` unless somebody did meanwhile. Raises as the port says."""
         settings = self._settings
-        await self._in_time(lambda: write_change(self._use().objects, settings.prefix, change))
+
+        def write() -> None:
+            objects = self._use().objects
+            write_change(objects, settings.prefix, change)
+            self._set_mark(objects)
+
+        await self._in_time(write)
 
     async def register(self, new: NewVersion, progress: Callable[[str], None] | None = None) -> Version:
         """Upload files, then the manifest that makes them a version. Raises as the port says."""
@@ -151,7 +165,9 @@ class S3Registry:
             # Connections of its own: those of the readings are closed where one of them hangs.
             with contextlib.closing(self._connect()) as objects:
                 uploads = Uploads(objects, settings.prefix, settings.files, progress)
-                return uploads.register(new, time.time())
+                version = uploads.register(new, time.time())
+                self._set_mark(objects)
+                return version
 
         version = await self._in_time(upload, _UPLOAD_SECONDS)
         made = await self.get(new.model, version)
@@ -225,7 +241,24 @@ class S3Registry:
         finally:
             session.busy.release()
 
+    def _set_mark(self, objects: Objects) -> None:
+        """Let others know that something changed."""
+        if self._settings.mark:
+            key = f"{self._settings.prefix}{self._settings.mark}"
+            objects.call("the mark cannot be written", "put_object", Key=key, Body=uuid4().hex.encode())
+
     def _read_all(self, session: _Session, until: float) -> RegistryView:
+        prefix, known, settings = self._settings.prefix, self._known, self._settings
+        # Before the listing: what is written meanwhile is marked later.
+        mark = session.objects.mark(f"{prefix}{settings.mark}", until) if settings.mark else ""
+        recent = time.monotonic() - known.listed_at < LIST_SECONDS
+        if mark and mark == known.mark and known.marks and recent and known.view is not None:
+            return known.view
+        view = self._list_all(session, until)
+        self._known.mark, self._known.listed_at = mark, time.monotonic()
+        return view
+
+    def _list_all(self, session: _Session, until: float) -> RegistryView:
         prefix, known = self._settings.prefix, self._known
         pages = dict(session.objects.pages(prefix, session.pages, until))
         session.pages = pages

@@ -27,6 +27,7 @@ from router.model import ModelName, PointerKind, RegisteredModel, VersionId
 from router.ports import AliasChange, Hint, NewVersion, StageTransition, TagChange, Unknown
 from router.registries import s3
 from router.registries.s3 import S3Registry, objects, writing
+from router.registries.s3 import registry as registry_module
 from tests.servers.faults import Fault, Proxy
 from tests.servers.s3 import Server
 
@@ -331,6 +332,56 @@ async def test_a_poll_is_one_look(opened: Open, s3_proxy: Proxy, monkeypatch: py
             await registry.read()
     await anext(changes)
     assert [round(seconds / 5) for seconds in slept] == [1, 1, 1, 2, 4]
+
+
+async def test_with_a_mark_a_poll_asks_for_that_alone(
+    opened: Open, bucket: Bucket, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything is listed where the mark changed, once a minute, and always where there is no mark."""
+    registry, other = opened(mark="CHANGED"), opened(mark="CHANGED")
+
+    async def asked() -> list[str]:
+        s3_proxy.seen.clear()
+        view = await registry.read()
+        assert view.problems == ()
+        return [method for method, _ in s3_proxy.seen]
+
+    await registry.read()
+    assert await asked() == ["HEAD", "GET"]
+    bucket.put("CHANGED", "1")
+    assert await asked() == ["HEAD", "GET"]
+    assert await asked() == ["HEAD"]
+
+    bucket.put("digits/model.yaml", 'aliases: {champion: "1"}\n')
+    assert await asked() == ["HEAD"]
+    bucket.put("CHANGED", "2")
+    assert (await digits(registry)).aliases == {"champion": "1"}
+    assert await asked() == ["HEAD"]
+    await other.write(AliasChange(DIGITS, "champion", VersionId("2")))
+    assert (await digits(registry)).aliases == {"champion": "2"}
+    bucket.put("digits/model.yaml", "{}\n")
+    monkeypatch.setattr(registry_module, "LIST_SECONDS", 0.0)
+    assert (await digits(registry)).aliases == {}
+
+
+async def test_with_a_mark_a_model_is_asked_for_all_the_same(opened: Open, bucket: Bucket) -> None:
+    """By a hint; and the next reading of everything lists all."""
+    bucket.put("CHANGED", "1")
+    registry = opened(mark="CHANGED")
+    await registry.read()
+    bucket.put("digits/model.yaml", 'aliases: {champion: "1"}\n')
+    view = await registry.read(Hint(DIGITS))
+    assert view.models[DIGITS].aliases == {"champion": "1"}
+    bucket.put("digits/model.yaml", "{}\n")
+
+    assert (await digits(registry)).aliases == {}
+
+
+async def test_what_is_registered_is_marked(opened: Open, bucket: Bucket, files: Path) -> None:
+    """After it is whole."""
+    await opened(mark="CHANGED").register(new(files))
+
+    assert bucket.text("CHANGED")
 
 
 async def test_pointers_and_tags_are_written(opened: Open, bucket: Bucket) -> None:
