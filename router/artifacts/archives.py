@@ -56,13 +56,19 @@ def is_archive(paths: Sequence[str]) -> bool:
     return len(paths) == 1 and paths[0].lower().endswith(SUFFIXES)
 
 
-def unpack(archive: Path, target: Path, claim: Callable[[int], None] = lambda size: None) -> None:
+def unpack(
+    archive: Path,
+    target: Path,
+    claim: Callable[[int], None] = lambda size: None,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Unpack an archive into a folder that is there, each file on the disk.
 
     What was written is left where it is when this raises while writing; the caller removes the folder.
 
     Args:
         claim: asked for the bytes that it unpacks to, before the first is written; raises NoSpace.
+        check: called again and again while it is written; raises to give up.
 
     Raises:
         ArtifactRefused: it holds what no archive may, or is none.
@@ -73,7 +79,7 @@ def unpack(archive: Path, target: Path, claim: Callable[[int], None] = lambda si
             members = _looked_through(opened, archive, most)
             claim(sum(member.size for member in members))
             for member in members:
-                _write(opened, member, target / member.path)
+                _write(opened, member, target / member.path, check)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile) as problem:
         raise ArtifactRefused(f"{archive.name} is damaged, or no archive: {str(problem)[:200]}") from None
     except (RuntimeError, NotImplementedError, UnicodeError, ValueError) as problem:
@@ -210,11 +216,12 @@ def _check_folder(path: str) -> None:
         check_names([inside])
 
 
-def _write(opened: _Archive, member: _Member, target: Path) -> None:
+def _write(opened: _Archive, member: _Member, target: Path, check: Callable[[], None]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     left = member.size
     with opened.open(member) as reader, target.open("xb") as writer:
         while piece := reader.read(_CHUNK):
+            check()
             left -= len(piece)
             if left < 0:
                 raise ArtifactRefused(f"{member.path} is larger than its archive says")

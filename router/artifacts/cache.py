@@ -67,10 +67,13 @@ class Seen:
 
 
 class ArtifactCache:
-    """Keeps the files of artifacts. Safe in several threads and processes."""
+    """Keeps the files of artifacts. Safe in several threads and processes.
+
+    What its disk refuses is raised as OSError: an artifact can do without a cache.
+    """
 
     def __init__(self, path: Path, size: int) -> None:
-        """Make the folder if it is not there, and clean up what a stopped process left.
+        """Make the folder if it is not there; clean up what a stopped process left, or fits no more.
 
         Args:
             size: bytes that all artifacts together may have.
@@ -266,6 +269,7 @@ class ArtifactCache:
                     shutil.rmtree(entry, ignore_errors=True)
             for left in self._seen.glob(".*"):
                 left.unlink(missing_ok=True)
+            self._make_room(0)
 
 
 def listing_of(files: Sequence[RemoteFile]) -> str:

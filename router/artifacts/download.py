@@ -9,7 +9,6 @@ in the page cache and others still come.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import random
@@ -22,12 +21,12 @@ from functools import partial
 from pathlib import Path
 
 from router.artifacts.paths import check_paths
+from router.artifacts.space import of_disk
 from router.errors import (
     ArtifactChanged,
     ArtifactError,
     ArtifactUnavailable,
     DigestMismatch,
-    NoSpace,
     StagegateError,
 )
 from router.ports import RemoteFile, Source
@@ -454,13 +453,7 @@ def _closing(pieces: Iterator[bytes]) -> Iterator[Iterator[bytes]]:
 
 
 def _disk(remote: RemoteFile, problem: OSError) -> ArtifactError:
-    """What this machine's own disk said, as an error of ours."""
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return NoSpace(
-            f"there is no room for {remote.path}: {problem.strerror}",
-            hint="free some of the disk, or let it have a larger one",
-        )
-    return ArtifactError(f"{remote.path} cannot be written: {problem.strerror}")
+    return of_disk(f"{remote.path} cannot be written", problem)
 
 
 def _ours(problem: Exception) -> StagegateError:

@@ -31,12 +31,11 @@ from router.artifacts.policy import (
     S3Place,
 )
 from router.artifacts.signature import check_signature
-from router.artifacts.space import Space
+from router.artifacts.space import Space, of_disk
 from router.artifacts.telling import Progress, Telling
 from router.artifacts.web import WebFile
 from router.errors import (
     ArtifactChanged,
-    ArtifactError,
     ArtifactUnavailable,
     DigestMismatch,
     NoSpace,
@@ -150,7 +149,7 @@ class Fetcher:
                 self._finish(job)
         except OSError as problem:
             empty(target)
-            raise ArtifactError(f"{who}: cannot be put into {target}: {problem.strerror}") from problem
+            raise of_disk(f"{who}: cannot be put into {target}", problem) from problem
         except StagegateError as problem:
             empty(target)
             if not problem.message.startswith(who):
@@ -225,12 +224,34 @@ class Fetcher:
 
     def _once(self, job: _Job) -> None:
         """By way of the cache where there is one and the artifact fits."""
-        version, cache = job.version, self._cache
-        if cache is None:
-            files = self._listed(job)
-            with self._space.claim(job.target, _known(files), "it") as grow:
-                check_digest(version, self._download(job, files, job.target, grow))
+        cache = self._cache
+        if cache is not None and self._by_cache(cache, job):
             return
+        files = self._listed(job)
+        with self._space.claim(job.target, _known(files), "it") as grow:
+            digest = check_digest(job.version, self._download(job, files, job.target, grow))
+        if cache is not None and not job.version.digest:
+            seen = cache.seen(job.version)
+            check_first(job.version, digest, seen.digest if seen else "", cache.seen_file(job.version))
+
+    def _by_cache(self, cache: ArtifactCache, job: _Job) -> bool:
+        """False where the cache's disk is of no use; a fetch can do without."""
+        try:
+            self._from_cache(cache, job)
+        except OSError as problem:
+            said = str(problem)
+        except NoSpace as problem:
+            if cache.same_disk(job.target):
+                raise
+            said = problem.message
+        else:
+            return True
+        _log.warning("the cache is of no use, so %s goes without: %s", job.version.model, said)
+        empty(job.target)
+        return False
+
+    def _from_cache(self, cache: ArtifactCache, job: _Job) -> None:
+        version = job.version
         if version.digest and self._take(cache, version.digest, job.target):
             return
         files = self._listed(job)
@@ -315,6 +336,14 @@ class Fetcher:
             clock=self._clock,
         )
 
+    def _check_going_on(self, job: _Job) -> None:
+        check_wanted(job.cancel)
+        if self._clock() >= job.until:
+            raise ArtifactUnavailable(
+                "the fetch took too long; it was being unpacked",
+                hint="raise artifacts.timeout for artifacts this large",
+            )
+
     def _finish(self, job: _Job) -> None:
         """Unpack an artifact that is an archive, check its signature, and put it all on the disk."""
         paths = [path for path, _ in files_of(job.target)]
@@ -325,7 +354,7 @@ class Fetcher:
                 def claim(size: int) -> None:
                     stack.enter_context(self._space.claim(job.target, size, "it, unpacked,"))
 
-                unpack(moved, job.target, claim)
+                unpack(moved, job.target, claim, lambda: self._check_going_on(job))
         if self._policy.must_be_signed(job.version):
             check_signature(job.target, self._settings.signature)
         check_wanted(job.cancel)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-import shutil
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,11 +16,11 @@ from router.artifacts.folders import sync_folder, sync_tree
 from router.artifacts.formats import ensemble, mlflow, onnx, python, sklearn, triton, weights
 from router.artifacts.formats.job import Job
 from router.artifacts.runtimes import Runtime, choose
+from router.artifacts.space import of_disk
 from router.artifacts.telling import Progress
+from router.artifacts.temporary import aside, sweep, temporary
 from router.errors import ArtifactError, UnsupportedFormat
 from router.model import TritonName, Version, whole_of
-
-_TEMPORARY = ".stagegate-"
 
 LAYOUTS: Mapping[str, Callable[[Job], None]] = {
     "onnx": onnx.lay_out,
@@ -70,9 +68,7 @@ class TritonRepository:
                 f"repository {folder} cannot be used: {problem.strerror}",
                 hint="name a folder that this process may write to and that Triton was started on",
             ) from None
-        for left in folder.glob(f"{_TEMPORARY}*"):
-            if not _is_alive(left.name):
-                shutil.rmtree(left, ignore_errors=True)
+        sweep(folder)
 
     async def put(
         self, version: Version, name: TritonName, progress: Callable[[str], None] | None = None
@@ -98,35 +94,29 @@ class TritonRepository:
         names = (TritonName(entry.name) for entry in self._folder.iterdir() if entry.is_dir())
         return frozenset(name for name in names if not name.startswith(".") and whole_of(name) is None)
 
-    def _temporary(self) -> Path:
-        return self._folder / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}"
-
     def _make(
         self, version: Version, name: TritonName, progress: Progress | None, cancel: threading.Event
     ) -> None:
         runtime = self._runtime(version)
-        work = self._temporary()
         try:
-            fetched, made = work / "fetched", work / "made"
-            fetched.mkdir(parents=True)
-            made.mkdir()
-            self._fetcher.fetch(version, fetched, progress, cancel)
-            check_code = partial(self._fetcher.check_code, version)
-            _lay_out(Job(version, name, fetched, made, runtime, self._backends, check_code))
-            sync_tree(made)
-            self._put_in_place(made, name)
+            with temporary(self._folder) as work:
+                fetched, made = work / "fetched", work / "made"
+                fetched.mkdir()
+                made.mkdir()
+                self._fetcher.fetch(version, fetched, progress, cancel)
+                check_code = partial(self._fetcher.check_code, version)
+                _lay_out(Job(version, name, fetched, made, runtime, self._backends, check_code))
+                sync_tree(made)
+                self._put_in_place(made, name)
         except OSError as problem:
-            raise ArtifactError(
-                f"{version.model} {version.version}: cannot be put into {self._folder}: {problem}"
-            ) from problem
+            what = f"{version.model} {version.version}: cannot be put into {self._folder}"
+            raise of_disk(what, problem) from problem
         except (ValueError, RecursionError) as problem:
             # Numbers beyond 64 bits, text that is no Unicode, nesting without end: whoever wrote the files
             # or the registry's words about them decides what comes here.
             raise ArtifactError(
                 f"{version.model} {version.version}: cannot be laid out: {str(problem)[:200]}"
             ) from problem
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
 
     def _runtime(self, version: Version) -> Runtime:
         """How a version is to be served: before its files are fetched, which may take long."""
@@ -150,12 +140,8 @@ class TritonRepository:
     def _remove(self, name: TritonName) -> None:
         parts = [entry.name for entry in self._folder.iterdir() if whole_of(TritonName(entry.name)) == name]
         for folder in (name, *parts):
-            away = self._temporary()
-            try:
-                (self._folder / folder).rename(away)
-            except FileNotFoundError:
-                continue
-            shutil.rmtree(away, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                aside(self._folder / folder)
 
 
 def _lay_out(job: Job) -> None:
@@ -178,9 +164,3 @@ async def _to_its_end(work: Callable[[threading.Event], None]) -> None:
         cancel.set()
         await asyncio.wait([doing])
         raise
-
-
-def _is_alive(name: str) -> bool:
-    """Whether the process that made a temporary folder still runs."""
-    pid = name.removeprefix(_TEMPORARY).partition("-")[0]
-    return pid.isdecimal() and int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()

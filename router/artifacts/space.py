@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import threading
@@ -10,12 +11,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from router.errors import NoSpace
+from router.errors import ArtifactError, NoSpace
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def free_bytes(folder: Path) -> int:
     """Bytes that this process may still write to a folder's disk."""
     return shutil.disk_usage(folder).free
+
+
+def of_disk(what: str, problem: OSError) -> ArtifactError:
+    """What a disk of this machine said, as an error of ours; `what` cannot be done."""
+    said = f"{what}: {problem.strerror or problem}"
+    if problem.errno in _FULL:
+        return NoSpace(said, hint="free some of the disk, or let it have a larger one")
+    return ArtifactError(said)
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from router.artifacts.digest import digest_of
 from router.artifacts.layout import TritonRepository
 from router.artifacts.naming import triton_model_name
 from router.artifacts.policy import local_path
+from router.artifacts.temporary import temporary
 from router.errors import ArtifactError, ArtifactMissing, ArtifactRefused, DigestMismatch, UnsupportedFormat
 from router.model import Contract, ModelName, TensorSpec, TritonName, Version, VersionId
 
@@ -169,14 +169,14 @@ async def test_a_removed_version_is_gone(onnx: Path, repository: TritonRepositor
 
 
 def test_what_a_dead_process_left_half_made_is_cleaned(tmp_path: Path) -> None:
-    """Half a folder of a process that is gone goes; that of one that lives stays."""
-    dead, alive = tmp_path / ".stagegate-999999999-a", tmp_path / f".stagegate-{os.getppid()}-a"
+    """Half a folder of a process that is gone goes; that of one that lives stays, whoever it is."""
+    dead = tmp_path / ".stagegate-0123456789abcdef"
     dead.mkdir()
-    alive.mkdir()
-    TritonRepository(tmp_path)
+    with temporary(tmp_path) as alive:
+        TritonRepository(tmp_path)
 
-    assert not dead.exists()
-    assert alive.exists()
+        assert list(tmp_path.iterdir()) == [alive]
+    assert not alive.exists()
 
 
 @pytest.mark.parametrize("artifact", ["/a/b c", "file:///a/b%20c", "file://localhost/a/b c"])
