@@ -131,11 +131,15 @@ class TritonRepository:
     def _put_in_place(self, made: Path, name: TritonName) -> None:
         """Rename what was made to where Triton looks: parts first, so that an ensemble is never without."""
         self._remove(name)
-        for part in made.iterdir():
-            if part.name != name:
-                part.rename(self._folder / part.name)
-        (made / name).rename(self._folder / name)
-        sync_folder(self._folder)
+        try:
+            for part in made.iterdir():
+                if part.name != name:
+                    part.rename(self._folder / part.name)
+            (made / name).rename(self._folder / name)
+            sync_folder(self._folder)
+        except OSError:
+            self._remove(name)
+            raise
 
     def _remove(self, name: TritonName) -> None:
         parts = [entry.name for entry in self._folder.iterdir() if whole_of(TritonName(entry.name)) == name]
