@@ -135,6 +135,8 @@ async def _check(config: GatewayConfig, name: str, timeout: float) -> Checked:
 def _refused(config: GatewayConfig, registry: Registry, versions: list[Version]) -> Iterator[RegistryProblem]:
     fetcher = Artifacts(config, lambda _: registry).fetcher
     for version in versions:
+        if version.unusable:
+            continue  # its registry itself says that nobody is to fetch it
         try:
             fetcher.check_place(version)
         except (ArtifactRefused, ArtifactError) as problem:

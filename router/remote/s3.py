@@ -65,8 +65,9 @@ class S3Files:
     """
 
     def __init__(self, access: S3Access) -> None:
-        """Raises NotSupported without boto3, ArtifactRefused for an endpoint that is no URL."""
-        self._wire, self._client = guarded_client(access)
+        self._access = access
+        self._lock = threading.Lock()
+        self._made: tuple[Client, Any] | None = None
 
     def files(self, uri: str) -> Sequence[RemoteFile]:
         """What is at a URI. Raises as the port says."""
@@ -109,8 +110,19 @@ class S3Files:
 
     def close(self) -> None:
         """Close all connections."""
-        self._wire.close()
-        self._client.close()
+        with self._lock:
+            made, self._made = self._made, None
+        for part in made or ():
+            part.close()
+
+    def _use(self) -> Any:  # noqa: ANN401 - boto3 has no types
+        """The client, made at the first question: policies are asked about many places that nobody reads.
+
+        Raises NotSupported without boto3, ArtifactRefused for an endpoint that is no URL.
+        """
+        with self._lock:
+            self._made = self._made or guarded_client(self._access)
+            return self._made[1]
 
     def _below(self, uri: str, bucket: str, prefix: str) -> list[RemoteFile]:
         found: list[RemoteFile] = []
@@ -129,8 +141,9 @@ class S3Files:
             more = {"ContinuationToken": told["NextContinuationToken"]}
 
     def _ask(self, operation: str, what: str, **arguments: str) -> Any:  # noqa: ANN401 - boto3 has no types
+        client = self._use()
         with translated(what):
-            return getattr(self._client, operation)(**arguments)
+            return getattr(client, operation)(**arguments)
 
 
 def split_s3(uri: str) -> tuple[str, str]:

@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import random
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from typing import TypeVar
 
-from router.errors import NotSupported, RegistryUnavailable
+from router.errors import NotSupported, RegistryIncomplete, RegistryUnavailable
 from router.model import ModelName, PointerKind, RegistryView, Version, VersionId
 from router.ports import ANYTHING, Capability, Hint, NewVersion, RegistryChange, Source, Unknown
 from router.registries import asking
@@ -80,6 +80,7 @@ class SageMakerRegistry:
         self._packages: Packages | None = None
         self._named = _named(settings.models)
         self._known = Knowledge(name, settings.format)
+        self._failures = 0
         self._asked = 0
         self._taken = 0
 
@@ -94,8 +95,19 @@ class SageMakerRegistry:
         return frozenset({Capability.STAGES, Capability.TAGS})
 
     async def read(self, hint: Hint = ANYTHING) -> RegistryView:
-        """List all packages, or those of one group, and describe what is new."""
-        return await self._in_time(partial(self._read, hint.model))
+        """List all packages, or those of one group, and describe what is new.
+
+        The very same view where nothing is. Raises RegistryUnavailable, RegistryIncomplete.
+        """
+        try:
+            view = await self._in_time(partial(self._read, hint.model))
+        except RegistryIncomplete:
+            raise
+        except RegistryUnavailable:
+            self._failures += 1
+            raise
+        self._failures = 0
+        return view
 
     async def get(self, model: ModelName, version: VersionId) -> Version | Unknown | None:
         """One version as SageMaker lists it now."""
@@ -129,19 +141,13 @@ class SageMakerRegistry:
         self._abandon()
 
     async def changes(self) -> AsyncIterator[Hint]:
-        """Yield where the listing differs from the one that was read last, looking each `poll` seconds."""
-        failures = 0
+        """Yield once each `poll`: to look whether anything changed is to list everything, as a reading does.
+
+        Where it is away, less and less often, down to once a minute.
+        """
         while True:
-            await asyncio.sleep(pause(self._settings.poll, failures, random.random()))  # noqa: S311
-            try:
-                changed = await self._in_time(self._looks_different)
-            except RegistryUnavailable:
-                failures += 1
-                yield ANYTHING  # whoever reads learns that it is away
-                continue
-            if changed or failures:
-                failures = 0
-                yield ANYTHING
+            await asyncio.sleep(pause(self._settings.poll, self._failures, random.random()))  # noqa: S311
+            yield ANYTHING
 
     async def _in_time(self, call: Callable[[], Result]) -> Result:
         longest = self._settings.timeout + 1
@@ -168,15 +174,12 @@ class SageMakerRegistry:
             packages.close()
 
     def _until(self) -> float:
-        return time.monotonic() + self._settings.timeout
+        return monotonic() + self._settings.timeout
 
     def _write(self, change: RegistryChange) -> None:
         arn = write_change(self._use(), self._name, change, self._until())
         with self._lock:
             self._known.forget(arn)
-
-    def _looks_different(self) -> bool:
-        return self._list(self._use(), self._until(), None) != self._known.listed
 
     def _list(self, packages: Packages, until: float, model: ModelName | None) -> tuple[Listed, ...]:
         found: list[Listed] = []
@@ -247,12 +250,15 @@ class SageMakerRegistry:
                 for package, problem in zip(new, tried, strict=True)
                 if problem is not None
             }
-        if first and failures and (time.monotonic() > until or len(failures) == len(new)):
-            raise next(iter(failures.values()))  # what was described is kept, and the next try goes on
+        done = len(new) - len(failures)
+        if first and failures and done and monotonic() > until:
+            raise RegistryIncomplete(f"{len(found) - len(failures)} of {len(found)} packages are described")
+        if first and failures and not done:
+            raise next(iter(failures.values()))
         return {arn: str(problem)[:_CUT] for arn, problem in failures.items()}
 
     def _describe_one(self, packages: Packages, package: Listed, until: float) -> RegistryUnavailable | None:
-        if time.monotonic() > until:
+        if monotonic() > until:
             return RegistryUnavailable(f"registry {self._name!r}: not all packages were described in time")
         try:
             told = packages.describe(package.arn, until)

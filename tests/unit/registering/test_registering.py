@@ -20,6 +20,7 @@ from gateway.registering import (
 )
 from router.errors import InvalidInput, ModelNotFound, NotFound
 from router.model import Contract, ModelName, TensorSpec
+from tests.servers.sagemaker import REGION, SageMaker
 
 DIGITS = ModelName("digits")
 CONFIG = """\
@@ -149,6 +150,22 @@ async def test_an_artifact_that_the_policy_refuses_is_told(config: GatewayConfig
 
     assert local.refused == 1
     assert "elsewhere" in local.problems[0].message
+
+
+async def test_what_its_registry_rejected_is_not_asked_about(sagemaker: SageMaker, tmp_path: Path) -> None:
+    """Nobody is to fetch it, wherever it lies."""
+    sagemaker.package("fraud", "Approved")
+    sagemaker.package("fraud", "Rejected")
+    (tmp_path / "stagegate.yaml").write_text(
+        "registries:\n"
+        f"  aws: {{type: sagemaker, region: {REGION}, endpoint: '{sagemaker.url}',\n"
+        "        access_key: {env: KEY}, secret_key: {env: KEY}}\n"
+    )
+    config = load_config(tmp_path / "stagegate.yaml", {"KEY": "tests"})
+    (aws,) = await check_registries(config, "aws", 30)
+
+    assert (aws.versions, aws.refused, aws.problems[0].subject) == (2, 1, "fraud 1")
+    assert "artifacts.allow.buckets" in aws.problems[0].message
 
 
 def test_a_contract_is_read_from_a_file(tmp_path: Path) -> None:

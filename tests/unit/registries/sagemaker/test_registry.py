@@ -21,6 +21,7 @@ from router.errors import (
     InvalidInput,
     ModelNotFound,
     NotSupported,
+    RegistryIncomplete,
     RegistryRefused,
     RegistryUnavailable,
     VersionNotFound,
@@ -305,13 +306,12 @@ async def test_too_many_calls_are_made_slower(opened: Open, sagemaker: SageMaker
         return refusal(left[-1], 503 if left.pop() == "ServiceUnavailable" else 400) if left else None
 
     line.answer(DESCRIBE, throttled)
-    registry = opened(timeout=1.0)
-    assert "1" in (await fraud(registry)).versions
+    assert "1" in (await fraud(opened())).versions
     assert line.calls.count(DESCRIBE) == 5
 
     line.answer(LIST, lambda _: refusal("ThrottlingException"))
     with pytest.raises(RegistryUnavailable, match=r"ListModelPackages.*ThrottlingException"):
-        await registry.read()
+        await opened(timeout=0.5).read()
     assert 3 < len(line.calls) < 100
 
 
@@ -342,6 +342,30 @@ async def test_half_a_list_deletes_nothing(
     line.heal()
 
     assert await registry.read() is before
+
+
+async def test_many_packages_are_described_in_several_readings(
+    opened: Open, sagemaker: SageMaker, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was described is kept; nobody sees a registry that is read in part."""
+    monkeypatch.setattr(f"{SageMakerRegistry.__module__}._AT_ONCE", 1)
+    for _ in range(3):
+        sagemaker.package("fraud")
+    now = 0.0
+
+    def late(asked: Asked) -> None:
+        nonlocal now
+        now += 2.0
+
+    line.answer(DESCRIBE, late)
+    monkeypatch.setattr(f"{SageMakerRegistry.__module__}.monotonic", lambda: now)
+    registry = opened(timeout=3.0)
+    with pytest.raises(RegistryIncomplete, match="2 of 3 packages are described"):
+        await registry.read()
+    assert line.calls.count(DESCRIBE) == 2
+
+    assert list((await fraud(registry)).versions) == ["1", "2", "3"]
+    assert line.calls.count(DESCRIBE) == 1
 
 
 @pytest.mark.parametrize(
