@@ -84,6 +84,11 @@ impl Pool {
         }
     }
 
+    /// What is notified when any backend is connected anew.
+    pub(crate) fn connections(&self) -> Rc<Notify> {
+        Rc::clone(&self.connected)
+    }
+
     /// Completes when any backend is connected anew.
     pub(crate) fn connected(&self) -> Notified<'_> {
         self.connected.notified()

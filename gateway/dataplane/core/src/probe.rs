@@ -9,9 +9,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, TE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue};
+use stagegate_table::health::FIRST_PAUSE;
 use stagegate_table::{Ejected, Fault, State};
 use stagegate_wire::tensors::{inputs_of, misfit, zeros};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use crate::ask;
 use crate::ejection::{judge, Outcome};
@@ -47,6 +48,9 @@ async fn keep_probing(worker: Weak<Worker>, routed: Routed, backend: u32) {
     let name = (routed.model.name.clone(), routed.version.id.clone());
     drop(routed);
     let mut opened: Option<Ejected> = None;
+    let mut revivals = worker
+        .upgrade()
+        .map_or(0, |worker| revivals_of(&worker, backend));
     while let Some(ejected) = cell.health.ejected(backend) {
         // Where a request of zeros cannot tell, a client's request is the trial, and this only watches.
         let is_opened = opened
@@ -56,7 +60,7 @@ async fn keep_probing(worker: Weak<Worker>, routed: Routed, backend: u32) {
             tokio::time::sleep(LOOK).await;
             continue;
         }
-        tokio::time::sleep_until(ejected.until.into()).await;
+        revivals = pause(&worker, backend, ejected.until, revivals).await;
         let Some(worker) = worker.upgrade() else {
             return;
         };
@@ -77,6 +81,39 @@ async fn keep_probing(worker: Weak<Worker>, routed: Routed, backend: u32) {
             }
         }
     }
+}
+
+/// Wait for the end of a pause, or until the backend is connected anew, but for a while in any case: it may
+/// be another process by then, or the way to it is whole again. Gives how often it was connected anew.
+async fn pause(worker: &Weak<Worker>, backend: u32, until: Instant, before: u64) -> u64 {
+    let least = (Instant::now() + FIRST_PAUSE).min(until);
+    tokio::time::sleep_until(least.into()).await;
+    loop {
+        let Some(strong) = worker.upgrade() else {
+            return before;
+        };
+        let revivals = revivals_of(&strong, backend);
+        let connections = strong.pool.connections();
+        drop(strong);
+        if revivals != before {
+            return revivals;
+        }
+        if timeout_at(until.into(), connections.notified())
+            .await
+            .is_err()
+        {
+            return before;
+        }
+    }
+}
+
+fn revivals_of(worker: &Worker, backend: u32) -> u64 {
+    worker
+        .with_table(|table| {
+            let upstream = worker.pool.get(table.backend(backend)?)?;
+            Some(upstream.revivals())
+        })
+        .unwrap_or(0)
 }
 
 /// The version as it is in today's table, if the backend still has it.

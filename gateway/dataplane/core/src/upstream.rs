@@ -87,6 +87,8 @@ pub(crate) struct Upstream {
     discarding: Cell<usize>,
     liveness: Liveness,
     down_since: Cell<Option<Instant>>,
+    /// How often it was connected while there was no connection.
+    revivals: Cell<u64>,
     draws: Draws,
     /// Tells all that wait for any backend of this thread.
     connected: Rc<Notify>,
@@ -133,6 +135,7 @@ impl Upstream {
             discarding: Cell::new(0),
             liveness: Liveness::default(),
             down_since: Cell::new(None),
+            revivals: Cell::new(0),
             draws: Draws::new(),
             connected: Rc::clone(connected),
             me: me.clone(),
@@ -169,6 +172,11 @@ impl Upstream {
     pub(crate) fn is_newly_down(&self, now: Instant) -> bool {
         let is_new = |since| now.saturating_duration_since(since) < PATIENCE;
         self.down_since.get().is_some_and(is_new)
+    }
+
+    /// How often it was connected while there was no connection: behind each may be another process.
+    pub(crate) fn revivals(&self) -> u64 {
+        self.revivals.get()
     }
 
     /// What requests that may have been begun here are sent once more from.
@@ -324,6 +332,9 @@ impl Upstream {
             streams: Cell::new(0),
             driver: RefCell::default(),
         });
+        if self.conns.borrow().is_empty() {
+            self.revivals.set(self.revivals.get() + 1);
+        }
         self.conns.borrow_mut().push(Rc::clone(&conn));
         self.connecting.set(false);
         self.down_since.set(None);

@@ -194,6 +194,33 @@ async fn a_broken_model_fails_fast_and_comes_back_by_a_probe() {
     assert!(probe.path.ends_with("/ModelInfer") && probe.body.ends_with(b"digits.1.abc\x12\0"));
 }
 
+/// Behind a new connection may be another process: it is not kept waiting for what the old one did.
+#[tokio::test]
+async fn a_backend_that_is_connected_anew_is_probed_before_its_pause_is_over() {
+    let (backend, gateway) = one().await;
+    let address = backend.address();
+    let client = gateway.client().await;
+    backend.does(STUB);
+    codes(&client, 5).await;
+    assert_eq!(vec!["t0"], ejected(&gateway));
+    // Two probes that fail: the pause that begins with the second is 4 s long at least.
+    until("probes failed", || backend.inferences() >= 7).await;
+    backend.stop();
+    until("it is gone", || backend.connections() == 0).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+
+    let _again = Backend::at(&address).await;
+    let begun = Instant::now();
+    until("it is back", || ejected(&gateway).is_empty()).await;
+
+    assert!(
+        begun.elapsed() < Duration::from_millis(2500),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(vec![0; 3], codes(&client, 3).await);
+}
+
 /// A model whose process is gone harms no other model of the same backend.
 #[tokio::test]
 async fn only_the_version_that_fails_is_passed_over() {
