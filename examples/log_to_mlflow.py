@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlflow
-import mlflow.data
 import mlflow.onnx
 import numpy as np
 from mlflow import MlflowClient
+from mlflow.data.numpy_dataset import from_numpy
 from mlflow.models import infer_signature
 from skl2onnx import to_onnx
 from sklearn.datasets import load_digits
@@ -52,7 +52,7 @@ def log(model: str, trees: int, split: Sequence[Any]) -> str:
         accuracy = float(estimator.score(held_out, truth))
         mlflow.log_param("trees", trees)
         mlflow.log_metric("accuracy", accuracy)
-        mlflow.log_input(mlflow.data.from_numpy(rows, targets=labels, name="digits"), context="training")
+        mlflow.log_input(from_numpy(rows, targets=labels, name="digits"), context="training")
         logged = mlflow.onnx.log_model(
             to_onnx(estimator, rows[:1], options={"zipmap": False}, target_opset=17),
             name="model",
