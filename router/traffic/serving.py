@@ -16,6 +16,8 @@ loaded. `settle` holds both together with four rules:
    Where the contract of the one before is not known there is nothing to hold against the new one; where
    that of the new one is not known, it is loaded first, and tells.
 
+By the same rule an arm answers for others that fail only where it takes and gives what the stable one does.
+
 Shadows follow the pointers as served too. They change nothing of the above: one whose version is not ready
 gets no copies until it is, and nobody waits for it.
 
@@ -36,6 +38,7 @@ from router.model import (
     BackendModel,
     BucketRuns,
     Contract,
+    Fallback,
     MatchRule,
     ModelName,
     PointerKind,
@@ -352,10 +355,9 @@ class _Settling:
         arms, reference, unroutable = self._split(self.route, pointers)
         shadows = tuple(self._shadows(self.route.shadows if self.route else (), pointers))
         deadline = self.route.deadline if self.route else None
-        fallback = self.route.fallback if self.route else None
-        fallback_arm = self.route.fallback_arm if self.route else None
+        fallback, fallback_arm = self._fallback(arms)
         # Who is to answer for others must not have to be loaded first.
-        self.wanted.update(arm.version for arm in arms if fallback_arm and arm.name == fallback_arm.name)
+        self.wanted.update(arm.version for arm in arms if arm.name == fallback_arm)
         return Serving(
             model=self.model.name,
             pointers=pointers,
@@ -369,7 +371,7 @@ class _Settling:
             shadows=shadows,
             assignment=self._assignment(arms),
             fallback_codes=fallback.codes if fallback else (),
-            fallback_to=fallback_arm.name if fallback_arm else "",
+            fallback_to=fallback_arm,
         )
 
     def _assignment(self, arms: Sequence[ServedArm]) -> Assignment:
@@ -587,6 +589,21 @@ class _Settling:
         """A version of a real split is never loaded by the request that meets it first."""
         if len(split) > 1:
             self.wanted.update(arm.version for arm in split if arm.meets_clients)
+
+    # Who answers for others
+
+    def _fallback(self, arms: Sequence[ServedArm]) -> tuple[Fallback | None, str]:
+        """The fallback and its arm's name; nobody where what it serves is not what clients were made for."""
+        to = self.route.fallback_arm if self.route else None
+        if self.route is None or self.route.fallback is None or to is None:
+            return None, ""
+        served = {arm.name: arm.version for arm in arms}
+        old, new = served.get(self.route.stable.name), served.get(to.name)
+        broken = breaks(old, new, self.model.versions, self.gate) if old and new else ()
+        if old and new and broken:
+            self._wait_for_contract(f"arm {to.name}", new, old, broken, "it answers for no other arm")
+            return None, ""
+        return self.route.fallback, to.name
 
     # Shadows
 

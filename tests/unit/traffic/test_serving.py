@@ -31,6 +31,7 @@ from router.traffic.serving import (
     backend_version_id,
     implicit_route,
     left_behind,
+    objections,
     settle,
     split_exactly,
     with_backend_models,
@@ -637,6 +638,24 @@ def test_a_new_version_that_breaks_is_not_the_highest_for_clients() -> None:
 
     assert arms(after) == [("stable", "3", 100)]
     assert "version 4 breaks the contract of version 3" in sentences(after)
+
+
+def test_who_answers_for_others_must_be_what_their_clients_were_made_for() -> None:
+    """It is in front of them whenever another arm fails; until it is accepted nobody answers for others."""
+    bare = a_route(("stable", "1", 100), ("backup", "2", 0))
+    route = replace(bare, fallback=Fallback(("INTERNAL",), "backup"))
+    gate = knows(v1=TAKES_X, v2=TAKES_Z)
+    before = gated(None, a_model(), gate, bare)
+
+    after = gated(before, a_model(), gate, route)
+    accepted = gated(after, a_model(), replace(gate, accepted=ids("2")), route)
+
+    assert (after.fallback_codes, after.fallback_to, after.wanted) == ((), "", ("1",))
+    assert arms(after) == arms(accepted) == [("stable", "1", 100), ("backup", "2", 0)]
+    assert "arm backup of model 'digits': version 2 breaks the contract of version 1" in sentences(after)
+    (objection,) = objections(before, a_model(), route, gate)
+    assert (objection.version, objection.instead_of) == ("2", "1")
+    assert (accepted.fallback_codes, accepted.fallback_to) == (("INTERNAL",), "backup")
 
 
 def test_a_canary_that_breaks_what_stable_serves_waits_and_the_split_with_it() -> None:
