@@ -189,6 +189,7 @@ def _measure(models: int, versions: int, folder: Path, tell: Callable[[str], Non
         admin = AdminClient(address, actor="bench", timeout=60, channel=channel)
         client.start(_SHAPE.requests)
         changes = tuple(_change(admin, number % models, versions, number) for number in range(_CHANGES))
+        tell(f"a change of one route is live after {statistics.median(changes):.1f} ms; cleaning up")
         return Found(resident, seconds, changes, client.result().bad)
 
 
