@@ -559,7 +559,8 @@ async def _synced(controller: Controller, stop: _Stop, last: LastReadings, *, al
     async def tell() -> None:
         while True:
             await asyncio.sleep(TELL_SECONDS)
-            LOG.info("still waiting for the first look at %s", ", ".join(_not_looked_at(controller, last)))
+            if waited := _not_looked_at(controller, last):
+                LOG.info("still waiting for the first look at %s", ", ".join(waited))
 
     telling = asyncio.create_task(tell())
     try:
