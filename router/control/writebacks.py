@@ -100,6 +100,8 @@ class WriteBacks:
         self._wake = asyncio.Event()
         self._running: dict[Key, asyncio.Task[None]] = {}
         self._late: dict[Key, asyncio.Future[None]] = {}
+        self._away: set[str] = set()
+        self._hurried: set[int] = set()
         self._paused = False
         controller.after_turn = self._wake.set
 
@@ -191,6 +193,7 @@ class WriteBacks:
         """Begin every try that is due: one at a time for a model, in the order of the decisions."""
         if self._paused:
             return
+        self._note_returns()
         held: set[Key] = set()
         for write in self._controller.writes:
             key = _key(write)
@@ -198,11 +201,24 @@ class WriteBacks:
                 continue
             if len(self._running) < AT_ONCE and self._due(write):
                 self._start(key, write)
-            elif write.state is WriteState.PENDING and self._clock.unix() < write.next_try:
+            elif write.state is WriteState.PENDING and self._pauses(write):
                 held.add(key)  # its registry is away: what was decided later comes later
 
+    def _note_returns(self) -> None:
+        """What waits for a registry need not wait its pause out once that answers again."""
+        self._hurried.intersection_update(write.id for write in self._controller.writes)
+        for name, state in self._controller.registries.items():
+            if state.error:
+                self._away.add(name)
+            elif name in self._away:
+                self._away.discard(name)
+                self._hurried.update(w.id for w in self._controller.writes if w.registry == name)
+
+    def _pauses(self, write: WriteBack) -> bool:
+        return write.id not in self._hurried and self._clock.unix() < write.next_try
+
     def _due(self, write: WriteBack) -> bool:
-        if self._clock.unix() < write.next_try:
+        if self._pauses(write):
             return False
         if write.state is WriteState.TAGGING:
             return True
@@ -214,6 +230,7 @@ class WriteBacks:
         return not self.waits(write)
 
     def _start(self, key: Key, write: WriteBack) -> None:
+        self._hurried.discard(write.id)
         task = asyncio.create_task(self._try(write), name=f"write back {write.id}")
         self._running[key] = task
         task.add_done_callback(lambda _: self._finished(key))

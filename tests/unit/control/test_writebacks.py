@@ -109,6 +109,33 @@ async def test_a_registry_that_is_away_is_written_when_it_is_back() -> None:
         assert await desk.ended() == ("agreed", "")
 
 
+async def test_what_waits_is_written_when_the_registry_is_read_again() -> None:
+    """And does not wait for the end of a pause that grew; one return is one try."""
+    async with a_desk() as desk:
+        desk.shelf.fault = AWAY
+        desk.shelf.hint()
+        await desk.promote("2")
+        await desk.settle()
+        for pause in (0.5, 1, 2, 4, 8, 16):
+            await desk.later(pause)
+        asked = len(desk.shelf.asked)
+
+        desk.shelf.fault, desk.shelf.trouble = None, AWAY
+        desk.shelf.hint()
+        await desk.settle()
+        assert len(desk.shelf.asked) == asked + 1
+
+        desk.shelf.fault, desk.shelf.trouble = AWAY, None
+        desk.shelf.hint()
+        await desk.settle()
+        desk.shelf.fault = None
+        desk.shelf.hint()
+        await desk.settle()
+
+        assert (desk.shelf.named(), desk.served()) == ("2", "2")
+        assert await desk.ended() == ("agreed", "")
+
+
 async def test_a_registry_that_can_be_read_and_not_written_is_tried_again() -> None:
     """And each try is counted."""
     async with a_desk() as desk:
