@@ -36,6 +36,8 @@ class Code(enum.StrEnum):
     """Source for Triton's Python backend: it can be read before it is allowed."""
     PICKLE = "pickle"
     """Pickle, joblib, `.pt` and what is made of them: whoever loads it runs whatever is inside."""
+    NATIVE = "native"
+    """What a backend of Triton runs or opens for it: programs, graphs that read and write files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +216,10 @@ class Policy:
         )
 
     def may_run_code(self, version: Version, kind: Code, origin: Origin) -> bool:
-        """Whether a version may bring code: what is in a folder registry of this machine may bring source;
-        pickle, and whatever others bring, only for models that the operator listed."""
-        local = origin.type == "folder" and kind is Code.PYTHON
+        """Whether a version may bring code: what is in a folder registry of this machine may bring source,
+        and what Triton's backends run; pickle, and whatever others bring, only for models that the operator
+        listed."""
+        local = origin.type == "folder" and kind is not Code.PICKLE
         return local or any(fnmatchcase(version.model, glob) for glob in self.code)
 
     def check_code(self, version: Version, kind: Code, origin: Origin) -> None:

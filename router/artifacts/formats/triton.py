@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from router.artifacts.config_paths import file_that_leaves, setting_that_leaves
 from router.artifacts.formats.job import CONFIG, VERSION_FOLDER, Job
 from router.artifacts.policy import Code
 
@@ -34,6 +35,13 @@ _FILES = {
 
 _OPAQUE = (".pkl", ".pickle", ".joblib", ".dill", ".pt", ".pth", ".so")
 """Files that run what nobody can read. Triton takes a backend's library from a model's folder too."""
+
+_PICKLED = frozenset({"pytorch"})
+"""Backends whose files run what nobody can read, whatever they are called."""
+
+_GRAPHS = frozenset({"onnxruntime", "tensorrt", "openvino", "fil"})
+"""Backends whose files only compute. Others load programs (`vllm`, `dali`), or have graphs that read and
+write any file (`tensorflow`), or are not known."""
 
 _BACKEND_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -110,15 +118,29 @@ def check_code(job: Job, folder: Path, config: ModelConfig) -> None:
 
     Raises:
         ArtifactRefused: the policy does not allow it.
-        ArtifactError: its backend has a name that leads out of Triton's backend folder.
+        ArtifactError: it names a file, or a backend, outside the folder where that belongs.
     """
     check_config(job, config)
+    backends = _backends(folder, config)
+    if backends & _PICKLED:
+        job.check_code(Code.PICKLE)
+    if backends - _GRAPHS - {"python"}:
+        job.check_code(Code.NATIVE)
     endings = {path.suffix for path in folder.rglob("*")}
     if endings.intersection(_OPAQUE):
         job.check_code(Code.PICKLE)
     python = "EXECUTION_ENV_PATH" in config.parameters or config.runtime
-    if ".py" in endings or config.backend == "python" or python:
+    if ".py" in endings or "python" in backends or python:
         job.check_code(Code.PYTHON)
+
+
+def _backends(folder: Path, config: ModelConfig) -> frozenset[str]:
+    """Backends that Triton may take for a folder; it looks for files where the configuration is silent."""
+    if config.backend:
+        return frozenset({config.backend})
+    if config.platform:
+        return frozenset({_PLATFORMS.get(config.platform, config.platform)}) - {""}
+    return frozenset(_FILES[path.name] for path in folder.rglob("*") if path.name in _FILES)
 
 
 def check_config(job: Job, config: ModelConfig) -> None:
@@ -126,8 +148,14 @@ def check_config(job: Job, config: ModelConfig) -> None:
 
     Raises:
         ArtifactRefused: the policy does not allow it.
-        ArtifactError: its backend has a name that leads out of Triton's backend folder.
+        ArtifactError: it names a file, or a backend, outside the folder where that belongs.
     """
+    if outside := file_that_leaves(config):
+        raise job.error(
+            f"config.pbtxt: {outside} leads out of the model's folder", hint="put the file into that folder"
+        )
+    if setting_that_leaves(config):
+        job.check_code(Code.NATIVE)
     if config.backend and not _BACKEND_NAME.fullmatch(config.backend):
         raise job.error(f"config.pbtxt: backend {config.backend[:80]!r} cannot be the name of one")
     if config.model_operations.op_library_filename or config.HasField("model_repository_agents"):

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from router.artifacts.policy import ArtifactSettings
+from router.artifacts.fetch import Fetcher
+from router.artifacts.layout import TritonRepository
+from router.artifacts.policy import Allow, ArtifactSettings, Origin
 from router.errors import ArtifactError, ArtifactRefused, UnsupportedFormat
 from router.model import Contract, TensorSpec
-from tests.unit.artifacts.shelf import CONTRACT, NAME, config_of, everything, laid_out
+from tests.unit.artifacts.shelf import (
+    ALLOWED,
+    CONTRACT,
+    NAME,
+    config_of,
+    everything,
+    laid_out,
+    version_of,
+    write,
+)
 
 SHAPED = 'name: "theirs"\nbackend: "python"\noutput [{ name: "y" data_type: TYPE_FP32 dims: [ 4 ] }]\n'
 
@@ -316,6 +330,78 @@ def test_a_config_beside_model_py_may_not_bring_more_code(tmp_path: Path) -> Non
     config = 'model_repository_agents { agents [ { name: "a" } ] }'
     with pytest.raises(ArtifactRefused, match=r"artifacts\.code"):
         laid_out(tmp_path, {"config.pbtxt": config, "model.py": ""}, "python", settings=ArtifactSettings())
+
+
+@pytest.mark.parametrize("path", ["../../../../etc/passwd", "/etc/passwd", "a/../../b", ".."])
+@pytest.mark.parametrize(
+    "field",
+    [
+        'default_model_filename: "{}"',
+        'cc_model_filenames {{ key: "9.0" value: "{}" }}',
+        'output {{ name: "y" data_type: TYPE_FP32 dims: 4 label_filename: "{}" }}',
+        'model_warmup {{ inputs {{ key: "x" value {{ input_data_file: "{}" }} }} }}',
+        'sequence_batching {{ state {{ initial_state {{ data_file: "{}" }} }} }}',
+    ],
+)
+def test_a_config_names_no_file_outside_its_folder(tmp_path: Path, field: str, path: str) -> None:
+    """Triton would open it, and answer clients with the lines of a label file, whoever is trusted."""
+    for format_, file in (("triton", "1/model.py"), ("python", "model.py")):
+        config = f'backend: "python"\n{field.format(path)}'
+        with pytest.raises(ArtifactError, match=r"m 1: config\.pbtxt: .* leads out of the model's folder"):
+            laid_out(tmp_path / format_, {"config.pbtxt": config, file: ""}, format_)
+
+
+ONNX = 'backend: "onnxruntime"\n'
+ACCELERATED = (
+    'optimization { execution_accelerators { gpu_execution_accelerator { name: "tensorrt" '
+    'parameters { key: "trt_engine_cache_path" value: "../../other" } } } }'
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "file"),
+    [
+        ('backend: "vllm"', "model.json"),
+        ('backend: "dali"', "model.dali"),
+        ('backend: "own"', "weights"),
+        ('platform: "tensorflow_savedmodel"', "model.savedmodel/saved_model.pb"),
+        ("", "model.graphdef"),
+        ('backend: "pytorch" default_model_filename: "weights.bin"', "weights.bin"),
+        ('platform: "pytorch_libtorch" default_model_filename: "weights.bin"', "weights.bin"),
+        ('platform: "torch_aoti"', "model.pt2"),
+        (f'{ONNX}parameters {{ key: "cache" value {{ string_value: "/var/lib" }} }}', "model.onnx"),
+        (ONNX + ACCELERATED, "model.onnx"),
+    ],
+)
+def test_only_graphs_come_from_elsewhere_without_leave(tmp_path: Path, config: str, file: str) -> None:
+    """Whatever their files are called: a backend that is not known to be harmless is not."""
+    files = {"config.pbtxt": config, f"1/{file}": b"x"}
+    with pytest.raises(ArtifactRefused, match=r"artifacts\.code"):
+        brought(tmp_path / "a", files, ArtifactSettings())
+    brought(tmp_path / "b", files, ALLOWED)
+
+
+def test_graphs_come_from_elsewhere_without_leave(tmp_path: Path) -> None:
+    """With parameters that are no paths."""
+    config = f'{ONNX}parameters {{ key: "intra_op_thread_count" value {{ string_value: "2" }} }}'
+    brought(tmp_path, {"config.pbtxt": config, "1/model.onnx": b"x"}, ArtifactSettings())
+
+
+def test_a_saved_model_from_elsewhere_needs_leave(tmp_path: Path) -> None:
+    """Its graph may write files."""
+    with pytest.raises(ArtifactRefused, match=r"native code.*artifacts\.code"):
+        brought(tmp_path, {"saved_model.pb": b"g"}, ArtifactSettings(), "savedmodel")
+
+
+def brought(
+    folder: Path, files: Mapping[str, str | bytes], settings: ArtifactSettings, format_: str = "triton"
+) -> None:
+    """Lay out what a registry on another machine tells of."""
+    source = write(folder / "source", files)
+    allowed = replace(settings, allow=Allow(files=(folder,)))
+    fetcher = Fetcher(allowed, origins=lambda _: Origin("mlflow", uri="https://mlflow.example"))
+    repository = TritonRepository(folder / "repository", fetcher)
+    asyncio.run(repository.put(version_of(source, format_), NAME))
 
 
 @pytest.mark.parametrize(
