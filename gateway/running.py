@@ -163,7 +163,7 @@ class RunningGateway:
 
     def _problem(self, entry: ModelEntry) -> str:
         """Why clients cannot use a model now, what waits, and where its registry says something else."""
-        waits = [f"{wait.what}: {wait.sentence}" for wait in entry.serving.waiting]
+        waits = [wait.sentence for wait in entry.serving.waiting]
         notes = self.moving.notes(entry.registered.name)
         return "; ".join(([entry.serving.unroutable] if entry.serving.unroutable else waits) + list(notes))
 
@@ -199,7 +199,11 @@ class RunningGateway:
         return VersionState(state)
 
     def _reason(self, entry: ModelEntry, version: Version) -> str:
-        failure = self._controller.residents.failures.get((entry.registered.name, version.version))
+        key = (entry.registered.name, version.version)
+        residents = self._controller.residents
+        if key in residents.fetching:
+            return residents.fetching[key]
+        failure = residents.failures.get(key)
         return self._placement(entry, version).reason or (failure.reason if failure else "")
 
     async def describe(self, model: ModelName, reference: str) -> VersionDetail:
@@ -265,7 +269,7 @@ class RunningGateway:
             origin = "implicit route" if serving.implicit else "route in the store"
             asked = f"{reference!r} is what the stable arm names" if reference else "no reference"
             said = [f"{asked}: the {origin} decides, {_route_line(self._route_of(entry))}"]
-        return said + [f"{wait.what} waits: {wait.sentence}" for wait in serving.waiting]
+        return said + [wait.sentence for wait in serving.waiting]
 
     def _why_state(self, entry: ModelEntry, version: Version, placement: VersionPlacement) -> list[str]:
         """Where the version is."""
@@ -530,7 +534,16 @@ class RunningGateway:
             registries=self._registries(now),
             problems=tuple(Problem(item.subject, item.reason) for item in self._controller.unservable)
             + self.moving.problems()
+            + self._held()
             + tuple(_passed_over(one) for one in counters.ejected),
+        )
+
+    def _held(self) -> tuple[Problem, ...]:
+        """What registries or routes want, and clients do not meet yet."""
+        return tuple(
+            Problem(f"model {name}", wait.sentence)
+            for name, entry in self._controller.models.items()
+            for wait in entry.serving.waiting
         )
 
     def _totals(self) -> Totals:

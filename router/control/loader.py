@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from router.control.catalog import Seat
@@ -112,7 +113,11 @@ class Loader:
     async def _fetch_and_load(self, version: Version, seat: Seat, state: BackendState) -> None:
         if state.folders is None:
             raise LoadFailed(f"backend {state.name!r} has no repository folder to load from")
-        await state.folders.put(version, seat.name)
+        key = (version.model, version.version)
+        try:
+            await state.folders.put(version, seat.name, partial(self._residents.fetching.__setitem__, key))
+        finally:
+            self._residents.fetching.pop(key, None)
         await state.server.load(seat.name, timeout=self.load_timeout)
         # Asked before anybody is sent there, so that nobody is held back too much or too little, nor meets
         # a version that does not take what the one before it did.

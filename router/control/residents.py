@@ -111,12 +111,14 @@ class Residents:
     """All backends, loads and unloads under way, failures, and when a version was last used.
 
     Attributes:
+        fetching: how far the files of a version that is being loaded are, in words.
         contracts: what versions take and give, as a Triton that had them told: of those whose registry
             does not say it.
     """
 
     backends: dict[BackendId, BackendState] = field(default_factory=dict)
     loading: dict[Key, BackendId] = field(default_factory=dict)
+    fetching: dict[Key, str] = field(default_factory=dict)
     unloading: set[tuple[TritonName, BackendId]] = field(default_factory=set)
     failures: dict[Key, Failure] = field(default_factory=dict)
     last_use: dict[Key, float] = field(default_factory=dict)

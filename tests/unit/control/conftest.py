@@ -156,11 +156,22 @@ class Triton:
 
 
 class Folders:
-    """Model folders that are always there."""
+    """Model folders that are always there.
+
+    Attributes:
+        hold: while it is set, files come until then, and whoever asks is told how far they are.
+    """
+
+    def __init__(self) -> None:
+        self.hold: asyncio.Event | None = None
 
     async def put(
         self, version: Version, name: TritonName, progress: Callable[[str], None] | None = None
     ) -> Path:
+        if self.hold is not None:
+            assert progress is not None
+            progress(f"{version.model} {version.version}: fetched 3.0 of 7.0 MiB")
+            await self.hold.wait()
         return Path("/repository") / name
 
     async def remove(self, name: TritonName) -> None:

@@ -23,7 +23,7 @@ from router.errors import (
 from router.model import Arm, Contract, ModelName, Route, Shadow, TensorSpec, VersionId
 from router.traffic.table import ShadowSpec
 from tests.fakes.store import FakeStore
-from tests.unit.control.conftest import World
+from tests.unit.control.conftest import Folders, World
 
 ME = Change(actor="ann", reason="try it")
 
@@ -286,3 +286,25 @@ async def test_a_rollback_goes_by_the_stable_arm(house: House) -> None:
     moved = await house.gateway.rollback(ModelName("m"), "", "", change=ME)
 
     assert (moved.kind, moved.name, moved.before, moved.after) == ("stage", "production", "2", "1")
+
+
+async def test_a_version_that_is_fetched_says_how_far_it_is(house: House) -> None:
+    """In the list of versions, and in what the stage waits for in the status; both end with the load."""
+    (backend,) = house.world.controller.residents.backends.values()
+    folders = cast(Folders, backend.folders)
+    folders.hold = asyncio.Event()
+    house.world.shelf.set("m", "12", {"production": "2"})
+    await house.world.settle()
+
+    new = (await house.gateway.versions(ModelName("m"))).versions[-1]
+    assert (new.state, new.reason) == (VersionState.LOADING, "m 2: fetched 3.0 of 7.0 MiB")
+    told = (await house.gateway.status()).problems
+    waits = "stage production of model 'm': waits for version 2 to be loaded; version 1 answers until then"
+    assert ("model m", waits) in [(one.subject, one.reason) for one in told]
+
+    folders.hold.set()
+    await house.world.settle()
+
+    new = (await house.gateway.versions(ModelName("m"))).versions[-1]
+    assert (new.state, new.reason) == (VersionState.READY, "")
+    assert (await house.gateway.status()).problems == ()
