@@ -300,7 +300,7 @@ async def test_a_version_that_is_fetched_says_how_far_it_is(house: House) -> Non
     assert (new.state, new.reason) == (VersionState.LOADING, "m 2: fetched 3.0 of 7.0 MiB")
     told = (await house.gateway.status()).problems
     waits = "stage production of model 'm': waits for version 2 to be loaded; version 1 answers until then"
-    assert ("model m", waits) in [(one.subject, one.reason) for one in told]
+    assert ("model m", waits) in [(one.subject, one.message) for one in told]
 
     folders.hold.set()
     await house.world.settle()
