@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urljoin
 
+from router.registries import told_json
 from router.registries.paths import OddPath, path_inside
 from router.remote.net import Client, Refused, Response, Unreachable, origin_of
 
@@ -246,10 +247,9 @@ def _read(response: Response, late: float) -> bytes:
 
 def _json(body: bytes) -> object:
     try:
-        found: object = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        return told_json.parse(body)
+    except ValueError as error:
         raise Odd("an answer is not JSON") from error
-    return found
 
 
 def _targets(value: object) -> dict[str, str]:

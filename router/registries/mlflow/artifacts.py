@@ -6,12 +6,12 @@ registry and are untrusted: nothing that could mean another folder, however it i
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from router.errors import (
@@ -22,6 +22,7 @@ from router.errors import (
     RegistryUnavailable,
 )
 from router.ports import RemoteFile
+from router.registries import told_json
 from router.registries.mlflow.rest import LARGEST_ANSWER, Answered, Server, clean, refusal
 from router.remote.net import Client, Refused, Response, Unreachable, origin_of
 
@@ -175,10 +176,11 @@ class ProxiedFiles:
         with self._get(f"{_PROXY}?{urlencode({'path': path})}", path, {}) as response:
             page = self._read(response)
         try:
-            entries = json.loads(page).get("files", [])
+            told: Any = told_json.parse(page)
+            entries = told.get("files", [])
             found = [(str(one["path"]), bool(one.get("is_dir")), one.get("file_size")) for one in entries]
             return [(self._name(name), is_dir, _size(size)) for name, is_dir, size in found]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise ArtifactUnavailable(f"the list of artifact {path!r} is not MLflow's") from None
 
     @staticmethod

@@ -6,6 +6,7 @@ people log metrics after they registered. Where they cannot be asked, versions g
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,8 @@ _MOST_COPIES = 100
 _MOST_EXPERIMENTS = 50_000
 _EXPERIMENTS_PAGE = 5_000
 _MOST_METRICS = 200
+_LONGEST = 500
+"""Characters of a metric's name, and of a run's id."""
 _AGAIN = 30.0
 _SOON = 5.0
 _ENDED = frozenset({"FINISHED", "FAILED", "KILLED"})
@@ -260,12 +263,12 @@ def _run(entry: object) -> Run:
     lineage = {short: tags[tag] for tag, short in _LINEAGE.items() if tags.get(tag)}
     lineage |= {key.removeprefix(_OURS): value for key, value in tags.items() if key.startswith(_OURS)}
     lineage |= _datasets(entry)
-    lineage["run"] = str(info.get("run_id", ""))
+    lineage["run"] = str(info.get("run_id", ""))[:_LONGEST]
     return Run(
         artifacts=str(info.get("artifact_uri", "")),
         metrics=_metrics(data),
         lineage=compact(lineage),
-        ended=info.get("status") in _ENDED,
+        ended=str(info.get("status", "")) in _ENDED,
     )
 
 
@@ -295,9 +298,10 @@ def _metrics(data: Mapping[str, object]) -> Mapping[str, float]:
     for entry in _entries(data, "metrics")[:_MOST_METRICS]:
         key = entry.get("key") if isinstance(entry, dict) else None
         value = entry.get("value") if isinstance(entry, dict) else None
-        if isinstance(key, str) and isinstance(value, (int, float)) and math.isfinite(value):
-            found[key] = float(value)
-    return compact(found)
+        if isinstance(key, str) and len(key) <= _LONGEST and isinstance(value, (int, float)):
+            with contextlib.suppress(OverflowError):  # a whole number that is beyond any float
+                found[key] = float(value)
+    return compact({key: value for key, value in found.items() if math.isfinite(value)})
 
 
 def _datasets(entry: object) -> dict[str, str]:

@@ -11,6 +11,8 @@ from router.registries.mlflow.rest import Session
 from router.registries.mlflow.told import page_of
 
 _MOST_PAGES = 1_000
+_MOST_BYTES = 256 << 20
+"""All pages of a search together: they are looked into when all are here."""
 _TOKEN = b'"next_page_token"'
 
 
@@ -55,7 +57,7 @@ class Search:
             bodies.append(body)
             if not token:
                 return tuple(pages), bodies
-            if len(pages) >= _MOST_PAGES:
+            if len(pages) >= _MOST_PAGES or sum(map(len, bodies)) > _MOST_BYTES:
                 raise RegistryUnavailable(f"registry {session.server.registry!r}: its list does not end")
 
     def entries(self, session: Session, bodies: list[bytes]) -> Iterator[object]:

@@ -25,6 +25,8 @@ from router.registries.mlflow.versions import version_of as version_made
 
 _QUESTION_SECONDS = 5.0
 _MOST_CONFIRMED = 8
+_MOST_PAGES = 100
+"""Of 10,000 versions of one model each."""
 _MOST_PROBLEMS = 1_000
 
 ByNumber = Mapping[str, ToldVersion]
@@ -124,9 +126,8 @@ class Reading:
             return None
         with self.session() as session:
             try:
-                told = version_of(
-                    session.get("model-versions/get", name=name, version=version)["model_version"]
-                )
+                answer = session.get("model-versions/get", name=name, version=version)
+                told = version_of(answer.get("model_version"))
                 self._facts.learn(session, [told], time.monotonic())
             except Answered as refusal:
                 if refusal.missing:
@@ -376,7 +377,7 @@ def versions_of_model(session: Session, name: str) -> list[ToldVersion]:
         raise Malformed(f"model name {name[:80]!r} cannot be searched for")
     found: list[ToldVersion] = []
     token = ""
-    while True:
+    for _ in range(_MOST_PAGES):
         more = {"page_token": token} if token else {}
         filters = f"name={quote}{name}{quote}"
         body = session.get(VERSIONS.path, filter=filters, max_results=VERSIONS.size, **more)
@@ -384,6 +385,7 @@ def versions_of_model(session: Session, name: str) -> list[ToldVersion]:
         found += [version for version in map(version_of, entries) if version.model == name]
         if not token:
             return found
+    raise Malformed(f"the list of versions of {name[:80]!r} does not end")
 
 
 def _models_told(session: Session, pages: tuple[Page, ...], bodies: list[bytes]) -> _Listed[ToldModel]:

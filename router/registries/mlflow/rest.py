@@ -20,6 +20,7 @@ from typing import Self
 from urllib.parse import urlencode
 
 from router.errors import InvalidInput, RegistryUnavailable
+from router.registries import told_json
 from router.remote.net import Client, Guard, Origin, Refused, Response, Unreachable, origin_of
 
 LARGEST_ANSWER = 64 << 20
@@ -168,8 +169,8 @@ class Session:
     def parsed(self, path: str, page: bytes) -> dict[str, object]:
         """An answer as JSON. Raises RegistryUnavailable where it is none."""
         try:
-            found = json.loads(page or b"{}")
-        except (ValueError, RecursionError):
+            found = told_json.parse(page or b"{}")
+        except ValueError:
             raise self._wrong(path, "answered what is no JSON") from None
         if not isinstance(found, dict):
             raise self._wrong(path, "answered what is no JSON object")
@@ -221,8 +222,8 @@ def clean(server: Server, text: str) -> str:
 
 def _complaint(page: bytes) -> tuple[str, str]:
     try:
-        found = json.loads(page[: 1 << 20])
-    except (ValueError, RecursionError):
+        found = told_json.parse(page[: 1 << 20])
+    except ValueError:
         return "", ""
     if not isinstance(found, dict):
         return "", ""

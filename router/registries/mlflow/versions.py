@@ -18,6 +18,7 @@ from router.model import (
     Version,
     VersionId,
 )
+from router.registries import told_json
 from router.registries.compact import compact
 from router.registries.manifest import Unreadable, read_version
 from router.registries.mlflow.facts import Facts, logged_model, run_of
@@ -173,7 +174,7 @@ def contract_of(text: str) -> Contract | None:
     if not text:
         return None
     try:
-        plain = json.dumps(json.loads(text))
+        plain = json.dumps(told_json.parse(text.encode()))
     except (ValueError, RecursionError):
         raise ValueError("is no JSON") from None
     try:

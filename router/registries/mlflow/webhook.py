@@ -11,11 +11,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import json
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from router.errors import InvalidName, NotSupported, WebhookRefused
 from router.ports import Hint
+from router.registries import told_json
 from router.registries.mlflow.names import Names
 
 MOST_AGE = 300.0
@@ -77,10 +78,10 @@ class Inbox:
 
     def _hints(self, body: bytes) -> Sequence[Hint]:
         try:
-            notice = json.loads(body)
+            notice: Any = told_json.parse(body)
             entity, data = notice["entity"], notice["data"]
             name, alias = data["name"], data.get("alias")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise self._refused("its body is not MLflow's") from None
         if not isinstance(name, str) or not isinstance(alias, str | None):
             raise self._refused("its body is not MLflow's")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from router.errors import RegistryUnavailable
-from router.model import ModelName
-from router.ports import Hint
-from router.registries.mlflow import TYPE, MlflowRegistry, rest
+from router.model import ModelName, VersionId
+from router.ports import Hint, Unknown
+from router.registries.mlflow import TYPE, MlflowRegistry, pages, reading, rest
 from tests.fakes.mlflow import FakeMlflow
 from tests.servers.between import Answer, Asked, Between, between
 
@@ -170,3 +171,86 @@ def test_an_address_that_cannot_be_one_is_refused_at_once(uri: str, why: str) ->
     assert check is not None
     with pytest.raises(ValueError, match=why):
         check(uri)
+
+
+def _metric(value: object) -> Callable[[dict[str, Any]], None]:
+    return lambda run: run["data"].__setitem__("metrics", [{"key": "accuracy", "value": value}])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _metric(10**400),
+        _metric(float("nan")),
+        _metric([]),
+        lambda run: run["info"].__setitem__("status", []),
+        lambda run: run["info"].__setitem__("status", {"a": 1}),
+        lambda run: run["info"].__setitem__("artifact_uri", 10**400),
+        lambda run: run["data"].__setitem__("metrics", [{"key": "x" * 1_000_000, "value": 1}]),
+    ],
+)
+async def test_a_run_that_holds_anything_stops_no_reading(
+    registry: MlflowRegistry, fake: FakeMlflow, spoil: Callable[[dict[str, Any]], None]
+) -> None:
+    """Numbers that are no float, lists where there is a word: people log what they like."""
+    spoil(fake.runs["digits-1"])
+    models = (await registry.read()).models
+
+    assert set(models) == {"digits", "wine"}
+    assert set(models[DIGITS].versions[VersionId("1")].metrics.values()) <= {0.51}
+    assert models[DIGITS].versions[VersionId("2")].metrics == {"accuracy": 0.52}
+
+
+async def test_half_a_character_is_told_as_one_that_nobody_knows(
+    registry: MlflowRegistry, fake: FakeMlflow
+) -> None:
+    """JSON may hold half a surrogate pair; the table, the state and the answers of commands cannot."""
+    half = "\ud83d"
+    fake.versions[0] |= {"description": f"a{half}", "current_stage": half, "status_message": half}
+    fake.versions[0]["tags"] = [{"key": half, "value": half}, {"key": "face", "value": "\U0001f600"}]
+    fake.runs["digits-1"]["data"]["tags"] = [{"key": "mlflow.user", "value": half}]
+    view = await registry.read()
+
+    repr(view.models[DIGITS].versions).encode()
+    "".join(view.models[DIGITS].stages).encode()
+    version = view.models[DIGITS].versions[VersionId("1")]
+    assert version.lineage["description"] == "a\ufffd"
+    assert version.tags == {"\ufffd": "\ufffd", "face": "\U0001f600"}
+
+
+async def test_an_answer_without_its_version_is_not_known(
+    registry: MlflowRegistry, fake: FakeMlflow, server: Between
+) -> None:
+    """`get` never raises."""
+    await registry.read()
+    server.script = lambda asked: (
+        Answer(200, b"{}") if "model-versions/get" in asked.path else fake.answer(asked)
+    )
+    assert isinstance(await registry.get(DIGITS, VersionId("1")), Unknown)
+
+
+async def test_pages_that_fill_the_memory_are_given_up(
+    registry: MlflowRegistry, server: Between, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each page may be large; all of them together may not."""
+    monkeypatch.setattr(pages, "_MOST_BYTES", 3 << 20)
+    model = {"name": "digits", "description": "x" * (1 << 20)}
+    page = json.dumps({"registered_models": [model], "next_page_token": "more"}).encode()
+    server.script = lambda asked: Answer(200, page)
+    with pytest.raises(RegistryUnavailable, match="does not end"):
+        await registry.read()
+    assert len(server.asked) == 3
+
+
+async def test_versions_of_one_model_that_do_not_end_are_given_up(
+    registry: MlflowRegistry, fake: FakeMlflow, server: Between, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token that leads back to where it came from."""
+    monkeypatch.setattr(reading, "_MOST_PAGES", 9)
+    await registry.read()
+    server.asked.clear()
+    again = Answer(200, b'{"model_versions": [], "next_page_token": "again"}')
+    server.script = lambda asked: again if "model-versions/search" in asked.path else fake.answer(asked)
+    with pytest.raises(RegistryUnavailable, match="does not end"):
+        await registry.read(Hint(DIGITS))
+    assert len(server.asked) == 10
