@@ -229,7 +229,7 @@ def _with_notices(place: Place, gateway: Watched, parsed: argparse.Namespace) ->
 def _without(place: Place, gateway: Watched, parsed: argparse.Namespace) -> Moves:
     times = []
     for number in range(parsed.moves, 2 * parsed.moves):
-        time.sleep(random.random() * 2)  # noqa: S311
+        time.sleep(random.random() * parsed.poll)  # noqa: S311 - not only right after a poll
         moved, live = _move(place, gateway, number)
         times.append(live - moved)
     bar = _FOLDER_SECONDS if place.calls is None else parsed.poll * _SPREAD + _SLACK

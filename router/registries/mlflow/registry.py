@@ -105,13 +105,16 @@ class MlflowRegistry:
         Where it was read meanwhile, for whatever reason, later; where it is away, less and less often, down
         to once a minute.
         """
+        took = 0.0
         while True:
-            wait = pause(self._settings.poll, self._reading.failures, random.random())  # noqa: S311
+            wait = pause(self._settings.poll, self._reading.failures, random.random(), took)  # noqa: S311
             await asyncio.sleep(wait)
             since = time.monotonic() - self._reading.read_at
             if since < wait / 2:
                 await asyncio.sleep(wait / 2)
+            asked = time.monotonic()
             yield ANYTHING
+            took = time.monotonic() - asked
 
     async def write(self, change: RegistryChange) -> None:
         """Carry a decision out; what already is so is not called for. Raises as the port."""

@@ -196,9 +196,12 @@ class S3Registry:
 
         Where it is away, less and less often, down to once a minute.
         """
+        took = 0.0
         while True:
-            await asyncio.sleep(pause(self._settings.poll, self._failures, random.random()))  # noqa: S311
+            await asyncio.sleep(pause(self._settings.poll, self._failures, random.random(), took))  # noqa: S311
+            asked = time.monotonic()
             yield ANYTHING
+            took = time.monotonic() - asked
 
     async def _in_time(self, call: Callable[[], Result], seconds: float = 0.0) -> Result:
         """What a blocking call returns; `seconds` where it may take longer than one look."""
