@@ -375,7 +375,7 @@ ACCELERATED = (
 )
 def test_only_graphs_come_from_elsewhere_without_leave(tmp_path: Path, config: str, file: str) -> None:
     """Whatever their files are called: a backend that is not known to be harmless is not."""
-    files = {"config.pbtxt": config, f"1/{file}": b"x"}
+    files: dict[str, str | bytes] = {"config.pbtxt": config, f"1/{file}": b"x"}
     with pytest.raises(ArtifactRefused, match=r"artifacts\.code"):
         brought(tmp_path / "a", files, ArtifactSettings())
     brought(tmp_path / "b", files, ALLOWED)
