@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
+from router.artifacts import bounded_yaml
 from router.errors import ArtifactError
 from router.model import Contract, TensorSpec
 
@@ -88,8 +87,8 @@ def read_mlmodel(text: str) -> MlModel:
         ArtifactError: it is no such file.
     """
     try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as problem:
+        document = bounded_yaml.load(text)
+    except ValueError as problem:
         raise ArtifactError(f"{FILE} is no YAML: {str(problem).partition(chr(10))[0][:200]}") from None
     flavors = document.get("flavors") if isinstance(document, dict) else None
     if not isinstance(flavors, dict) or not flavors:

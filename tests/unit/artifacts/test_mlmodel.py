@@ -100,3 +100,40 @@ def test_a_path_that_leaves_is_refused(tmp_path: Path, path: object) -> None:
     with pytest.raises(ArtifactError, match="MLmodel: data"):
         path_inside(folder, path, "data")
     assert path_inside(folder, "data", "data") == folder / "data"
+
+
+def doubled(times: int, *, merge: bool = False) -> str:
+    """A list, or a mapping, that holds the one before ten times, again and again."""
+    first = "{x: 1}" if merge else "[x]"
+    lines = [f"a0: &a0 {first}"]
+    for at in range(1, times):
+        same = ", ".join([f"*a{at - 1}"] * 10)
+        lines.append(f"a{at}: &a{at} " + (f"{{<<: [{same}]}}" if merge else f"[{same}]"))
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        doubled(9) + "flavors: {onnx: {data: *a8}}",
+        doubled(9, merge=True) + "flavors: {onnx: {<<: *a8}}",
+        "flavors: &f {onnx: *f}",
+        "flavors: {onnx: {data: &d [*d]}}",
+        "a: " + "[" * 100_000,
+        "a: " + "{a: " * 1_000,
+        "flavors:\n" + "".join(f" a{at}: x\n" for at in range(200_000)),
+    ],
+)
+def test_a_file_that_grows_without_end_is_refused(text: str) -> None:
+    """Before anything is made of it: a kilobyte would fill the memory."""
+    with pytest.raises(ArtifactError, match="MLmodel is no YAML: it"):
+        read_mlmodel(text)
+
+
+def test_references_that_stay_small_are_read() -> None:
+    """As whoever writes YAML makes of what is there twice."""
+    model = read_mlmodel(
+        "a: &a {data: m.onnx}\nflavors: {onnx: *a, other: {<<: *a, b: [1, 2.5, 2001-01-01]}}"
+    )
+    assert model.flavors["onnx"] == {"data": "m.onnx"}
+    assert model.flavors["other"]["data"] == "m.onnx"
