@@ -32,6 +32,12 @@ FREE_BYTES = 64 << 20
 
 _CHUNK = 1 << 20
 _LONGEST_HEADER = 4 << 20
+_HEADERS = 32 << 20
+"""Bytes of all headers of a tar together; of 10,000 files it has about 15 MB."""
+_LONGEST_LIST = 16 << 20
+"""Bytes that are read of a zip at once: the list of its files is, and becomes many times as much."""
+_STEP = 16 << 20
+"""Bytes that are passed over between two looks whether it is still wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ def unpack(
     """
     try:
         most = _most(archive)
-        with _opened(archive, most) as opened:
+        with _opened(archive, most, check) as opened:
             members = _looked_through(opened, archive, most)
             claim(sum(member.size for member in members))
             for member in members:
@@ -116,30 +122,63 @@ def _bomb(name: str, most: int) -> ArtifactRefused:
 
 
 @contextmanager
-def _opened(archive: Path, most: int) -> Iterator[_Archive]:
+def _opened(archive: Path, most: int, check: Callable[[], None]) -> Iterator[_Archive]:
     name = archive.name.lower()
     if name.endswith(".zip"):
-        with zipfile.ZipFile(archive) as file:
+        with archive.open("rb") as raw, zipfile.ZipFile(_Short(raw, archive.name)) as file:
             yield _Zip(file, archive.name)
         return
     with archive.open("rb") as raw:
         packed = name.endswith((".gz", ".tgz"))
         plain: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
         # Beside the files there are headers and padding of up to some blocks for each.
-        bounded = _Bounded(plain, archive.name, most + most // 2)
+        bounded = _Bounded(plain, archive.name, most + most // 2, check)
         with tarfile.open(fileobj=bounded, mode="r:") as tar:
-            yield _Tar(tar, archive.name)
+            yield _Tar(tar, archive.name, bounded)
+
+
+class _Short(io.RawIOBase):
+    """What zipfile reads from: never much at once."""
+
+    def __init__(self, inner: IO[bytes], name: str) -> None:
+        super().__init__()
+        self._inner, self._name = inner, name
+
+    def read(self, size: int = -1) -> bytes:
+        """As any file's, within bounds."""
+        wanted = size if 0 <= size <= _LONGEST_LIST else _LONGEST_LIST + 1
+        found = self._inner.read(wanted)
+        if len(found) > _LONGEST_LIST:
+            raise ArtifactRefused(f"{self._name} has a list of files of more than {_LONGEST_LIST} bytes")
+        return found
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As any file's."""
+        return self._inner.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Where it is."""
+        return self._inner.tell()
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
 
 
 class _Bounded(io.RawIOBase):
     """What tarfile reads from: no further than is allowed, and never much at once.
 
-    tarfile reads a header's own data, whose size the archive names, in one piece.
+    tarfile reads a header's own data, whose size the archive names, in one piece, and keeps all headers; a
+    few bytes that are packed become very many of them.
+
+    Attributes:
+        headers: bytes that may still be read of headers; None once they are all known.
     """
 
-    def __init__(self, inner: IO[bytes], name: str, most: int) -> None:
+    def __init__(self, inner: IO[bytes], name: str, most: int, check: Callable[[], None]) -> None:
         super().__init__()
-        self._inner, self._name, self._most = inner, name, most
+        self._inner, self._name, self._most, self._check = inner, name, most, check
+        self.headers: int | None = _HEADERS
 
     def read(self, size: int = -1) -> bytes:
         """As any file's, within bounds."""
@@ -147,12 +186,19 @@ class _Bounded(io.RawIOBase):
             raise ArtifactRefused(f"{self._name} has a header of {size} bytes")
         if self._inner.tell() + size > self._most + _LONGEST_HEADER:
             raise _bomb(self._name, self._most)
+        if self.headers is not None:
+            self.headers -= size
+            if self.headers < 0:
+                raise ArtifactRefused(f"{self._name} has more than {_HEADERS} bytes of headers")
         return self._inner.read(size)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """To a position that is allowed."""
+        """To a position that is allowed; all on the way to it is unpacked, which may take long."""
         if whence != os.SEEK_SET or offset > self._most + _LONGEST_HEADER:
             raise _bomb(self._name, self._most)
+        for step in range(self._inner.tell() + _STEP, offset, _STEP):
+            self._check()
+            self._inner.seek(step)
         return self._inner.seek(offset)
 
     def tell(self) -> int:
@@ -168,6 +214,7 @@ class _Bounded(io.RawIOBase):
 class _Tar:
     tar: tarfile.TarFile
     name: str
+    file: _Bounded
 
     def members(self) -> Iterator[_Member]:
         for info in self.tar:
@@ -177,6 +224,7 @@ class _Tar:
             if not info.isreg() or info.issparse():
                 raise ArtifactRefused(f"{self.name} holds {info.name[:200]!r}, which is no regular file")
             yield _Member(info.name.removeprefix("./"), info.size, info)
+        self.file.headers = None
 
     def open(self, member: _Member) -> IO[bytes]:
         assert isinstance(member.key, tarfile.TarInfo)  # noqa: S101 - made above

@@ -136,6 +136,48 @@ def test_a_header_that_is_a_bomb_is_refused(tmp_path: Path, target: Path) -> Non
         unpack(tmp_path / "a.tar.gz", target)
 
 
+def test_headers_that_are_many_are_refused(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders count for no file, and a million of them are a few packed bytes, and are all kept."""
+    monkeypatch.setattr(archives, "_HEADERS", 1 << 20)
+    folder = tarfile.TarInfo("folder/")
+    folder.type = tarfile.DIRTYPE
+    with gzip.open(tmp_path / "a.tar.gz", "wb") as file:
+        file.write(folder.tobuf() * 4_000)
+    with pytest.raises(ArtifactRefused, match="bytes of headers"):
+        unpack(tmp_path / "a.tar.gz", target)
+
+
+def test_headers_are_not_content(tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is unpacked is bounded elsewhere."""
+    monkeypatch.setattr(archives, "_HEADERS", 64 << 10)
+    unpack(tar(tmp_path / "a.tar.gz", ("a", bytes(1 << 20)), ("b", bytes(1 << 20))), target)
+    assert (target / "b").stat().st_size == 1 << 20
+
+
+def test_a_zip_with_an_endless_list_is_refused(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before zipfile makes objects of it."""
+    monkeypatch.setattr(archives, "_LONGEST_LIST", 64 << 10)
+    path = zipped(tmp_path / "a.zip", *((f"{at:050}", b"") for at in range(1_000)))
+    with pytest.raises(ArtifactRefused, match="list of files"):
+        unpack(path, target)
+
+
+def test_looking_through_is_given_up_when_nobody_waits(tmp_path: Path, target: Path) -> None:
+    """All of a packed tar is unpacked to find its second header."""
+    path = tar(tmp_path / "a.tar.gz", ("a", bytes(40 << 20)), ("b", b""))
+
+    def gone() -> None:
+        raise NoSpace("nobody waits")
+
+    with pytest.raises(NoSpace):
+        unpack(path, target, lambda size: pytest.fail("it was looked through"), gone)
+    assert list(target.iterdir()) == []
+
+
 def test_a_zip_whose_sizes_lie_is_refused(tmp_path: Path, target: Path) -> None:
     """What it says is not believed while it is unpacked either."""
     path = zipped(tmp_path / "a.zip", ("x", bytes(1 << 20)))
