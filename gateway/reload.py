@@ -46,7 +46,7 @@ _WAITS = ("limits.upstream_connections", "limits.shadow_")
 
 
 def _is_live(key: str) -> bool:
-    return key.startswith(_LIVE) and key not in _WAITS
+    return key.startswith(_LIVE) and not key.startswith(_WAITS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,11 +118,12 @@ async def test_what_cannot_be_used_changes_nothing(site: Site) -> None:
 
 async def test_what_waits_for_a_restart_is_told_until_then(site: Site) -> None:
     """Ports and the like are fixed for the life of a process; each reload says that they wait."""
-    site.file.write_text(BEFORE + "threads: 7\nlimits: {upstream_connections: 2}\n")
+    site.file.write_text(BEFORE + "threads: 7\nlimits: {upstream_connections: 2, shadow_queue: 3}\n")
     first = await site.reloader.reload()
     second = await site.reloader.reload()
 
-    assert (first.changed, first.needs_restart) == ((), ("threads", "limits.upstream_connections"))
+    waits = ("threads", "limits.upstream_connections", "limits.shadow_queue")
+    assert (first.changed, first.needs_restart) == ((), waits)
     assert second == first
 
 
