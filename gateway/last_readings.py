@@ -91,7 +91,7 @@ class LastReadings:
         self._controller = controller
         self._clock = clock
         self._origins = {name: origin_of(section) for name, section in sections.items()}
-        self._kept: dict[str, RegistryView] = {}
+        self._kept: dict[str, tuple[str, RegistryView]] = {}
         self._found: dict[str, tuple[RegistryView, float] | None] = {}
         self._told: set[str] = set()
 
@@ -99,9 +99,16 @@ class LastReadings:
         """Take a changed configuration over; nothing is kept of registries that are not in it."""
         for name in self._origins.keys() - sections.keys():
             self._kept.pop(name, None)
-            if self._folder is not None:
-                self._path(name).unlink(missing_ok=True)
+            self._remove(name)
         self._origins = {name: origin_of(section) for name, section in sections.items()}
+
+    def _remove(self, name: str) -> None:
+        if self._folder is None:
+            return
+        try:
+            self._path(name).unlink(missing_ok=True)
+        except OSError as problem:
+            LOG.warning("registry %s: what was kept of it cannot be removed: %s", name, problem)
 
     def can_go_on(self, state: RegistryState) -> bool:
         """Whether a start need not wait any longer for a registry, since it is known what it said last."""
@@ -163,7 +170,7 @@ class LastReadings:
 
     def _write(self, name: str, view: RegistryView, origin: str, at: float) -> None:
         path = self._path(name)
-        if self._kept.get(name) == view and path.exists():
+        if self._kept.get(name) == (origin, view) and path.exists():
             os.utime(path, (at, at))
             return
         path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -177,7 +184,7 @@ class LastReadings:
             except BaseException:
                 os.unlink(file.name)
                 raise
-        self._kept[name] = view
+        self._kept[name] = (origin, view)
 
 
 def _plain(value: object) -> object:

@@ -304,3 +304,35 @@ async def test_nothing_is_kept_of_what_is_not_configured_any_more(site: Site) ->
     without.recall()
 
     assert list(site.folder.iterdir()) == []
+
+
+async def test_a_registry_whose_section_changed_is_kept_as_what_it_is_now(site: Site) -> None:
+    """It says the same as before; the next start, by the new section, finds it all the same."""
+    changed = RegistryConfig("folder", {"path": Path("/other")})
+    site.world.shelf.set("m", "12")
+    await site.followed()
+    await site.last.save()
+    site.last.configure({"local": changed})
+    await site.last.save()
+    site.start(changed)
+    site.world.shelf.fault = RegistryUnavailable("it is away")
+    await site.followed()
+    site.last.recall()
+    await site.world.settle()
+
+    assert site.served == {"m"}
+
+
+async def test_a_file_that_cannot_be_removed_ends_no_reload(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told; the rest of the configuration is taken."""
+    await site.kept()
+
+    def refuse(path: Path, missing_ok: bool = False) -> NoReturn:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    site.last.configure({})
+
+    assert "cannot be removed" in caplog.text
