@@ -98,8 +98,10 @@ class Fetcher:
     def fetch(self, before: Tree, now: Tree, until: float) -> Reading:
         """Fetch what changed from one tree to the next.
 
+        Where something is known, what cannot be fetched is a failure of that file alone.
+
         Raises:
-            RegistryUnavailable: nothing could be fetched.
+            RegistryUnavailable: nothing could be fetched, and nothing is known or the time is over.
             RegistryIncomplete: some of it could be fetched in time.
         """
         wanted = dict(_changed(before, now))
@@ -110,9 +112,10 @@ class Fetcher:
                 found = pool.map(lambda path: self._get(path, wanted[path], until), missing)
                 told = zip(missing, found, strict=True)
                 problems = {path: problem for path, problem in told if problem is not None}
-        if missing and len(problems) == len(missing):
+        late = time.monotonic() > until
+        if missing and len(problems) == len(missing) and (late or not before):
             raise problems[missing[0]]
-        if time.monotonic() > until:
+        if late:
             read = len(self._held.keys() & wanted.keys())
             raise RegistryIncomplete(f"{read} of {len(wanted)} manifests are read")
         failures = {path: problem.message for path, problem in problems.items()}

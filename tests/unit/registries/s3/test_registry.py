@@ -247,6 +247,20 @@ async def test_an_object_that_cannot_be_read_is_read_again(
     assert (view.models[DIGITS].versions[VersionId("2")].format, view.problems) == ("triton", ())
 
 
+async def test_an_object_that_stays_unreadable_holds_up_no_other(
+    opened: Open, bucket: Bucket, s3_proxy: Proxy
+) -> None:
+    """Where nothing else changed either: the registry answers, and one manifest of it is a problem."""
+    registry = opened()
+    before = (await registry.read()).models[DIGITS]
+    bucket.put("digits/2/version.yaml", "format: triton\nartifact: m\n")
+    s3_proxy.fail(Fault.ERROR, "/2/version.yaml")
+    views = [await registry.read() for _ in range(3)]
+
+    assert [view.models[DIGITS] for view in views] == [before] * 3
+    assert [problem.subject for view in views for problem in view.problems] == ["digits/2"] * 3
+
+
 @pytest.mark.parametrize("fault", [Fault.ERROR, Fault.BUSY, Fault.CUT, Fault.AWAY, Fault.NONSENSE])
 async def test_a_bucket_that_fails_is_unavailable(opened: Open, s3_proxy: Proxy, fault: Fault) -> None:
     """Whatever it says; and what was read is there again afterwards."""
