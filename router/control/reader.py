@@ -165,6 +165,7 @@ class RegistryReader:
 
     async def follow(self) -> None:
         """Read everything, then whatever the registry says may have changed."""
+        READING.set(f"registry {self.state.registry.name}")
         await self.read()
         async for hint in self.state.registry.changes():
             await self.read(hint)
@@ -183,15 +184,22 @@ class RegistryReader:
 
     def notice(self, hint: Hint) -> None:
         """Begin to read what a notice is about; returns at once."""
-        self._spawn(self.read(hint))
+        self._spawn(self._in_turn(hint))
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def read(self, hint: Hint = ANYTHING) -> None:
-        """Return when a reading that covers the hint, and began after this call, has ended. Never raises."""
+        """Return when a reading that covers the hint, and began after this call, has ended. Never raises.
+
+        Who waits no longer leaves the reading to those who may wait for the same one.
+        """
+        await asyncio.wait({self._spawn(self._in_turn(hint))})
+
+    async def _in_turn(self, hint: Hint) -> None:
         if hint.model is not None and (not self.state.readings.whole or len(self._due) >= HINTS_WAITING):
             hint = ANYTHING
         key = hint.model
@@ -205,7 +213,7 @@ class RegistryReader:
                 self._locks.pop(key, None)
 
     async def close(self) -> None:
-        """End what was begun by notices, and give the registry back."""
+        """End what was begun, and give the registry back."""
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()

@@ -359,3 +359,27 @@ async def test_an_adapter_that_answers_with_something_else_takes_nothing_away(
     assert told.startswith("internal error: ")
     assert followed.state.view == before
     assert followed.state.error == ""
+
+
+async def test_who_waits_no_longer_takes_no_reading_from_others(followed: Followed) -> None:
+    """A reading that covers two who asked goes on, though the one that began it goes away."""
+    await followed.first(M)
+    followed.begin(followed.reader.read(Hint(M)))
+    await turns()
+    impatient = followed.begin(followed.reader.read(Hint(M)))
+    await turns()
+    patient = followed.begin(followed.reader.read(Hint(M)))
+    await turns()
+    followed.registry.end(0)
+    await turns()
+    impatient.cancel()
+    await turns()
+    assert not patient.done()
+    followed.registry.end_all()
+    await turns()
+
+    assert patient.done()
+    assert len(followed.registry.under_way) == 2
+    followed.begin(followed.reader.read(Hint(M)))
+    await turns()
+    assert len(followed.registry.under_way) == 3
