@@ -102,6 +102,7 @@ class WriteBacks:
         self._late: dict[Key, asyncio.Future[None]] = {}
         self._away: set[str] = set()
         self._hurried: set[int] = set()
+        self._clearing: set[int] = set()
         self._paused = False
         controller.after_turn = self._wake.set
 
@@ -144,9 +145,14 @@ class WriteBacks:
             raise Unavailable(f"write {number} is under way at this moment", hint="try again")
         note = f"given up by {actor}" + (f": {reason}" if reason else "")
         cleared = replace(write, state=WriteState.CLEARED, note=note)
-        if not await self._store.save_write_back(cleared, actor=actor, reason=reason):
-            raise _no_write(number)
-        await self._controller.load_routes()
+        self._clearing.add(number)
+        try:
+            if not await self._store.save_write_back(cleared, actor=actor, reason=reason):
+                raise _no_write(number)
+            await self._controller.load_routes()
+        finally:
+            self._clearing.discard(number)
+            self._wake.set()
         await self._controller.turned()
         return cleared
 
@@ -199,6 +205,9 @@ class WriteBacks:
             key = _key(write)
             if key in held or key in self._running or key in self._late:
                 continue
+            if write.id in self._clearing:
+                held.add(key)
+                continue
             if len(self._running) < AT_ONCE and self._due(write):
                 self._start(key, write)
             elif write.state is WriteState.PENDING and self._pauses(write):
@@ -215,7 +224,9 @@ class WriteBacks:
                 self._hurried.update(w.id for w in self._controller.writes if w.registry == name)
 
     def _pauses(self, write: WriteBack) -> bool:
-        return write.id not in self._hurried and self._clock.unix() < write.next_try
+        # More than the longest pause is left only where the time of day was set back.
+        left = write.next_try - self._clock.unix()
+        return write.id not in self._hurried and 0.0 < left <= LONGEST_PAUSE
 
     def _due(self, write: WriteBack) -> bool:
         if self._pauses(write):
@@ -384,8 +395,8 @@ class WriteBacks:
 
     def _came_late(self, write: WriteBack, late: asyncio.Future[None]) -> None:
         self._late.pop(_key(write), None)
-        problem = None if late.cancelled() else late.exception()
-        LOG.warning("write %d: its registry answered after all: %s", write.id, problem or "done")
+        if not late.cancelled():
+            LOG.warning("write %d: its registry answered after all: %s", write.id, late.exception() or "done")
         self._wake.set()
 
     @staticmethod

@@ -38,12 +38,17 @@ class ManualClock:
 
     def __init__(self) -> None:
         self.time = 1000.0
+        self._behind = 0.0
 
     def now(self) -> float:
         return self.time
 
     def unix(self) -> float:
-        return self.time
+        return self.time - self._behind
+
+    def set_back(self, seconds: float) -> None:
+        """Somebody corrects the time of day; monotonic time goes on."""
+        self._behind += seconds
 
 
 class Shelf(FakeRegistry):

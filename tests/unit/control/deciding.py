@@ -91,13 +91,17 @@ class Kept(Routes):
 
     Attributes:
         full: while it is set, nothing can be written.
+        slow: where it is given, what is written waits for it.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.full = False
+        self.slow: asyncio.Event | None = None
 
     async def save_write_back(self, write: WriteBack, *, actor: str = "", reason: str = "") -> bool:
+        if self.slow is not None:
+            await self.slow.wait()
         if self.full:
             raise StateUnavailable("the disk is full")
         return await super().save_write_back(write, actor=actor, reason=reason)

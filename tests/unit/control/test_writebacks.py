@@ -506,6 +506,56 @@ async def test_only_what_is_open_can_be_given_up() -> None:
             await desk.writes.clear(7, actor="ana", reason="")
 
 
+async def test_a_decision_that_is_being_given_up_is_not_written_meanwhile() -> None:
+    """The store takes its time to say so; the registry, which is back just then, is left as it is."""
+    async with a_desk() as desk:
+        desk.shelf.trouble = AWAY
+        await desk.promote("2")
+        await desk.settle()
+        asked = len(desk.shelf.asked)
+        desk.shelf.trouble = None
+        desk.store.slow = asyncio.Event()
+        clearing = asyncio.create_task(
+            desk.writes.clear(desk.controller.writes[0].id, actor="ana", reason="")
+        )
+        await desk.settle()
+        await desk.later(60)
+        desk.store.slow.set()
+        await clearing
+        await desk.later(60)
+
+        assert (len(desk.shelf.asked), desk.shelf.named(), desk.served()) == (asked, "1", "1")
+        assert (await desk.ended())[0] == "cleared"
+
+
+async def test_a_clock_that_is_set_back_delays_no_write() -> None:
+    """A pause is never longer than the longest, whatever the time was when it was noted."""
+    async with a_desk() as desk:
+        desk.shelf.trouble = AWAY
+        await desk.promote("2")
+        await desk.settle()
+        desk.shelf.trouble = None
+        desk.world.clock.set_back(3_600.0)
+        await desk.later(60)
+
+        assert desk.shelf.named() == "2"
+
+
+async def test_the_end_tells_of_no_answer_that_never_came(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A registry that hangs when the gateway ends did not answer after all."""
+    monkeypatch.setattr(writebacks, "TRY_SECONDS", 0.01)
+    async with a_desk() as desk:
+        desk.shelf.hangs = asyncio.Event()
+        await desk.promote("2")
+        await desk.settle()
+        await asyncio.sleep(0.02)
+        await desk.settle()
+
+    assert "answered after all" not in caplog.text
+
+
 def test_a_process_that_is_killed_leaves_before_or_after_and_never_between(tmp_path: Path) -> None:
     """Twenty times, at any moment, with the real store and a real folder."""
     for version in ("1", "2"):
