@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from gateway.cli.options import Json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from gateway.config import GatewayConfig
     from gateway.registering import Checked
@@ -36,12 +36,26 @@ _Config = Annotated[
     ),
 ]
 _Pairs = list[str] | None
+_Answer = TypeVar("_Answer")
 
 
 def _load(config: Path | None) -> GatewayConfig:
     from gateway.config import built_in_config, load_config
 
     return built_in_config(Path.cwd(), os.environ) if config is None else load_config(config, os.environ)
+
+
+def _run(work: Coroutine[Any, Any, _Answer]) -> _Answer:
+    """Carry work out; a call that hangs in a thread does not hold up the end of the command."""
+    import asyncio
+
+    from gateway.threads import OwnThreads
+
+    async def whole() -> _Answer:
+        asyncio.get_running_loop().set_default_executor(OwnThreads())
+        return await work
+
+    return asyncio.run(whole())
 
 
 @commands.command("check")
@@ -53,12 +67,10 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Read each registry once: can it be reached, what is in it, what can be written back to it."""
-    import asyncio
-
     from gateway.cli import exits, output
     from gateway.registering import check_registries
 
-    found = asyncio.run(check_registries(_load(config), name, timeout))
+    found = _run(check_registries(_load(config), name, timeout))
     if as_json:
         output.print_json(found)
     else:
@@ -124,8 +136,6 @@ def register(
     Traffic moves by that only where a model has neither a route nor a stage `production`: then the highest
     version answers, once it is loaded.
     """
-    import asyncio
-
     from gateway.cli.catalogue import pairs
     from gateway.registering import NewFiles, read_contract
     from gateway.registering import register as register_files
@@ -143,7 +153,7 @@ def register(
         description=description,
     )
     found = _load(config)
-    made = asyncio.run(register_files(found, registry, new, _progress(as_json)))
+    made = _run(register_files(found, registry, new, _progress(as_json)))
     _tell([made], found.default_registry, as_json)
 
 
@@ -168,16 +178,14 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Bring a version of another registry, or a Triton model repository, into a registry."""
-    import asyncio
-
     from gateway.registering import Way, import_repository, import_version
 
     found = _load(config)
     way, progress = Way(source, target, name), _progress(as_json)
     if source in found.registries:
-        made = [asyncio.run(import_version(found, model, way, progress))]
+        made = [_run(import_version(found, model, way, progress))]
     else:
-        made = asyncio.run(import_repository(found, model, way, progress))
+        made = _run(import_repository(found, model, way, progress))
     _tell(made, found.default_registry, as_json)
 
 
