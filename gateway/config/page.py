@@ -32,9 +32,9 @@ file. A key is overridden from the environment as `STAGEGATE_` and its path with
 
 `stagegate reload` or SIGHUP takes changed registries, backends, `default_registry`, `residency`,
 `artifacts`, `limits` (but `upstream_connections` and those of shadows), the files of `tls` and `log.level`
-at once; other keys wait for the next start, and the answer names them. A file with a mistake is refused whole. Certificates are
-also taken when their files change; a pair that does not match or has run out is refused, and the old one
-stays.
+at once; other keys wait for the next start, and the answer names them. A file with a mistake is refused
+whole. Certificates are also taken when their files change; a pair that does not match or has run out is
+refused, and the old one stays.
 
 This page is made from the schema by `make generate`.
 
