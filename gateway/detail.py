@@ -8,6 +8,7 @@ from pathlib import Path
 from gateway.bridge import Counters
 from gateway.metrics import BOUNDS_MS
 from gateway.operations import Measured, VersionDetail, VersionRow
+from router.artifacts.policy import shown
 from router.control.controller import Controller, ModelEntry
 from router.errors import VersionNotFound
 from router.model import BackendId, Version, VersionId
@@ -35,7 +36,7 @@ def version_detail(
         registry=registered.registry,
         description=registered.description,
         row=row,
-        artifact=version.artifact,
+        artifact=shown(version.artifact),
         contract=contract,
         contract_from="" if contract is None else "registry" if version.contract else "triton",
         size=_size_of(_folders(controller, row)),

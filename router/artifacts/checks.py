@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from router.artifacts.digest import digest_of_hashes
+from router.artifacts.policy import shown
 from router.errors import ArtifactMissing, ArtifactRefused, DigestMismatch
 from router.model import Version
 from router.ports import RemoteFile
@@ -19,7 +20,7 @@ def check_listing(version: Version, files: Sequence[RemoteFile]) -> None:
         ArtifactRefused: one is hidden, although a digest promises that people looked at all of it.
     """
     if not files:
-        raise ArtifactMissing(f"{version.artifact} holds no files")
+        raise ArtifactMissing(f"{shown(version.artifact)} holds no files")
     for file in files:
         if version.digest and any(part.startswith(".") for part in file.path.split("/")):
             raise ArtifactRefused(
@@ -32,7 +33,8 @@ def check_digest(version: Version, hashes: Mapping[str, str]) -> str:
     actual = digest_of_hashes(hashes)
     if version.digest and actual != version.digest.lower():
         raise DigestMismatch(
-            f"the files at {version.artifact} hash to {actual}, not to {version.digest} as the registry says",
+            f"the files at {shown(version.artifact)} hash to {actual}, "
+            f"not to {version.digest} as the registry says",
             hint="register the version again, or bring its files back",
         )
     return actual
@@ -46,7 +48,7 @@ def check_first(version: Version, digest: str, first: str, remembered: Path) -> 
     """
     if first and digest != first:
         raise DigestMismatch(
-            f"the files at {version.artifact} hash to {digest}, and to {first} when this version was first "
-            "fetched",
+            f"the files at {shown(version.artifact)} hash to {digest}, "
+            f"and to {first} when this version was first fetched",
             hint=f"register changed files as a new version; if the change is meant, delete {remembered}",
         )

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from router.artifacts.paths import check_paths
+from router.artifacts.policy import shown
 from router.artifacts.space import of_disk
 from router.errors import (
     ArtifactChanged,
@@ -115,7 +116,7 @@ class _Asking:
         while not self._done.wait(_TICK):
             check_wanted(cancel)
             if clock() >= until:
-                raise ArtifactUnavailable(f"the store does not say what is at {self._uri}")
+                raise ArtifactUnavailable(f"the store does not say what is at {shown(self._uri)}")
         if self._problem is not None:
             raise _ours(self._problem)
         return self._files

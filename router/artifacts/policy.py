@@ -198,7 +198,7 @@ class Policy:
         """
         who, uri = f"{version.model} {version.version}", version.artifact
         if not uri or len(uri) > _LONGEST_URI or any(ord(char) < 0x20 or ord(char) == 0x7F for char in uri):  # noqa: PLR2004
-            raise ArtifactRefused(f"{who}: its artifact {uri[:80]!r} is no URI")
+            raise ArtifactRefused(f"{who}: its artifact {shown(uri)[:80]!r} is no URI")
         found = _SCHEME.match(uri)
         scheme = found[1].lower() if found else "file"
         match scheme:
@@ -211,7 +211,7 @@ class Policy:
             case _ if own:
                 return RegistryPlace(uri)
         raise ArtifactRefused(
-            f"{who}: registry {version.registry!r} has no access to scheme {scheme!r} of {uri[:200]!r}",
+            f"{who}: registry {version.registry!r} has no access to scheme {scheme!r} of {shown(uri)!r}",
             hint="file, s3 and https can be fetched from any registry",
         )
 
@@ -249,7 +249,7 @@ class Policy:
         roots = (*self.allow.files, *((origin.folder,) if origin.folder is not None else ()))
         if not any(path.is_relative_to(root) for root in roots):
             raise ArtifactRefused(
-                f"{who}: artifact {uri[:200]!r} is a path of this machine that its registry may not name",
+                f"{who}: artifact {shown(uri)!r} is a path of this machine that its registry may not name",
                 hint="add its folder to artifacts.allow.files",
             )
         return LocalPlace(path, roots)
@@ -259,18 +259,18 @@ class Policy:
         own = (f"{o.bucket}/{o.key}",) if (o := _own_bucket(origin)) is not None else ()
         if not any(_below(place, entry) for entry in (*self.allow.buckets, *own)):
             raise ArtifactRefused(
-                f"{who}: artifact {uri[:200]!r} is in bucket {place.bucket!r}, which is not its registry's",
+                f"{who}: artifact {shown(uri)!r} is in bucket {place.bucket!r}, which is not its registry's",
                 hint=f"add {place.bucket!r}, or a prefix in it, to artifacts.allow.buckets",
             )
         return place
 
     def _http(self, who: str, uri: str, origin: Origin) -> HttpPlace:
         if not re.match(r"https?://", uri, re.IGNORECASE):
-            raise ArtifactRefused(f"{who}: artifact {uri[:200]!r} is no URL")
+            raise ArtifactRefused(f"{who}: artifact {shown(uri)!r} is no URL")
         try:
             scheme, host, port = _who_of(uri)
         except (BadHost, ValueError) as problem:
-            raise ArtifactRefused(f"{who}: artifact {uri[:200]!r} is refused: {problem}") from None
+            raise ArtifactRefused(f"{who}: artifact {shown(uri)!r} is refused: {problem}") from None
         own = (scheme, host, port) == _own_host(origin)
         if not own and not self.host_allowed(scheme, host, port):
             entry = (
@@ -279,10 +279,23 @@ class Policy:
                 else host
             )
             raise ArtifactRefused(
-                f"{who}: artifact {uri[:200]!r} is on host {host!r}, which is not allowed",
+                f"{who}: artifact {shown(uri)!r} is on host {host!r}, which is not allowed",
                 hint=f"add {entry!r} to artifacts.allow.hosts",
             )
         return HttpPlace(uri)
+
+
+def shown(uri: str) -> str:
+    """A URI for people: not too long, and without what lets whoever reads it in: a user name and password, a
+    query with a signature."""
+    scheme, mark, rest = uri.partition("://")
+    if not mark or scheme.lower() == "file":
+        return uri[:200]
+    place, *secret = re.split(r"[?#]", rest, maxsplit=1)
+    authority, slash, path = place.partition("/")
+    _, at, host = authority.rpartition("@")
+    whom = f"***@{host}" if at else authority
+    return f"{scheme}://{whom}{slash}{path}"[:200] + ("?***" if secret else "")
 
 
 def local_path(who: str, uri: str) -> Path:
@@ -293,9 +306,9 @@ def local_path(who: str, uri: str) -> Path:
     """
     text = _path_of_file_uri(who, uri) if _SCHEME.match(uri) else uri
     if not text.startswith("/") or "\0" in text:
-        raise ArtifactRefused(f"{who}: artifact {uri[:200]!r} is no absolute path")
+        raise ArtifactRefused(f"{who}: artifact {shown(uri)!r} is no absolute path")
     if ".." in text.split("/"):
-        raise ArtifactRefused(f"{who}: artifact {uri[:200]!r} goes up by '..'")
+        raise ArtifactRefused(f"{who}: artifact {shown(uri)!r} goes up by '..'")
     return Path(posixpath.normpath(text))
 
 
@@ -304,13 +317,13 @@ def _path_of_file_uri(who: str, uri: str) -> str:
         url = urlsplit(uri)
         text = unquote(url.path, errors="strict")
     except ValueError as problem:
-        raise ArtifactRefused(f"{who}: artifact {uri[:200]!r} is no URI: {problem}") from None
+        raise ArtifactRefused(f"{who}: artifact {shown(uri)!r} is no URI: {problem}") from None
     if url.netloc not in ("", "localhost"):
         raise ArtifactRefused(
-            f"{who}: artifact {uri[:200]!r} names another host", hint="write file:///path with three slashes"
+            f"{who}: artifact {shown(uri)!r} names another host", hint="write file:///path with three slashes"
         )
     if url.query or url.fragment:
-        raise ArtifactRefused(f"{who}: artifact {uri[:200]!r} has more than a path", hint="write ? as %3F")
+        raise ArtifactRefused(f"{who}: artifact {shown(uri)!r} has more than a path", hint="write ? as %3F")
     return text
 
 
@@ -323,10 +336,10 @@ def parse_s3(who: str, uri: str) -> S3Place:
     rest = uri[len("s3://") :]
     bucket, _, key = rest.partition("/")
     if uri[: len("s3://")].lower() != "s3://" or not _BUCKET.fullmatch(bucket):
-        raise ArtifactRefused(f"{who}: artifact {uri[:200]!r} is no s3://bucket/key")
+        raise ArtifactRefused(f"{who}: artifact {shown(uri)!r} is no s3://bucket/key")
     parts = key.removesuffix("/").split("/")
     if key and any(part in ("", ".", "..") for part in parts):
-        raise ArtifactRefused(f"{who}: artifact {uri[:200]!r} has an empty part, '.' or '..' in its key")
+        raise ArtifactRefused(f"{who}: artifact {shown(uri)!r} has an empty part, '.' or '..' in its key")
     return S3Place(bucket, key)
 
 

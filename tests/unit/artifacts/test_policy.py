@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from router.artifacts.checks import check_digest, check_first, check_listing
 from router.artifacts.policy import (
     Allow,
     Code,
@@ -17,8 +19,9 @@ from router.artifacts.policy import (
     S3Place,
     check_bucket_entry,
     check_host_entry,
+    shown,
 )
-from router.errors import ArtifactRefused
+from router.errors import ArtifactError, ArtifactRefused
 from router.model import ModelName, Version, VersionId
 
 MLFLOW = Origin("mlflow", uri="https://mlflow.example:5000")
@@ -199,3 +202,47 @@ def test_a_wrong_entry_of_buckets_is_told(entry: str) -> None:
     """Likewise."""
     with pytest.raises(ValueError, match="neither a bucket"):
         check_bucket_entry(entry)
+
+
+HIDDEN = "abc123"
+
+
+@pytest.mark.parametrize(
+    "artifact",
+    [
+        f"https://evil.example/x?X-Amz-Signature={HIDDEN}",
+        f"https://h.example?sig={HIDDEN}@y",
+        f"https://user:{HIDDEN}@h.example/x",
+        f"https://{HIDDEN}@h.example/x?y",
+        f"s3://key:{HIDDEN}@bucket/x",
+        f"gs://bucket/x?token={HIDDEN}",
+        f"https://h.example/a\nb?sig={HIDDEN}",
+        f"HTTPS://h.example/x#{HIDDEN}",
+    ],
+)
+def test_a_refusal_does_not_tell_what_lets_others_in(artifact: str) -> None:
+    """Passwords and signed queries of a URI: logs, states and commands show the text."""
+    with pytest.raises(ArtifactRefused) as raised:
+        POLICY.place(version(artifact), MLFLOW)
+    assert HIDDEN not in f"{raised.value}{raised.value.hint}"
+
+
+def test_a_place_is_still_told() -> None:
+    """What people look for is there."""
+    assert shown("https://h.example/a@1/x?sig=1") == "https://h.example/a@1/x?***"
+    assert shown("s3://b/a@1/x") == "s3://b/a@1/x"
+    assert (shown("file:///a?b"), shown("/a?b")) == ("file:///a?b", "/a?b")
+
+
+def test_a_listing_that_is_empty_or_wrong_does_not_tell_either() -> None:
+    """The same of what is found out later."""
+    signed = replace(version(f"https://h.example/x?sig={HIDDEN}"), digest="sha256:" + "0" * 64)
+    for check in (
+        lambda: check_listing(signed, []),
+        lambda: check_digest(signed, {"x": "0" * 64}),
+        lambda: check_first(signed, "a", "b", Path("/seen")),
+    ):
+        with pytest.raises(ArtifactError) as raised:
+            check()
+        assert HIDDEN not in str(raised.value)
+        assert "https://h.example/x" in str(raised.value)
