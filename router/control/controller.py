@@ -845,7 +845,9 @@ class Controller:
         )
 
     def _copies(self) -> Iterator[Resident]:
+        now = self._clock.now()
         for key, seat, backend in self.residents.ours():
+            self.residents.last_use.setdefault(key, now)  # it may have been there before we came
             version = self._version(key)
             stale = key not in self._left if version is None else self.seat(version) != seat
             if not (stale and (seat.name, backend) in self.residents.unloading):

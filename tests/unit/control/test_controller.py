@@ -170,6 +170,20 @@ async def test_one_missed_look_does_not_take_a_backend_out(world: World) -> None
     assert not state.up
 
 
+async def test_what_was_loaded_before_we_came_is_unloaded_when_idle(world: World) -> None:
+    """Its time counts from when it was first seen; before that nobody knows of its use."""
+    triton = world.add_triton()
+    triton.loaded |= {("m.1", "1"), ("m.2", "1")}
+    world.shelf.set("m", "12", {"production": "1"})
+    await world.settle()
+    await world.later(1799)
+    assert len(triton.loaded) == 2
+    await world.later(2)
+    await world.settle()
+
+    assert world.records.unloads == [("m", "2", "t0", "idle")]
+
+
 async def test_a_version_that_nothing_names_is_unloaded_when_idle(world: World) -> None:
     """After the idle time it goes; what a stage names stays for ever."""
     triton = world.add_triton()
