@@ -530,15 +530,6 @@ def together(capacities: Sequence[Capacity]) -> Capacity:
     return replace(capacities[0], at_once=total) if capacities else Capacity()
 
 
-class LoadState(enum.StrEnum):
-    """Where a version stands on one backend."""
-
-    LOADING = "loading"
-    READY = "ready"
-    UNLOADING = "unloading"
-    FAILED = "failed"
-
-
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
     """One line of a Triton's RepositoryIndex."""

@@ -130,8 +130,7 @@ Action = Load | Unload
 
 def plan(now: ResidencyInput) -> tuple[Action, ...]:
     """All loads, waiting requests first, then all unloads. Doing them leaves nothing to do."""
-    loads, _ = _loads(now)
-    return (*loads, *_unloads(now))
+    return (*_loads(now), *_unloads(now))
 
 
 def stays_for(now: ResidencyInput, key: VersionKey) -> str:
@@ -142,32 +141,22 @@ def stays_for(now: ResidencyInput, key: VersionKey) -> str:
     return f"rollback window of {left.what}"
 
 
-def why_not(now: ResidencyInput) -> dict[VersionKey, str]:
-    """Versions that should be loaded and that `plan` does not load, with the reason."""
-    _, refused = _loads(now)
-    return refused
-
-
-def _loads(now: ResidencyInput) -> tuple[list[Load], dict[VersionKey, str]]:
+def _loads(now: ResidencyInput) -> list[Load]:
     here = {resident.key for resident in now.residents if not resident.stale and not _leaving(now, resident)}
     planned: dict[BackendId, int] = {}
     loads: list[Load] = []
-    refused: dict[VersionKey, str] = {}
     for key, cause, reason in _asked(now):
         if key in here or key in now.loading:
             continue
         failure = now.failures.get(key)
         if failure is not None and now.now < failure.retry_at:
-            wait = failure.retry_at - now.now
-            refused[key] = f"load {failure.attempts} failed: {failure.reason}; next try in {wait:.0f} s"
             continue
         choice = choose(_candidates(now, key, planned))
         if choice.backend is None:
-            refused[key] = choice.why
             continue
         planned[choice.backend] = planned.get(choice.backend, 0) + 1
         loads.append(Load(key, choice.backend, cause, f"{reason}; {choice.why}"))
-    return loads, refused
+    return loads
 
 
 def _asked(now: ResidencyInput) -> list[tuple[VersionKey, str, str]]:
