@@ -28,7 +28,7 @@ from router.control.losses import LOSS_WINDOW
 from router.control.publisher import Publisher
 from router.control.reader import ReaderHooks, RegistryReader, RegistryState
 from router.control.readings import Readings
-from router.control.residents import BackendState, Key, Residents
+from router.control.residents import BackendState, Key, Residents, files_of
 from router.control.watchers import Watchers
 from router.control.webhooks import Webhooks
 from router.errors import BackendUnavailable, ModelNotFound, Unavailable
@@ -280,11 +280,10 @@ class Controller:
 
     def gate(self, model: RegisteredModel) -> Gate:
         """What is known of the contracts of a model's versions beside what its registry says."""
-        contracts = self.residents.contracts
         learned = {
-            version: contract
-            for version in model.versions
-            if (contract := contracts.get((model.name, version))) is not None
+            name: contract
+            for name, version in model.versions.items()
+            if (contract := self.residents.learned(version)) is not None
         }
         return Gate(learned, self.accepted.get((model.registry, model.name), frozenset()))
 
@@ -573,7 +572,7 @@ class Controller:
             then = now.versions.get(version)
             if then != was:
                 self.residents.failures.pop((now.name, version), None)
-            if then is None or _files(then) != _files(was):
+            if then is None or files_of(then) != files_of(was):
                 self.residents.contracts.pop((now.name, version), None)
 
     # Versions and where they are
@@ -908,8 +907,3 @@ class Controller:
             is_it = self.residents.seats.get(seat.name) == action.key and current == (action.cause != "stale")
             if is_it and self.residents.may_unload(seat.name, state.name, self._clock.now()):
                 self._loader.unload(action.key, seat, state, action.cause)
-
-
-def _files(version: Version) -> tuple[str, str, str]:
-    """What its contract, where it was learned, stands on."""
-    return version.format, version.artifact, version.digest

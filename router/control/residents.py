@@ -25,8 +25,16 @@ from router.ports import ModelFolders, ModelServer
 Key = tuple[ModelName, VersionId]
 """One version of one logical model."""
 
+Files = tuple[str, str, str]
+"""What tells one content of a version from the next: its format, artifact and digest."""
+
 UNLOAD_AGAIN_SECONDS = 5.0
 """How long after an unload that failed the next one is tried."""
+
+
+def files_of(version: Version) -> Files:
+    """The files that a version has now."""
+    return version.format, version.artifact, version.digest
 
 
 @dataclass(slots=True)
@@ -112,8 +120,8 @@ class Residents:
 
     Attributes:
         fetching: how far the files of a version that is being loaded are, in words.
-        contracts: what versions take and give, as a Triton that had them told: of those whose registry
-            does not say it.
+        contracts: what versions take and give, as a Triton that had them told, with the files that it had:
+            of those whose registry does not say it.
     """
 
     backends: dict[BackendId, BackendState] = field(default_factory=dict)
@@ -124,7 +132,7 @@ class Residents:
     last_use: dict[Key, float] = field(default_factory=dict)
     seats: dict[TritonName, Key] = field(default_factory=dict)
     unload_again: dict[tuple[TritonName, BackendId], float] = field(default_factory=dict)
-    contracts: dict[Key, Contract] = field(default_factory=dict)
+    contracts: dict[Key, tuple[Files, Contract]] = field(default_factory=dict)
 
     def holders(self, seat: Seat) -> tuple[BackendId, ...]:
         """Backends where a version can take requests now."""
@@ -140,7 +148,12 @@ class Residents:
 
     def contract_of(self, version: Version) -> Contract | None:
         """What a version takes and gives, by its registry, else by a Triton that had it; None if unknown."""
-        return version.contract or self.contracts.get((version.model, version.version))
+        return version.contract or self.learned(version)
+
+    def learned(self, version: Version) -> Contract | None:
+        """What a Triton told that had these very files; None where none did."""
+        files, told = self.contracts.get((version.model, version.version), (None, None))
+        return told if files == files_of(version) else None
 
     async def learn_contract(self, version: Version, seat: Seat, server: ModelServer) -> None:
         """Ask a Triton that has a version what it takes and gives, where that is not known.
@@ -151,7 +164,7 @@ class Residents:
         if self.contract_of(version) is None:
             told = await server.contract(seat.name, seat.version)
             if told is not None:
-                self.contracts[version.model, version.version] = told
+                self.contracts[version.model, version.version] = files_of(version), told
 
     def ours(self) -> Iterator[tuple[Key, Seat, BackendId]]:
         """Every copy of a registry version that is ready on a backend whose loads are ours."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 from router.model import Contract, ModelName, TensorSpec, Version, VersionId
@@ -81,6 +82,25 @@ async def test_a_contract_belongs_to_its_files(world: World) -> None:
     assert world.controller.residents.contract_of(version(world)) == LEARNED
     triton.contract_of.clear()
     change(world, digest="sha256:" + "1" * 64)
+    await world.settle()
+
+    assert world.controller.residents.contract_of(version(world)) is None
+
+
+async def test_what_files_taught_that_were_replaced_meanwhile_is_not_taken_for_the_new_ones(
+    world: World,
+) -> None:
+    """Their load ends after the registry named others under the same version."""
+    triton = world.add_triton()
+    triton.contract_of["m.1"] = LEARNED
+    triton.hold = asyncio.Event()
+    world.shelf.set("m", "1")
+    await world.settle()
+    world.plane.happen(ColdWanted("m", "1"))
+    await world.settle()
+    change(world, digest="sha256:" + "1" * 64)
+    await world.settle()
+    triton.hold.set()
     await world.settle()
 
     assert world.controller.residents.contract_of(version(world)) is None

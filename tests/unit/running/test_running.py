@@ -12,6 +12,7 @@ import pytest
 from gateway.bridge import DataPlane
 from gateway.operations import AcceptedVersion, Change, ReloadReport, ShadowComparison, VersionState
 from gateway.running import Addresses, RunningGateway
+from router.control.residents import files_of
 from router.errors import (
     ContractBroken,
     InvalidInput,
@@ -104,12 +105,17 @@ async def test_with_the_store_away_nothing_changes(house: House) -> None:
     assert house.world.plane.arms("m") == {"stable": ("1", 10_000)}
 
 
+def teach(house: House, version: str, tensor: TensorSpec) -> None:
+    """A Triton told what a version takes."""
+    known = house.world.shelf.models[ModelName("m")].versions[VersionId(version)]
+    told = files_of(known), Contract((tensor,), ())
+    house.world.controller.residents.contracts[known.model, known.version] = told
+
+
 async def test_a_canary_that_breaks_its_clients_is_refused_unless_somebody_forces_it(house: House) -> None:
     """With the differences; forced, route and acceptance are one change of the state."""
-    house.world.controller.residents.contracts = {
-        (ModelName("m"), VersionId("1")): Contract((TensorSpec("x", "FP32", (-1,)),), ()),
-        (ModelName("m"), VersionId("2")): Contract((TensorSpec("z", "FP32", (-1,)),), ()),
-    }
+    teach(house, "1", TensorSpec("x", "FP32", (-1,)))
+    teach(house, "2", TensorSpec("z", "FP32", (-1,)))
     house.world.shelf.hint()
     split = [route(Arm("stable", "production", 9_000), Arm("canary", "2", 1_000))]
     with pytest.raises(ContractBroken) as broken:
@@ -130,10 +136,8 @@ async def test_a_canary_that_breaks_its_clients_is_refused_unless_somebody_force
 
 async def test_a_version_is_accepted_with_the_way_back(house: House) -> None:
     """Told again it changes nothing; without a reason it is refused."""
-    house.world.controller.residents.contracts = {
-        (ModelName("m"), VersionId("1")): Contract((TensorSpec("x", "FP32", (-1,)),), ()),
-        (ModelName("m"), VersionId("2")): Contract((TensorSpec("z", "FP32", (-1,)),), ()),
-    }
+    teach(house, "1", TensorSpec("x", "FP32", (-1,)))
+    teach(house, "2", TensorSpec("z", "FP32", (-1,)))
     house.world.shelf.set("m", "12", {"production": "2"})
     await house.world.settle()
     held = (await house.gateway.versions(ModelName("m"))).problem
