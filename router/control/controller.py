@@ -95,6 +95,10 @@ SUSPECT_SECONDS = 2.0
 """How long a backend that the data plane lost may take to answer a look."""
 
 
+FORGET_BEYOND = 1_000
+"""Copies, beside twice as many as there were last, that are remembered before it is looked which are gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class ControllerSettings:
     """What an operator may set.
@@ -164,6 +168,7 @@ class Controller:
         self._wanted: dict[ModelName, tuple[VersionId, ...]] = {}
         self._left: dict[Key, Left] = {}
         self._counts: dict[Key, int] = {}
+        self._seats_left = 0
         self._looked_at = clock.now()
         self._unnamed: tuple[Unservable, ...] = ()
         self._refused: dict[ModelName, str] = {}
@@ -800,7 +805,16 @@ class Controller:
         window = self.settings.rollback_window
         for key in [key for key, left in self._left.items() if not left.remains(now, window)]:
             del self._left[key]
+        if len(self.residents.seats) > 2 * self._seats_left + FORGET_BEYOND:
+            self._forget_gone()
         self._wake.set()
+
+    def _forget_gone(self) -> None:
+        """Versions come and go for as long as a gateway runs: what is known of those gone goes too."""
+        there = [version for model in self._chosen.values() for version in model.versions.values()]
+        names = {self._triton_name(version) for version in there if version.artifact}
+        if self.residents.forget({(version.model, version.version) for version in there}, names):
+            self._seats_left = len(self.residents.seats)
 
     # Acting
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from router.control.catalog import Seat
@@ -175,6 +175,23 @@ class Residents:
                 key = self.seats.get(seat.name)
                 if key is not None:
                     yield key, seat, state.name
+
+    def forget(self, versions: Set[Key], names: Set[TritonName]) -> bool:
+        """Keep only what is known of these versions, of copies under these names, and of what is ready.
+
+        Nothing is forgotten, and False given, while a load or unload is under way or a backend is away: it
+        may have copies that nobody else knows.
+        """
+        if self.loading or self.unloading or not all(state.up for state in self.backends.values()):
+            return False
+        held = names | {seat.name for state in self.backends.values() for seat in state.ready}
+        self.seats = {name: key for name, key in self.seats.items() if name in held}
+        keys = versions | set(self.seats.values())
+        self.failures = {key: failure for key, failure in self.failures.items() if key in keys}
+        self.last_use = {key: at for key, at in self.last_use.items() if key in keys}
+        self.contracts = {key: told for key, told in self.contracts.items() if key in keys}
+        self.unload_again = {copy: at for copy, at in self.unload_again.items() if copy[0] in self.seats}
+        return True
 
     def fail(self, key: Key, reason: str, now: float) -> Failure:
         """Remember a failed load."""

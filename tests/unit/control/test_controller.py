@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from string import ascii_letters
 
 import pytest
 
+from router.control import controller
 from router.control.catalog import Seat
 from router.errors import RegistryUnavailable, Unavailable
 from router.model import (
@@ -662,3 +664,25 @@ async def test_a_stage_that_goes_to_and_fro_costs_two_loads(world: World) -> Non
     for table in world.plane.history:
         states = {version.version: version.state for version in table["m"].versions} if "m" in table else {}
         assert states.get("1") != "ready" or all(states[arm.version] == "ready" for arm in table["m"].arms)
+
+
+async def test_what_is_known_of_versions_that_are_gone_goes_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway runs for years while versions come and go; what still is on a Triton stays known."""
+    monkeypatch.setattr(controller, "FORGET_BEYOND", 10)
+    triton = world.add_triton()
+    triton.keeps = True
+    for version in ascii_letters:
+        world.shelf.set("m", version)
+        await world.settle()
+        if version == "a":
+            await loaded(world, version=version)
+        key = (ModelName("m"), VersionId(version))
+        world.controller.residents.last_use[key] = world.clock.now()
+        world.controller.residents.fail(key, "no memory", world.clock.now())
+        await world.later(1)
+    residents = world.controller.residents
+
+    assert {"m.a", "m.Z"} <= residents.seats.keys()
+    assert max(len(residents.seats), len(residents.last_use), len(residents.failures)) <= 30
