@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from botocore.exceptions import ClientError
 
 _MOST_OBJECTS = 20_000
+_MOST_PAGES = 1_000
+"""Of a list; a store may give pages with few objects or none."""
+_LONGEST_ANSWER = 64 << 20
+"""Bytes of an answer that is no file, such as a list: botocore reads it whole."""
 _CUT = 300
 _AWS = (".amazonaws.com", ".amazonaws.com.cn")
 _GONE = frozenset({"NoSuchKey", "NoSuchBucket", "NotFound", "404"})
@@ -127,7 +131,7 @@ class S3Files:
     def _below(self, uri: str, bucket: str, prefix: str) -> list[RemoteFile]:
         found: list[RemoteFile] = []
         more: dict[str, str] = {}
-        while True:
+        for _ in range(_MOST_PAGES):
             told = self._ask("list_objects_v2", uri, Bucket=bucket, Prefix=prefix, **more)
             for item in told.get("Contents", ()):
                 path, size = str(item["Key"])[len(prefix) :], int(item["Size"])
@@ -139,6 +143,7 @@ class S3Files:
             if not told.get("IsTruncated") or not told.get("NextContinuationToken"):
                 return found
             more = {"ContinuationToken": told["NextContinuationToken"]}
+        raise ArtifactRefused(f"the list of what is below {uri} does not end")
 
     def _ask(self, operation: str, what: str, **arguments: str) -> Any:  # noqa: ANN401 - boto3 has no types
         client = self._use()
@@ -317,9 +322,14 @@ class _Body:
         self._response = response
 
     def stream(self) -> Iterator[bytes]:
-        """All of it; listings and errors are read so."""
+        """All of it; listings and errors are read so. Raises Unreachable for one without end."""
+        left = _LONGEST_ANSWER
         with self._response:
-            yield from self._response.pieces()
+            for piece in self._response.pieces():
+                left -= len(piece)
+                if left < 0:
+                    raise Unreachable(f"the store's answer has more than {_LONGEST_ANSWER} bytes")
+                yield piece
 
     def read(self, size: int | None = None) -> bytes:
         """Some of it, or all."""
