@@ -39,8 +39,11 @@ def contract_of_onnx(path: Path) -> Contract:
             f"{path.name}: registered without a contract, and onnxruntime is not installed to look inside",
             hint="give version.yaml a contract, or install stagegate[triton]",
         ) from None
+    options = onnxruntime.SessionOptions()
+    # Otherwise it computes all that is constant, and a hundred bytes become gigabytes.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as problem:  # onnxruntime's own errors have no common base
         raise ArtifactError(f"{path.name} is not an ONNX file that onnxruntime reads: {problem}") from None
     return Contract(

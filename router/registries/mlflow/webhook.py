@@ -24,6 +24,7 @@ MOST_AGE = 300.0
 
 _MOST_REMEMBERED = 10_000
 _LONGEST_ID = 200
+_LONGEST_TIME = 15
 _ALIAS = "model_version_alias"
 
 
@@ -66,7 +67,8 @@ class Inbox:
         return self._hints(body)
 
     def _check_time(self, delivery: str, timestamp: str, now: float) -> None:
-        if not timestamp.isascii() or not timestamp.isdigit() or abs(int(timestamp[:15]) - now) > MOST_AGE:
+        plain = timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= _LONGEST_TIME
+        if not plain or abs(int(timestamp) - now) > MOST_AGE:
             raise self._refused(f"its time is not within {MOST_AGE:.0f} s of ours")
         for old in [each for each, until in self._seen.items() if until < now]:
             del self._seen[old]

@@ -17,6 +17,7 @@ from router.registries.mlflow.names import Names
 from router.registries.mlflow.webhook import Inbox
 
 NOW = 1_800_000_000.0
+LONG = "000001800000000" + "9" * 5_000
 SECRET = "pässword"  # noqa: S105 - of these tests
 NAMES = Names({"fraud": "team/fraud"}, ("digits", "team/*", "wine red"))
 
@@ -68,7 +69,16 @@ def test_names_are_those_that_clients_use(inbox: Inbox) -> None:
 
 
 @pytest.mark.parametrize(
-    "at", ["1799999699", "1800000301", "0", "-1800000000", "1.8e9", "18000000000000000000"]
+    "at",
+    [
+        "1799999699",
+        "1800000301",
+        "0",
+        "-1800000000",
+        "1.8e9",
+        "18000000000000000000",
+        f"000001800000000{'9' * 5_000}",
+    ],
 )
 def test_an_old_or_future_notice_is_refused(inbox: Inbox, at: str) -> None:
     """More than five minutes."""
