@@ -72,6 +72,7 @@ class S3Files:
         self._access = access
         self._lock = threading.Lock()
         self._made: tuple[Client, Any] | None = None
+        self._closed = False
 
     def files(self, uri: str) -> Sequence[RemoteFile]:
         """What is at a URI. Raises as the port says."""
@@ -113,8 +114,9 @@ class S3Files:
             body.close()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; nothing is asked any more."""
         with self._lock:
+            self._closed = True
             made, self._made = self._made, None
         for part in made or ():
             part.close()
@@ -122,9 +124,12 @@ class S3Files:
     def _use(self) -> Any:  # noqa: ANN401 - boto3 has no types
         """The client, made at the first question: policies are asked about many places that nobody reads.
 
-        Raises NotSupported without boto3, ArtifactRefused for an endpoint that is no URL.
+        Raises NotSupported without boto3, ArtifactRefused for an endpoint that is no URL, ArtifactUnavailable
+        where it was closed.
         """
         with self._lock:
+            if self._closed:
+                raise ArtifactUnavailable("access to the store was closed")
             self._made = self._made or guarded_client(self._access)
             return self._made[1]
 

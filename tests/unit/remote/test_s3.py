@@ -121,3 +121,13 @@ def test_what_is_no_answer_of_a_store_is_an_error_of_ours(
     pace = Pace(until=time.monotonic() + 30, pause=0.001)
     with pytest.raises(StagegateError):
         list_files(files, "s3://bucket/m", pace=pace)
+
+
+def test_one_that_is_closed_asks_nobody_again(store: tuple[Between, S3Files]) -> None:
+    """Whoever still is at it in a thread that was left behind ends with its next question."""
+    server, files = store
+    files.close()
+    with pytest.raises(ArtifactUnavailable, match="closed"):
+        files.files("s3://bucket/key")
+
+    assert not server.asked
