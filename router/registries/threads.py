@@ -30,7 +30,7 @@ class Threads:
         """What the call returns or raises.
 
         Raises:
-            TimeoutError: it takes longer, or too many that do are still under way.
+            TimeoutError: it takes longer, too many that do are still under way, or there is no thread for it.
         """
         if not self._free.acquire(blocking=False):
             raise TimeoutError
@@ -53,6 +53,10 @@ class Threads:
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(settle, answer)
 
-        threading.Thread(target=work, name=self._name, daemon=True).start()
+        try:
+            threading.Thread(target=work, name=self._name, daemon=True).start()
+        except RuntimeError as problem:
+            self._free.release()
+            raise TimeoutError from problem
         async with asyncio.timeout(seconds):
             return await future
