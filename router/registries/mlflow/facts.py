@@ -111,7 +111,7 @@ class Facts:
             named.update((one.run, one.source, logged_model(source), run_of(source)))
         for known in (self.runs, self.models, self.copies, self._again, self._waits):
             for each in [each for each in list(known) if each not in named]:
-                del known[each]
+                known.pop(each, None)  # a question about one version, in another thread, may have taken it
 
     def _wanted(
         self, known: Mapping[str, object], asked: list[str], named: Iterable[str], now: float
