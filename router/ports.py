@@ -609,10 +609,6 @@ class ModelFolders(Protocol):
         """Delete the folder of a version, if it is there."""
         ...
 
-    def present(self) -> frozenset[TritonName]:
-        """Names of complete folders."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class ColdWanted:

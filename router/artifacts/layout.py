@@ -89,11 +89,6 @@ class TritonRepository:
         async with self._busy.setdefault(name, asyncio.Lock()):
             await asyncio.to_thread(self._remove, name)
 
-    def present(self) -> frozenset[TritonName]:
-        """Names of complete folders; the parts of an ensemble belong to it."""
-        names = (TritonName(entry.name) for entry in self._folder.iterdir() if entry.is_dir())
-        return frozenset(name for name in names if not name.startswith(".") and whole_of(name) is None)
-
     def _make(
         self, version: Version, name: TritonName, progress: Progress | None, cancel: threading.Event
     ) -> None:

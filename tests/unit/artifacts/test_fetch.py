@@ -336,7 +336,6 @@ def test_what_a_killed_process_was_fetching_is_nowhere(tmp_path: Path) -> None:
 
     store = Store(FILES)
     repository = TritonRepository(tmp_path / "repository", fetcher_of(store, tmp_path / "cache"))
-    assert repository.present() == frozenset()
     assert list((tmp_path / "repository").iterdir()) == []
     assert everything(tmp_path / "cache") == {"lock"}
     folder = asyncio.run(repository.put(version_of(), NAME))

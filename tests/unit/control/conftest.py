@@ -182,9 +182,6 @@ class Folders:
     async def remove(self, name: TritonName) -> None:
         pass
 
-    def present(self) -> frozenset[TritonName]:
-        return frozenset()
-
 
 class Routes(MemoryStore):
     """A store in which a test puts routes without waiting."""
