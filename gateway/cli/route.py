@@ -246,11 +246,11 @@ def _changed(before: Route | None, read: Callable[..., Route]) -> Route:
 
 def _stored(client: AdminClient, model: str) -> Route | None:
     """The route of a model in the store, where there is one."""
-    from router.errors import ModelNotFound
+    from router.errors import NotFound
 
     try:
         view = client.route(model)
-    except ModelNotFound:
+    except NotFound:
         return None
     return None if view.implicit else view.route
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.operations import RouteView
+from router.errors import ModelNotFound
 from router.model import Arm, Condition, Fallback, MatchRule, ModelName, Route, Shadow, Sticky, Tolerance
 from tests.fakes.operations import DIGITS, SHADOW_VIEWS, VERSIONS, FakeOperations
 from tests.unit.cli.conftest import Terminal
@@ -131,6 +132,21 @@ async def test_wrong_weights_change_nothing(terminal: Terminal, operations: Fake
     assert outcome.code == 2
     assert "weights sum to 90, not 100" in outcome.err
     assert operations.changes == []
+
+
+async def test_a_model_that_has_no_route_yet_gets_one(
+    terminal: Terminal, operations: FakeOperations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of another registry than the default one, of which the gateway tells nothing before."""
+
+    async def unknown(_: FakeOperations, model: ModelName) -> RouteView:
+        raise ModelNotFound(f"model {model!r} has no route")
+
+    monkeypatch.setattr(FakeOperations, "route", unknown)
+    outcome = await terminal.run("route", "set", "digits", "stable=2:100", "--registry", "bucket")
+
+    assert (outcome.code, outcome.err) == (0, "")
+    assert operations.stored[DIGITS].route.registry == "bucket"
 
 
 async def test_a_lost_compare_and_set_is_exit_code_4(terminal: Terminal) -> None:
