@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         VersionRow,
     )
 
-_DIGEST_SHOWN = 19
+_DIGEST_SHOWN = 12
 
 
 def models(server: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
@@ -110,7 +110,7 @@ def _version_row(row: VersionRow) -> tuple[str, ...]:
         row.format,
         output.names(row.backends),
         output.names(f"{name}={value:.4g}" for name, value in sorted(row.metrics.items())),
-        row.digest[:_DIGEST_SHOWN],
+        row.digest.removeprefix("sha256:")[:_DIGEST_SHOWN],
         row.reason or row.kept,
     )
 

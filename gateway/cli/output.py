@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +21,11 @@ from router.model import WHOLE, Route, format_weight
 from router.traffic.routes import route_to_document
 
 _PIPE_WIDTH = 10_000
+_BETWEEN = 2
+"""Spaces between two columns of a table in a terminal."""
+_SENTENCE_WIDTH = 30
+_SENTENCES = ("REASON", "NOTE", "PROBLEM", "MESSAGE", "ERROR")
+"""Last columns that stand below a table for which a terminal is too narrow."""
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _WEIGHTS = ("weight", "served_weight")
 
@@ -69,13 +75,46 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str)
     if not listed:
         print(empty)
         return
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for heading in headings:
-        grid.add_column(heading, overflow="fold")
-    for row in listed:
+    to = console()
+    columns = [(head, [row[at] for row in listed]) for at, head in enumerate(headings)]
+    remarks: Sequence[str] = ()
+    if to.is_terminal:
+        # Its width is dear; where programs read, columns stay where they are.
+        columns = [(head, cells) for head, cells in columns if any(cells)]
+        if len(columns) > 1 and columns[-1][0] in _SENTENCES and _widths(columns, to.width) is None:
+            remarks = columns.pop()[1]
+    widths: Sequence[int | None] = _widths(columns, to.width) or [None] * len(columns)
+    grid = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0 if to.is_terminal else 1), pad_edge=False, show_edge=False
+    )
+    for (head, _), width in zip(columns, widths, strict=True):
+        grid.add_column(head, overflow="fold", width=width, header_style="bold")
+    for cells in zip(*(cells for _, cells in columns), strict=True):
         # Text, so that brackets in names are not taken for markup.
-        grid.add_row(*(Text(cell) for cell in row))
-    console().print(grid)
+        grid.add_row(*(Text(cell) for cell in cells))
+    to.print(grid)
+    for row, remark in zip(listed, remarks, strict=False):
+        if remark:
+            print(f"{next(cell for cell in row if cell)}: {remark}")
+
+
+def _widths(columns: Sequence[tuple[str, Sequence[str]]], room: int) -> list[int] | None:
+    """How wide each column is, so that words stay whole; None where there is no room for that."""
+    room -= _BETWEEN * (len(columns) - 1)
+    texts = [(head, *cells) for head, cells in columns]
+    wanted = [max(cell_len(text) for text in column) for column in texts]
+    if sum(wanted) <= room:
+        return wanted
+    widths = [max(cell_len(word) for text in column for word in (*text.split(), "-")) for column in texts]
+    if columns and columns[-1][0] in _SENTENCES:
+        widths[-1] = min(wanted[-1], max(widths[-1], _SENTENCE_WIDTH))
+    if sum(widths) > room:
+        return None
+    for _ in range(room - sum(widths)):
+        # To the one that has the least of what it wants: its cells have the most lines.
+        at = max(range(len(widths)), key=lambda one: wanted[one] / widths[one])
+        widths[at] += 1
+    return widths
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> None:
