@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import shutil
 import tempfile
 import time
@@ -12,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.artifacts import Artifacts
-from gateway.config import GatewayConfig
+from gateway.config import BUILT_IN, GatewayConfig
 from router.alias import highest, parse_model_reference, resolve
+from router.artifacts.archives import is_archive
 from router.artifacts.digest import digest_of, files_of
+from router.artifacts.layout import LAYOUTS
 from router.artifacts.onnx_contract import contract_of_onnx
 from router.errors import (
     ArtifactError,
@@ -39,6 +42,9 @@ from router.registries.formats import format_of
 from router.registries.manifest import Unreadable, read_version
 
 Tell = Callable[[str], None]
+
+_NEEDED = {"onnx": ".onnx", "python": "model.py", "mlflow": "MLmodel", "savedmodel": "saved_model.pb"}
+"""How a file's path ends that a version of the format cannot be without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +168,10 @@ async def register(config: GatewayConfig, name: str, new: NewFiles, tell: Tell) 
 
 def _new_version(new: NewFiles) -> NewVersion:
     paths = [path for path, _ in files_of(new.files)]
-    kind = new.format or _format_of(new, paths)
+    if not paths:
+        raise InvalidInput(f"{new.files} holds no files")
+    kind = _known_format(new.format) if new.format else _format_of(new, paths)
+    _check_needed(new, kind, paths)
     contract = new.contract
     onnx = [file for path, file in files_of(new.files) if path.endswith(".onnx")]
     if contract is None and kind == "onnx" and len(onnx) == 1:
@@ -188,7 +197,25 @@ def _format_of(new: NewFiles, paths: list[str]) -> str:
         return kind
     if "model.py" in paths:
         return "python"
-    raise InvalidInput(f"{new.files}: {why}", hint="say it with --format")
+    raise InvalidInput(
+        f"{new.files}: {why.removesuffix('; give `format`')}",
+        hint=f"if it is one of {', '.join(LAYOUTS)}, say it with --format",
+    )
+
+
+def _known_format(kind: str) -> str:
+    if kind in LAYOUTS:
+        return kind
+    near = difflib.get_close_matches(kind.lower(), LAYOUTS, n=1)
+    known = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(LAYOUTS)}"
+    raise InvalidInput(f"format {kind[:80]!r} is not known", hint=known)
+
+
+def _check_needed(new: NewFiles, kind: str, paths: list[str]) -> None:
+    """A folder that is not the one that was meant is told here, not when somebody wants the version."""
+    needed = _NEEDED.get(kind)
+    if needed and not is_archive(paths) and not any(path.endswith(needed) for path in paths):
+        raise InvalidInput(f"{new.files} has no {needed}, which format {kind} needs")
 
 
 def read_contract(path: Path) -> Contract:
@@ -296,15 +323,17 @@ async def import_repository(config: GatewayConfig, model: str, way: Way, tell: T
 def _models_of(config: GatewayConfig, source: str, model: str) -> list[Path]:
     folder = Path(source)
     if not folder.is_dir():
-        known = ", ".join(config.registries)
         raise InvalidInput(
-            f"--from: {source[:200]!r} is neither a registry nor a folder", hint=f"registries: {known}"
+            f"--from: {source[:200]!r} is neither a registry nor a folder", hint=_registries(config)
         )
     found = [
         path for path in sorted(folder.iterdir()) if _is_model(path) and path.name == (model or path.name)
     ]
     if not found:
-        raise ModelNotFound(f"{folder} has no {f'model {model!r}' if model else 'Triton models'}")
+        raise ModelNotFound(
+            f"{folder} has no {f'model {model!r}' if model else 'Triton models'}",
+            hint="it is looked for as MODEL/VERSION/..., where VERSION is a number",
+        )
     return found
 
 
@@ -345,7 +374,11 @@ async def _opened(config: GatewayConfig, name: str) -> AsyncIterator[Registry]:
 def _known(config: GatewayConfig, name: str) -> str:
     if name in config.registries:
         return name
-    known = ", ".join(config.registries) or "none"
     if not name:
-        raise InvalidInput("which registry is meant is not said", hint=f"registries: {known}")
-    raise InvalidInput(f"the configuration has no registry {name!r}", hint=f"registries: {known}")
+        raise InvalidInput("which registry is meant is not said", hint=_registries(config))
+    raise InvalidInput(f"the configuration has no registry {name!r}", hint=_registries(config))
+
+
+def _registries(config: GatewayConfig) -> str:
+    known = f"registries: {', '.join(config.registries) or 'none'}"
+    return f"{known} (those without --config FILE)" if config.source == BUILT_IN else known

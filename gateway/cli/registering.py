@@ -222,7 +222,7 @@ def _tell(made: Sequence[Version], default: str, as_json: bool) -> None:
         empty="there was nothing to bring over",
     )
     if made:
-        print(f"\n'{_next_step(made[0], default)}' sends traffic there")
+        print(f"\n'{_next_step(made[-1], default)}' sends traffic there")
 
 
 def _next_step(made: Version, default: str) -> str:

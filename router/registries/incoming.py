@@ -42,6 +42,10 @@ _GRACE_SECONDS = 600.0
 def bring_in(root: Path, new: NewVersion, progress: Callable[[str], None] | None = None) -> VersionId:
     """Copy files in and return the id that they have; raises as `Registry.register` says."""
     check_new(new)
+    if not root.is_dir():
+        raise RegistryUnavailable(
+            f"there is no folder {root}", hint="create it, or change the registry's `path`"
+        )
     try:
         if new.version and (root / new.model / new.version).exists():
             return _same(root, new, new.version)

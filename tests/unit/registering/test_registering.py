@@ -18,7 +18,7 @@ from gateway.registering import (
     read_contract,
     register,
 )
-from router.errors import InvalidInput, ModelNotFound, NotFound
+from router.errors import InvalidInput, ModelNotFound, NotFound, RegistryUnavailable
 from router.model import Contract, ModelName, TensorSpec
 from tests.servers.sagemaker import REGION, SageMaker
 
@@ -77,6 +77,30 @@ async def test_files_that_tell_no_format_are_not_guessed(config: GatewayConfig, 
         await register(config, "", NewFiles(DIGITS, tmp_path / "weights.bin"), silent)
 
     assert list((tmp_path / "models").iterdir()) == []
+
+
+async def test_files_that_cannot_be_a_version_are_refused(config: GatewayConfig, tmp_path: Path) -> None:
+    """Before anything is in the registry."""
+    for folder in ("notes", "empty"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "notes" / "readme.txt").write_text("hello")
+    for files, format_, told in (
+        ("notes", "onnx", "has no .onnx, which format onnx needs"),
+        ("notes", "onyx", "did you mean 'onnx'"),
+        ("notes", "sculpture", "there are onnx, "),
+        ("empty", "", "holds no files"),
+    ):
+        with pytest.raises(InvalidInput, match=told):
+            await register(config, "", NewFiles(DIGITS, tmp_path / files, format=format_), silent)
+
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+async def test_a_folder_that_is_not_there_is_told(config: GatewayConfig, model: Path, tmp_path: Path) -> None:
+    """It may be a disk that is not mounted, so it is not made."""
+    (tmp_path / "models").rmdir()
+    with pytest.raises(RegistryUnavailable, match="there is no folder"):
+        await register(config, "", NewFiles(DIGITS, model), silent)
 
 
 async def test_a_version_goes_from_one_registry_to_another(
