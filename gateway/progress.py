@@ -96,7 +96,7 @@ def ready_text(inference: str, admin: str, config: GatewayConfig, models: Sequen
     return (
         f"\nstagegate is ready: gRPC on {inference}, {rest}metrics on http://{config.listen.metrics}/metrics\n"
         "Try in another terminal:\n"
-        f"  {command} infer {model} --at production --input {request}{server}\n"
+        f"  {command} infer {model} --input {request}{server}\n"
         f"  {command} versions {model}{server}\n"
         f"  {command} status{server}\n"
         "Ctrl-C stops everything."

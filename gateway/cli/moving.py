@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gateway.cli.admin_client import AdminClient
     from gateway.operations import Moved, WriteRow
 
+_USUAL = ("production", "staging", "archived")
 LOOK_SECONDS = 0.2
 """How often `--wait` asks."""
 
@@ -107,6 +108,10 @@ def _tell(client: AdminClient, moved: Moved, patience: float | None, as_json: bo
 
     if not as_json:
         print(_sentence(moved))
+        if not moved.before and moved.kind == "stage" and moved.name not in _USUAL:
+            print(
+                f"  stage {moved.name} is new: only clients that ask for {moved.model}@{moved.name} meet it"
+            )
         for text in moved.said:
             print(f"  {text}")
     done = "" if patience is None else _wait(client, moved, patience)
@@ -150,7 +155,8 @@ def _until(patience: float, waits: Callable[[], tuple[str, str]]) -> str:
             return done
         if time.monotonic() >= end:
             raise Unavailable(
-                f"not within {patience:g} s: {why}", hint="the decision holds; `stagegate writes` shows it"
+                f"not within {patience:g} s: {why}",
+                hint="the decision holds; `stagegate writes` shows it, `writes clear ID` gives it up",
             )
         time.sleep(LOOK_SECONDS)
 
@@ -240,4 +246,5 @@ def clear(
         output.print_json(row)
         return
     what = f"@{row.name}" if row.kind == "alias" else f"{row.kind} {row.name}"
-    print(f"{row.model}: {what} follows registry {row.registry} again, which names {row.registry_names}")
+    names = row.registry_names or "nothing"
+    print(f"{row.model}: {what} follows registry {row.registry} again, which names {names}")

@@ -44,7 +44,7 @@ def test_the_end_of_a_start_says_what_to_try() -> None:
     commands = [line.strip() for line in out.getvalue().splitlines() if line.startswith("  stagegate")]
     assert len(commands) == 3
     assert all(command.endswith("--server 127.0.0.1:9003") for command in commands)
-    assert commands[0].startswith("stagegate infer m --at production")
+    assert commands[0].startswith("stagegate infer m --input")
 
 
 def test_a_request_file_beside_the_configuration_is_named(tmp_path: Path) -> None:
@@ -57,10 +57,7 @@ def test_a_request_file_beside_the_configuration_is_named(tmp_path: Path) -> Non
 
     Lines(out).ready("127.0.0.1:8001", "127.0.0.1:8003", config, ["diabetes", "digits"])
 
-    assert (
-        f"infer digits --at production --input {os.path.relpath(tmp_path / 'data/digits.json')}\n"
-        in out.getvalue()
-    )
+    assert f"infer digits --input {os.path.relpath(tmp_path / 'data/digits.json')}\n" in out.getvalue()
 
 
 def test_a_pipe_gets_plain_lines() -> None:

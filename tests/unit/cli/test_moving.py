@@ -29,6 +29,17 @@ async def test_a_promotion_says_what_moves(terminal: Terminal, operations: FakeO
     assert asked[5].reason == "better"
 
 
+async def test_a_stage_that_is_new_is_said_to_be(terminal: Terminal, operations: FakeOperations) -> None:
+    """It may be one that was spelt wrong; those that everybody has are no surprise."""
+    operations.moved = Moved("digits", "local", "stage", "prod", "", "2", revision=8, write=4)
+    new = await terminal.run("promote", "digits", "2", "--to", "prod")
+    operations.moved = Moved("digits", "local", "stage", "production", "", "2", revision=8, write=4)
+    usual = await terminal.run("promote", "digits", "2", "--to", "production")
+
+    assert new.out.splitlines()[1:] == ["  stage prod is new: only clients that ask for digits@prod meet it"]
+    assert usual.out == "digits: stage production goes from nothing to 2\n"
+
+
 async def test_a_promotion_can_be_forced(terminal: Terminal, operations: FakeOperations) -> None:
     """And leave others in the stage."""
     await terminal.run("promote", "digits", "2", "--to", "production", "--force", "--keep-existing")
