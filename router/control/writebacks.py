@@ -38,6 +38,7 @@ from router.ports import (
     Capability,
     Clock,
     Hint,
+    PointerMove,
     RegistryChange,
     StateStore,
     TagChange,
@@ -67,6 +68,7 @@ TAG_TRIES = 6
 
 _MOST_TEXT = 500
 _LOST = 20
+_MOST_MOVES = 1_000
 _NEEDED = {PointerKind.STAGE: Capability.STAGES, PointerKind.ALIAS: Capability.ALIASES}
 _REFUSALS = (NotSupported, RegistryRefused, InvalidReference, InvalidName)
 
@@ -103,6 +105,8 @@ class WriteBacks:
         self._away: set[str] = set()
         self._hurried: set[int] = set()
         self._clearing: set[int] = set()
+        self._moves: tuple[PointerMove, ...] = ()
+        self._moves_wait = False
         self._paused = False
         controller.after_turn = self._wake.set
 
@@ -442,20 +446,26 @@ class WriteBacks:
             if kept and after.state in (WriteState.OVERTAKEN, WriteState.GONE):
                 self.lost.append(replace(after, ended=self._clock.unix()))
             await self._controller.load_routes()
-        except StateUnavailable as problem:
-            LOG.warning("write %d: %s; it is tried again", before.id, problem)
+        except Exception as problem:
+            # What is no trouble of the disk's is a bug, which must not be tried without a pause either.
+            known_trouble = isinstance(problem, StateUnavailable)
+            LOG.warning("write %d: %s; it is tried again", before.id, problem, exc_info=not known_trouble)
             again = self._later(before, str(problem))
             known = self._controller.writes
             self._controller.set_writes(again if one.id == before.id else one for one in known)
 
     async def _note_moves(self) -> None:
-        moves = self._controller.take_moves()
-        if not moves:
+        self._moves = (*self._moves, *self._controller.take_moves())[-_MOST_MOVES:]
+        if not self._moves:
             return
         try:
-            await self._store.note_moves(moves)
+            await self._store.note_moves(self._moves)
         except StateUnavailable as problem:
-            LOG.warning("moves of stages and aliases are not remembered: %s", problem)
+            if not self._moves_wait:
+                LOG.warning("moves of stages and aliases are not remembered yet: %s", problem)
+            self._moves_wait = True
+        else:
+            self._moves, self._moves_wait = (), False
 
     def _open(self, number: int) -> WriteBack:
         found = next((one for one in self._controller.writes if one.id == number), None)

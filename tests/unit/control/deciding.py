@@ -92,14 +92,20 @@ class Kept(Routes):
     Attributes:
         full: while it is set, nothing can be written.
         slow: where it is given, what is written waits for it.
+        broken: raised by what is written; `saved` counts how often that was asked for.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.full = False
         self.slow: asyncio.Event | None = None
+        self.broken: Exception | None = None
+        self.saved = 0
 
     async def save_write_back(self, write: WriteBack, *, actor: str = "", reason: str = "") -> bool:
+        self.saved += 1
+        if self.broken is not None:
+            raise self.broken
         if self.slow is not None:
             await self.slow.wait()
         if self.full:
@@ -180,6 +186,10 @@ class Desk:
     def stable(self) -> str:
         """What clients meet without a name."""
         return self.world.plane.arms("m")["stable"][0]
+
+    async def moved_by(self) -> list[tuple[str, str]]:
+        """Moves of the alias that the store remembers, newest first."""
+        return [(before, after) for before, after, _ in await self.store.moved()]
 
     async def ended(self) -> tuple[str, str]:
         """State and note of the write-back that was decided last."""

@@ -376,6 +376,39 @@ async def test_a_store_that_is_full_keeps_nothing_back() -> None:
         assert await desk.ended() == ("agreed", "")
 
 
+async def test_moves_in_the_registry_are_remembered_when_the_store_can_be_written_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each of them, in order, so that a rollback goes to the version before; people are told once."""
+    async with a_desk() as desk:
+        desk.store.full = True
+        for version in ("2", "1", "2"):
+            desk.shelf.set("m", "123", {"production": "1"}, {"champion": version})
+            await desk.settle()
+            await desk.later(1)
+        assert await desk.moved_by() == []
+        desk.store.full = False
+        await desk.later(1)
+
+        assert await desk.moved_by() == [("1", "2"), ("2", "1"), ("1", "2")]
+        assert caplog.text.count("are not remembered yet") == 1
+
+
+async def test_a_store_that_breaks_is_not_asked_without_a_pause() -> None:
+    """Whatever it raises: the next try comes after its wait."""
+    async with a_desk() as desk:
+        await desk.promote("2")
+        desk.store.broken = ValueError("a bug")
+        await desk.settle()
+        await desk.settle()
+        saved = desk.store.saved
+        desk.store.broken = None
+        await desk.later(60)
+
+        assert saved <= 4
+        assert await desk.ended() == ("agreed", "")
+
+
 async def test_somebody_who_moves_it_back_after_the_registry_said_yes_wins() -> None:
     """The old version then is their move; it is not written over again."""
     async with a_desk() as desk:
