@@ -85,6 +85,7 @@ class ProxiedFiles:
         self._silence = silence
         self._lock = threading.Lock()
         self._client: Client | None = None
+        self._closed = False
         self._tags: dict[str, str] = {}
 
     def files(self, uri: str) -> Sequence[RemoteFile]:
@@ -141,8 +142,9 @@ class ProxiedFiles:
                     raise self._refusal(response, page, path)
 
     def close(self) -> None:
-        """Close connections; reads in other threads fail."""
+        """Close connections; reads in other threads fail, and nothing is asked any more."""
         with self._lock:
+            self._closed = True
             client, self._client = self._client, None
         if client is not None:
             client.close()
@@ -238,6 +240,8 @@ class ProxiedFiles:
 
     def _call(self, method: str, target: str, path: str, headers: dict[str, str], body: object) -> Response:
         with self._lock:
+            if self._closed:
+                raise ArtifactUnavailable(f"artifact {path!r}: access to MLflow was closed")
             if self._client is None:
                 self._client = self._server.client(self._silence)
             client = self._client

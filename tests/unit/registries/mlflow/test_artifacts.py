@@ -221,3 +221,14 @@ def test_a_redirect_is_not_followed(source: ProxiedFiles, server: Between) -> No
     with pytest.raises(ArtifactUnavailable, match="redirect"):
         read(source, file)
     assert len(server.asked) == 1
+
+
+def test_one_that_is_closed_asks_nobody_again(source: ProxiedFiles, server: Between) -> None:
+    """Whoever still is at it in a thread that was left behind ends with its next question."""
+    source.files(URI)
+    asked = len(server.asked)
+    source.close()
+    with pytest.raises(ArtifactUnavailable, match="closed"):
+        source.files(URI)
+
+    assert len(server.asked) == asked
