@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.artifacts import Artifacts
-from gateway.config import BUILT_IN, GatewayConfig
+from gateway.config import BUILT_IN, GatewayConfig, SecretReader
 from router.alias import highest, parse_model_reference, resolve
 from router.artifacts.archives import is_archive
 from router.artifacts.digest import digest_of, files_of
@@ -130,12 +130,22 @@ async def _check(config: GatewayConfig, name: str, timeout: float) -> Checked:
                 versions=len(versions),
                 capabilities=tuple(sorted(registry.capabilities)),
                 refused=len(refused),
-                problems=(*view.problems, *refused),
+                problems=(*view.problems, *_unread_secrets(config, name), *refused),
             )
     except TimeoutError:
         return Checked(name, kind, error=f"was not read within {timeout:g} s")
     except StagegateError as problem:
         return Checked(name, kind, error=str(problem))
+
+
+def _unread_secrets(config: GatewayConfig, name: str) -> Iterator[RegistryProblem]:
+    """Those that reading does not need, such as that of webhooks: without it, each notice is refused."""
+    for key, value in config.registries[name].options.items():
+        if isinstance(value, SecretReader):
+            try:
+                value()
+            except StagegateError as problem:
+                yield RegistryProblem(key, problem.message)
 
 
 def _refused(config: GatewayConfig, registry: Registry, versions: list[Version]) -> Iterator[RegistryProblem]:

@@ -20,6 +20,8 @@ from gateway.registering import (
 )
 from router.errors import InvalidInput, ModelNotFound, NotFound, RegistryUnavailable
 from router.model import Contract, ModelName, TensorSpec
+from tests.fakes.mlflow import FakeMlflow
+from tests.servers.between import between
 from tests.servers.sagemaker import REGION, SageMaker
 
 DIGITS = ModelName("digits")
@@ -163,6 +165,21 @@ async def test_registries_are_checked(config: GatewayConfig, model: Path, tmp_pa
     assert "cannot be read" in other.error
     with pytest.raises(InvalidInput, match="'away'"):
         await check_registries(config, "away", 30)
+
+
+async def test_a_secret_that_only_notices_need_is_looked_at(tmp_path: Path) -> None:
+    """Reading works without it, and each notice would be refused."""
+    with between() as server:
+        server.script = FakeMlflow().answer
+        (tmp_path / "stagegate.yaml").write_text(
+            f"registries:\n  prod: {{type: mlflow, uri: '{server.uri}', webhook_secret: {{env: SECRET}}}}\n"
+        )
+        (without,) = await check_registries(load_config(tmp_path / "stagegate.yaml", {}), "", 30)
+        (given,) = await check_registries(load_config(tmp_path / "stagegate.yaml", {"SECRET": "s"}), "", 30)
+
+    assert [problem.subject for problem in without.problems] == ["webhook_secret"]
+    assert "SECRET is not set" in without.problems[0].message
+    assert (without.error, given.error, given.problems) == ("", "", ())
 
 
 async def test_an_artifact_that_the_policy_refuses_is_told(config: GatewayConfig, tmp_path: Path) -> None:
