@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.errors import RegistryIncomplete, RegistryUnavailable
+from router.errors import RegistryIncomplete, StagegateError
 from router.model import ModelName, PointerKind, RegisteredModel, RegistryView, Version, VersionId
 from router.ports import ANYTHING, Hint, Registry, Unknown
 
@@ -23,7 +23,7 @@ async def model_of(registry: Registry, hint: Hint) -> RegisteredModel | Unknown 
     """
     try:
         view = await registry.read(hint)
-    except RegistryUnavailable as problem:
+    except StagegateError as problem:  # away, a program or package that is missing, ...
         return Unknown(str(problem))
     for trouble in view.problems:
         if trouble.subject == hint.model:

@@ -48,7 +48,8 @@ def proxied_path(server: Server, uri: str) -> str | None:
     parts = urlsplit(uri)
     if parts.scheme == SCHEME:
         if parts.netloc and not _is_ours(server, parts.netloc):
-            raise ArtifactRefused(f"{uri[:200]!r} names another MLflow than {server.origin}")
+            host = parts.netloc.rpartition("@")[2][:200]  # without a password that may stand before it
+            raise ArtifactRefused(f"{f'{SCHEME}://{host}'!r} names another MLflow than {server.origin}")
         return checked_path(unquote(parts.path))
     if parts.scheme in ("http", "https") and f"{_PROXY}/" in parts.path:
         base, _, path = parts.path.partition(f"{_PROXY}/")

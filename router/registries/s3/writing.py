@@ -6,6 +6,7 @@ none (`If-None-Match: *`). Its files are uploaded before it, into a folder that 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
@@ -18,6 +19,7 @@ from router.errors import (
     InvalidInput,
     ModelNotFound,
     RegistryUnavailable,
+    StagegateError,
     VersionNotFound,
 )
 from router.model import VersionId
@@ -223,5 +225,7 @@ class Uploads:
                 MultipartUpload={"Parts": parts},
             )
         except BaseException:
-            self._objects.call(what, "abort_multipart_upload", Key=key, UploadId=upload)
+            # What went wrong first is what people are told; a store drops parts that nobody completes.
+            with contextlib.suppress(StagegateError):
+                self._objects.call(what, "abort_multipart_upload", Key=key, UploadId=upload)
             raise

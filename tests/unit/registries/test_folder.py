@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from router.errors import RegistryIncomplete, RegistryUnavailable
-from router.model import ModelName, RegisteredModel, RegistryView
+from router.errors import NotSupported, RegistryIncomplete, RegistryUnavailable
+from router.model import ModelName, PointerKind, RegisteredModel, RegistryView, VersionId
+from router.ports import Unknown
 from router.registries import FolderRegistry, asking, folder
 
 DIGITS = ModelName("digits")
@@ -305,3 +306,16 @@ async def test_very_many_models_are_read_in_several_readings(
         "b",
         "digits",
     }
+
+
+async def test_what_cannot_be_asked_is_unknown(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the reason, such as a program that is missing."""
+    registry = FolderRegistry("local", root)
+
+    async def lacking(_hint: object = None) -> RegistryView:
+        raise NotSupported("git is not installed")
+
+    monkeypatch.setattr(registry, "read", lacking)
+
+    assert isinstance(await registry.get(ModelName("digits"), VersionId("1")), Unknown)
+    assert isinstance(await registry.resolve(ModelName("digits"), PointerKind.STAGE, "production"), Unknown)

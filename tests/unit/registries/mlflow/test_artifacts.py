@@ -114,6 +114,16 @@ def test_a_uri_that_leads_elsewhere_is_refused_before_anything_is_asked(
     assert server.asked == []
 
 
+def test_a_password_in_a_uri_is_not_told(registry: MlflowRegistry) -> None:
+    """The refusal goes into logs; it names the host."""
+    uri = "mlflow-artifacts://me:hunter2@other:5000/0/run"
+    source = registry.source(uri)
+    assert source is not None
+    with pytest.raises(ArtifactRefused, match="//other:5000") as told:
+        source.files(uri)
+    assert "hunter2" not in str(told.value)
+
+
 @pytest.mark.parametrize(
     "uri", ["s3://bucket/model", "file:///etc", "https://host/model", "/etc", "models:/m-1"]
 )

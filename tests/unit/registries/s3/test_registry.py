@@ -7,7 +7,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import pytest
@@ -537,6 +537,26 @@ async def test_files_are_uploaded_and_come_back(
         "config.pbtxt": b"backend: 'x'",
     }
     assert registry.source("https://host/file") is None
+
+
+def test_an_upload_that_fails_names_what_failed_first(tmp_path: Path) -> None:
+    """Also where the store that failed it takes no word of giving it up."""
+    (tmp_path / "weights").write_bytes(b"x" * 9)
+
+    class Store:
+        bucket = "b"
+
+        def call(self, _what: str, operation: str, **_rest: object) -> dict[str, str]:
+            if operation == "create_multipart_upload":
+                return {"UploadId": "1"}
+            raise RegistryUnavailable(f"no {operation}")
+
+    uploads = writing.Uploads(cast(objects.Objects, Store()), "", "", None)
+    with (
+        (tmp_path / "weights").open("rb") as reader,
+        pytest.raises(RegistryUnavailable, match="no upload_part"),
+    ):
+        uploads._send_parts(reader.read, "key", "what")
 
 
 async def test_the_manifest_comes_last(opened: Open, bucket: Bucket, files: Path, s3_proxy: Proxy) -> None:
