@@ -160,7 +160,8 @@ class _Loader(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         return service_pb2.ModelConfigResponse()
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return service_pb2.ModelMetadataResponse(name=request.name)
+        tensor = service_pb2.ModelMetadataResponse.TensorMetadata(name="x", datatype="FP32", shape=[-1])
+        return service_pb2.ModelMetadataResponse(name=request.name, inputs=[tensor], outputs=[tensor])
 
 
 @pytest.fixture
