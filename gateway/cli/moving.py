@@ -4,12 +4,13 @@
 # ruff: noqa: T201 -- standard output is what a command line is for
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli.options import DEFAULT_SERVER, Json, Model, Server, admin
+from gateway.cli.options import DEFAULT_SERVER, Json, Server, admin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,13 @@ Timeout = Annotated[
     float, typer.Option("--timeout", min=0.0, metavar="SECONDS", help="With --wait: give up after this.")
 ]
 
+ModelOrBoth = Annotated[
+    str, typer.Argument(metavar="MODEL[@REF]", help="With the version, or the version after it.")
+]
+Reference = Annotated[
+    str, typer.Argument(metavar="[REF]", help="The version: its id, a stage, or @alias.", show_default=False)
+]
+
 writes_commands = typer.Typer(
     help="Show what registries are still to be told, and why they are not yet.",
     invoke_without_command=True,
@@ -38,8 +46,8 @@ writes_commands = typer.Typer(
 
 
 def promote(
-    model: Model,
-    reference: Annotated[str, typer.Argument(metavar="REF", help="The version: its id, a stage, or @alias.")],
+    model: ModelOrBoth,
+    reference: Reference = "",
     *,
     to: Annotated[str, typer.Option("--to", metavar="STAGE|@ALIAS", help="What is to name it.")],
     reason: Why = "",
@@ -55,14 +63,15 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Let a stage or alias name a version: traffic follows, and the registry is told."""
+    model, reference = _both(model, reference)
     with admin(server) as client:
         moved = client.promote(model, reference, to, keep_existing=keep_existing, force=force, reason=reason)
         _tell(client, moved, timeout if wait else None, as_json)
 
 
 def accept(
-    model: Model,
-    reference: Annotated[str, typer.Argument(metavar="REF", help="The version: its id, a stage, or @alias.")],
+    model: ModelOrBoth,
+    reference: Reference = "",
     *,
     reason: Annotated[str, typer.Option("--reason", "-r", help="Why; kept with it. Needed.")],
     server: Server = DEFAULT_SERVER,
@@ -71,6 +80,7 @@ def accept(
     """Let a version take over although it breaks the contract of what it replaces."""
     from gateway.cli import output
 
+    model, reference = _both(model, reference)
     with admin(server) as client:
         accepted = client.accept(model, reference, reason=reason)
     if as_json:
@@ -101,6 +111,16 @@ def rollback(
     with admin(server) as client:
         moved = client.rollback(name, pointer, to, reason=reason)
         _tell(client, moved, timeout if wait else None, as_json)
+
+
+def _both(model: str, reference: str) -> tuple[str, str]:
+    """Model and version, written as one word or as two."""
+    name, at, inside = model.partition("@")
+    if bool(inside) == bool(reference) or (at and not inside):
+        raise typer.BadParameter(
+            "name one version: `digits 2` or `digits@2`, `digits @next` or `digits@@next`"
+        )
+    return name, inside or reference
 
 
 def _tell(client: AdminClient, moved: Moved, patience: float | None, as_json: bool) -> None:
@@ -149,10 +169,14 @@ def _until(patience: float, waits: Callable[[], tuple[str, str]]) -> str:
     from router.errors import Unavailable
 
     end = time.monotonic() + patience
+    told = ""
     while True:
         why, done = waits()
         if done:
             return done
+        if why != told:  # a load that fails is seen when it does, not when patience is over
+            told = why
+            print(f"  waiting: {why}", file=sys.stderr)
         if time.monotonic() >= end:
             raise Unavailable(
                 f"not within {patience:g} s: {why}",

@@ -29,6 +29,19 @@ async def test_a_promotion_says_what_moves(terminal: Terminal, operations: FakeO
     assert asked[5].reason == "better"
 
 
+@pytest.mark.parametrize("words", [("digits@2",), ("digits", "2")])
+async def test_a_version_is_named_in_one_word_or_two(
+    terminal: Terminal, operations: FakeOperations, words: tuple[str, ...]
+) -> None:
+    """As `show` and `rollback` take it; never both, never neither."""
+    assert (await terminal.run("promote", *words, "--to", "@champion")).code == 0
+    assert operations.moves[-1][:2] == ("@champion", "2")
+
+    for wrong in (("digits",), ("digits@",), ("digits@2", "2")):
+        outcome = await terminal.run("promote", *wrong, "--to", "@champion")
+        assert (outcome.code, "name one version" in outcome.err) == (2, True)
+
+
 async def test_a_stage_that_is_new_is_said_to_be(terminal: Terminal, operations: FakeOperations) -> None:
     """It may be one that was spelt wrong; those that everybody has are no surprise."""
     operations.moved = Moved("digits", "local", "stage", "prod", "", "2", revision=8, write=4)
@@ -95,6 +108,7 @@ async def test_wait_returns_when_the_registry_says_the_same(
 
     assert (outcome.code, operations.next_rows) == (0, [])
     assert outcome.out.splitlines()[-1] == "  registry local says so too"
+    assert outcome.err == "  waiting: connection refused\n"
 
 
 @pytest.mark.parametrize(
