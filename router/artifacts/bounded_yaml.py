@@ -31,7 +31,7 @@ def _check(text: str) -> None:
     """Go through a document without making anything of it. Raises ValueError, YAMLError."""
     sizes: dict[str, int] = {}
     inside: list[tuple[str | None, int]] = [(None, 0)]
-    for event in _events(text):
+    for event in events(text):
         anchor, size = getattr(event, "anchor", None), 1
         if isinstance(event, yaml.CollectionStartEvent):
             inside.append((anchor, 1))
@@ -52,7 +52,12 @@ def _check(text: str) -> None:
             raise ValueError("it is too large with its references written out")
 
 
-def _events(text: str) -> Iterator[yaml.Event]:
+def events(text: str) -> Iterator[yaml.Event]:
+    """What a parser tells of a text, up to its end. Like `yaml.parse`, but that looks at each event twice.
+
+    Raises:
+        YAMLError: it is no YAML.
+    """
     loader = _LOADER(text)
     try:
         while not isinstance(event := loader.get_event(), yaml.StreamEndEvent):

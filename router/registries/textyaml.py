@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 import yaml
 
+from router.artifacts.bounded_yaml import events
+
 MAX_DEPTH = 32
 """Deeper nesting is refused; no document of ours needs more than six."""
 
 Path = tuple[str | int, ...]
 """Where in a document: keys and list indexes."""
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class YamlProblem(Exception):
@@ -68,21 +68,11 @@ def parse(text: str) -> Document:
     """
     try:
         # Event by event: the parser's time grows with the square of the depth, and the builder stops it.
-        return _Builder(_events(text)).document()
+        return _Builder(events(text)).document()
     except yaml.MarkedYAMLError as error:
         raise _syntax_problem(text, error) from error
     except yaml.YAMLError as error:
         raise YamlProblem(1, " ".join(str(error).split())) from error
-
-
-def _events(text: str) -> Iterator[yaml.Event]:
-    # As `yaml.parse`, which looks at each event twice.
-    loader = _LOADER(text)
-    try:
-        while not isinstance(event := loader.get_event(), yaml.StreamEndEvent):
-            yield event
-    finally:
-        loader.dispose()
 
 
 def _syntax_problem(text: str, error: yaml.MarkedYAMLError) -> YamlProblem:
