@@ -36,6 +36,8 @@ struct State {
     connections: AtomicUsize,
     at_once: AtomicUsize,
     most_at_once: AtomicUsize,
+    /// Its one instance, which works on one request at a time.
+    instance: tokio::sync::Mutex<()>,
     refused: AtomicBool,
     /// What inferences get that ask for nothing.
     usual: Mutex<String>,
@@ -266,6 +268,11 @@ async fn act(state: &State, mut respond: SendResponse<Bytes>, body: &Bytes, what
         "wait" => {
             let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
             state.cancelled.fetch_add(1, SeqCst);
+        }
+        "work" => {
+            let _mine = state.instance.lock().await;
+            tokio::time::sleep(Duration::from_millis(number(what) as u64)).await;
+            reply(&mut respond, &message_for(body), what).await;
         }
         "sleep" => {
             tokio::time::sleep(Duration::from_millis(number(what) as u64)).await;
