@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import ipaddress
+import select
 import socket
 import ssl
 import threading
@@ -28,6 +29,8 @@ PIECE = 1 << 18
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_KEPT = 16
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""Methods whose requests may be sent again where nobody knows whether they arrived (RFC 9110, 9.2.2)."""
 _SECRETS = frozenset({"authorization", "cookie", "x-amz-security-token", "x-api-key"})
 _CUT = 300
 
@@ -155,6 +158,14 @@ class _Connection(http.client.HTTPConnection):
                 raise Unreachable(f"{self._origin}: no TLS: {problem}") from None
         self.sock = sock
 
+    def quiet(self) -> bool:
+        """Whether its peer has said nothing since the last answer: an end of the connection is heard, too."""
+        if self.sock is None:
+            return False
+        heard = select.poll()
+        heard.register(self.sock, select.POLLIN)
+        return not heard.poll(0)
+
     def interrupt(self) -> None:
         """Wake whoever reads from it in another thread; it fails there."""
         sock = self.sock
@@ -256,7 +267,8 @@ class Client:
         """Send a request and return once there are headers, whatever the status.
 
         Secrets among the headers go to the first origin only; of redirects, those of GET and HEAD are
-        followed.
+        followed. A request over a kept connection that turns out to be closed is sent again over another
+        one, unless doing it twice would be other than doing it once, as with POST: its peer may have had it.
 
         Raises:
             Refused: the URL, its address, or where it redirects to is not allowed.
@@ -307,7 +319,8 @@ class Client:
             except (OSError, http.client.HTTPException, ValueError) as problem:
                 self._drop(connection)
                 # A kept connection may have been closed by the peer while it was idle.
-                if connection.uses and not self._closed and isinstance(problem, ConnectionError):
+                stale = connection.uses > 0 and isinstance(problem, ConnectionError)
+                if stale and method in _IDEMPOTENT and not self._closed:
                     continue
                 raise Unreachable(f"{origin} does not answer: {_said(problem)}") from None
             return Response(raw, url, partial(self._give_back, origin, connection))
@@ -316,14 +329,23 @@ class Client:
         with self._lock:
             if self._closed:
                 raise Unreachable("this client was closed")
-            kept = self._idle.get(origin)
-            connection = kept.pop() if kept else None
+            connection = self._kept(origin)
             if connection is None:
                 connection = _Connection(origin, self.guard, self.timeout, self._tls(origin))
             else:
                 connection.uses += 1
             self._live.add(connection)
             return connection
+
+    def _kept(self, origin: Origin) -> _Connection | None:
+        """A connection that was used and is still open, as far as can be seen from here."""
+        kept = self._idle.get(origin, [])
+        while kept:
+            connection = kept.pop()
+            if connection.quiet():
+                return connection
+            connection.close()
+        return None
 
     def _tls(self, origin: Origin) -> ssl.SSLContext | None:
         if origin.scheme != "https":

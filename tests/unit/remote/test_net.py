@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -153,6 +155,102 @@ def test_connections_are_kept_and_a_stale_one_is_replaced(client: Client) -> Non
                 assert len(response.read(1000)) == 1000
 
     assert len(asked) == 4
+
+
+class Wavering:
+    """Answers one request on each connection, and meets the next one there with an end and no answer.
+
+    Args:
+        at_once: whether it ends a connection after its answer, and not once it has the next request.
+    """
+
+    def __init__(self, *, at_once: bool = False) -> None:
+        self._at_once = at_once
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+        self.heard: list[str] = []
+        self.ended = threading.Semaphore(0)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listening.getsockname()[1]}/"
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listening.accept()
+                self._threads.append(threading.Thread(target=self._serve, args=(connection,)))
+                self._threads[-1].start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            self._hear(connection)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            if not self._at_once:
+                self._hear(connection)
+        self.ended.release()
+
+    def _hear(self, connection: socket.socket) -> None:
+        line = connection.recv(1 << 16).partition(b" ")[0].decode()
+        if line:
+            self.heard.append(line)
+
+    def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        for thread in self._threads:
+            thread.join(5)
+
+
+@pytest.fixture
+def wavering() -> Iterator[Wavering]:
+    """A peer that takes the second request of a connection and does not answer it."""
+    made = Wavering()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_what_may_have_been_done_is_not_asked_for_twice(
+    client: Client, wavering: Wavering, method: str
+) -> None:
+    """The peer had the request and ended the connection: nobody knows what it did about it."""
+    with client.request("GET", wavering.url) as first:
+        first.read(10)
+    with pytest.raises(Unreachable):
+        client.request(method, wavering.url, {}, b"one more")
+    client.close()
+
+    assert wavering.heard.count(method) == 1
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_what_can_be_done_twice_is_asked_for_again(client: Client, wavering: Wavering, method: str) -> None:
+    """As above, where the second time changes nothing."""
+    with client.request("GET", wavering.url) as first:
+        first.read(10)
+    with client.request(method, wavering.url) as second:
+        assert second.read(10) == b"ok"
+    client.close()
+
+    assert wavering.heard == ["GET", method, method]
+
+
+def test_nothing_is_sent_over_a_connection_that_has_ended(client: Client) -> None:
+    """Servers end idle connections: whoever writes to them meanwhile need not fail for it."""
+    peer = Wavering(at_once=True)
+    try:
+        with client.request("GET", peer.url) as first:
+            first.read(10)
+        assert peer.ended.acquire(timeout=5)
+        with client.request("POST", peer.url, {}, b"one more") as second:
+            assert second.read(10) == b"ok"
+    finally:
+        client.close()
+        peer.close()
+
+    assert peer.heard == ["GET", "POST"]
 
 
 def test_more_than_the_limit_is_not_kept_in_memory(client: Client) -> None:
