@@ -11,13 +11,16 @@ from router.ports import Registry
 from router.registries.dvc.artifacts import Remotes
 from router.registries.dvc.git import Mirror, check_url
 from router.registries.dvc.registry import DvcRegistry, Settings
-from router.registries.dvc.remotes import S3Access, plain_place
+from router.registries.dvc.remotes import plain_place
 from router.registries.options import Option, OptionKind, RegistryType
+from router.remote.s3 import S3Access
 
 __all__ = ["TYPE", "DvcRegistry"]
 
 _POLL = 5.0
 _TIMEOUT = 60.0
+_SILENCE = 10.0
+"""Seconds without a byte from a remote after which a connection is given up."""
 
 
 def _places(value: object) -> None:
@@ -41,7 +44,7 @@ def _open(name: str, options: Mapping[str, object]) -> Registry:
         timeout=cast(float | None, options.get("timeout")) or _TIMEOUT,
     )
     places = [plain_place(place) for place in cast(Sequence[str], options.get("remotes") or ())]
-    remotes = Remotes(mirror, path, places, lambda: _access(options))
+    remotes = Remotes(mirror, path, places, _access(name, options))
     settings = Settings(
         poll=cast(float | None, options.get("poll")) or _POLL,
         names=cast(Mapping[str, str], options.get("names") or {}),
@@ -52,16 +55,18 @@ def _open(name: str, options: Mapping[str, object]) -> Registry:
     return DvcRegistry(name, mirror, remotes, settings)
 
 
-def _access(options: Mapping[str, object]) -> S3Access:
-    access_key = cast(Callable[[], str] | None, options.get("access_key"))
-    secret_key = cast(Callable[[], str] | None, options.get("secret_key"))
-    return S3Access(
-        endpoint=cast(str | None, options.get("endpoint")) or None,
-        region=cast(str | None, options.get("region")) or None,
-        access_key=access_key() if access_key is not None else "",
-        secret_key=secret_key() if secret_key is not None else "",
-        timeout=cast(float | None, options.get("timeout")) or _TIMEOUT,
+def _access(name: str, options: Mapping[str, object]) -> S3Access:
+    endpoint = cast(str | None, options.get("endpoint")) or ""
+    access = S3Access(
+        endpoint=endpoint,
+        region=cast(str | None, options.get("region")) or ("us-east-1" if endpoint else ""),
+        access_key=cast(Callable[[], str] | None, options.get("access_key")),
+        secret_key=cast(Callable[[], str] | None, options.get("secret_key")),
+        timeout=min(cast(float | None, options.get("timeout")) or _TIMEOUT, _SILENCE),
     )
+    if (access.access_key is None) != (access.secret_key is None):
+        raise InvalidInput(f"registry {name!r}: give both `access_key` and `secret_key`, or neither")
+    return access
 
 
 TYPE = RegistryType(

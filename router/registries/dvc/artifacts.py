@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -28,7 +28,8 @@ from router.registries.dvc.files import (
     place,
 )
 from router.registries.dvc.git import Mirror
-from router.registries.dvc.remotes import Remote, S3Access, open_remote, where
+from router.registries.dvc.remotes import Remote, open_remote, where
+from router.remote.s3 import S3Access
 
 SCHEME = "dvc"
 
@@ -110,18 +111,21 @@ class Remotes:
         mirror: the repository.
         top: its checkout on this machine, if any: relative remotes start there.
         allowed: places where remotes may lie, as `plain_place` returns them.
-        access: reads the operator's keys of S3.
+        access: the operator's own way into S3.
     """
 
-    def __init__(
-        self, mirror: Mirror, top: Path | None, allowed: Sequence[str], access: Callable[[], S3Access]
-    ) -> None:
+    def __init__(self, mirror: Mirror, top: Path | None, allowed: Sequence[str], access: S3Access) -> None:
         self._mirror = mirror
         self._top = top
         self._allowed = tuple(allowed)
         self._access = access
         self._lock = threading.Lock()
         self._open: dict[str, Remote] = {}
+        self._closed = False
+
+    def another(self) -> Remotes:
+        """The same for somebody else, with connections of its own."""
+        return Remotes(self._mirror, self._top, self._allowed, self._access)
 
     def of(self, commit: str, out: Out) -> Remote:
         """The remote that has an out.
@@ -130,18 +134,25 @@ class Remotes:
             Unusable: the repository names none.
             ArtifactRefused: it may not be read.
             NotSupported: boto3 is missing.
+            ArtifactUnavailable: this was closed.
         """
         config = _read(self._mirror, commit, CONFIG_FILE) or ""
         found = where(config, out.remote, self._top, self._allowed)
         with self._lock:
+            if self._closed:
+                raise ArtifactUnavailable("access to the remotes was closed")
             if found not in self._open:
-                self._open[found] = open_remote(found, self._access())
+                self._open[found] = open_remote(found, self._access)
             return self._open[found]
 
     def close(self) -> None:
-        """Forget open remotes."""
+        """Close all connections; nothing is asked any more."""
         with self._lock:
+            self._closed = True
+            remotes = tuple(self._open.values())
             self._open.clear()
+        for remote in remotes:
+            remote.close()
 
 
 def listed(remote: Remote, out: Out) -> tuple[Entry, ...]:
@@ -161,7 +172,11 @@ def listed(remote: Remote, out: Out) -> tuple[Entry, ...]:
 
 
 class DvcSource:
-    """Implements `router.ports.Source` over DVC's remotes; a file's `seen` is its key there."""
+    """Implements `router.ports.Source` over DVC's remotes; a file's `seen` is its key there.
+
+    Args:
+        remotes: closed with this.
+    """
 
     def __init__(self, mirror: Mirror, remotes: Remotes) -> None:
         self._mirror = mirror
@@ -198,9 +213,10 @@ class DvcSource:
         yield from _proved(pieces, file) if whole and file.md5 else pieces
 
     def close(self) -> None:
-        """Forget what was found."""
+        """Close all connections, and forget what was found."""
         with self._lock:
             self._held.clear()
+        self._remotes.close()
 
     def _at(self, uri: str) -> tuple[Remote, Out]:
         with self._lock:

@@ -108,7 +108,6 @@ class DvcRegistry:
         self._made: dict[tuple[str, str, str], Version | str] = {}
         self._models: dict[ModelName, RegisteredModel] = {}
         self._pinned: dict[ModelName, dict[VersionId, None]] = {}
-        self._source = DvcSource(mirror, remotes)
 
     @property
     def name(self) -> str:
@@ -177,11 +176,12 @@ class DvcRegistry:
 
     def source(self, uri: str) -> Source | None:
         """Access to the remotes; None for what is not of this registry."""
-        return self._source if uri.startswith(f"{SCHEME}://") else None
+        if not uri.startswith(f"{SCHEME}://"):
+            return None
+        return DvcSource(self._mirror, self._remotes.another())
 
     async def close(self) -> None:
         """Remove a temporary mirror."""
-        self._source.close()
         self._remotes.close()
         await asyncio.to_thread(self._mirror.close)
 

@@ -10,16 +10,17 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from router.errors import ArtifactMissing, ArtifactRefused, ArtifactUnavailable, NotSupported
+from router.errors import ArtifactMissing, ArtifactRefused, ArtifactUnavailable
 from router.registries.dvc.files import CONFIG_FILE, Unusable, remotes
+from router.remote.s3 import S3Access, guarded_client, translated
 
 _PIECE = 1 << 20
 _CUT = 500
+_PUSH = "bring it there by `dvc push`"
 
 
 class Remote(Protocol):
@@ -33,16 +34,9 @@ class Remote(Protocol):
         """Bytes from `start` on and before `end`. Raises ArtifactMissing, ArtifactUnavailable."""
         ...
 
-
-@dataclass(frozen=True, slots=True)
-class S3Access:
-    """The operator's own way into S3; "" and None leave it to boto3's own rules."""
-
-    endpoint: str | None
-    region: str | None
-    access_key: str
-    secret_key: str
-    timeout: float
+    def close(self) -> None:
+        """Close all connections; reads that wait in other threads fail at once."""
+        ...
 
 
 def where(config: str, named: str, top: Path | None, allowed: Sequence[str]) -> str:
@@ -93,7 +87,15 @@ def plain_place(text: str) -> str:
 
 
 def open_remote(place: str, access: S3Access) -> Remote:
-    """Access to a place as `where` returns it. Raises NotSupported where boto3 is missing."""
+    """Access to a place as `where` returns it.
+
+    Args:
+        access: the operator's own way into S3.
+
+    Raises:
+        NotSupported: boto3 is missing.
+        ArtifactRefused: the endpoint is no URL, or there is no region.
+    """
     if place.startswith("s3://"):
         return _S3Remote(place, access)
     return _FolderRemote(Path(place))
@@ -150,6 +152,9 @@ class _FolderRemote:
                 left = None if left is None else left - len(piece)
                 yield piece
 
+    def close(self) -> None:
+        """Each read has a descriptor of its own."""
+
     def _open(self, key: str) -> int:
         path = posixpath.join(self._root, key)
         if not os.path.realpath(path).startswith(self._root + "/"):
@@ -157,7 +162,7 @@ class _FolderRemote:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise ArtifactMissing(f"the remote has no {path}", hint="bring it there by `dvc push`") from error
+            raise ArtifactMissing(f"the remote has no {path}", hint=_PUSH) from error
         except OSError as error:
             raise ArtifactUnavailable(f"{path} cannot be read: {error.strerror}") from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -167,13 +172,13 @@ class _FolderRemote:
 
 
 class _S3Remote:
-    """A prefix of a bucket."""
+    """A prefix of a bucket. Like all that is on S3 it is reached through the guard of `router.remote`."""
 
     def __init__(self, place: str, access: S3Access) -> None:
         bucket, _, prefix = place.removeprefix("s3://").partition("/")
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
-        self._client = _client(access)
+        self._wire, self._client = guarded_client(access)
 
     def size(self, key: str) -> int:
         answer = self._ask(key, "head_object", {})
@@ -184,60 +189,35 @@ class _S3Remote:
             return
         whole = start == 0 and end is None
         spans = {} if whole else {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
-        body = self._ask(key, "get_object", spans)["Body"]
+        told = self._ask(key, "get_object", spans)
+        body = told["Body"]
         try:
+            # There are stores that leave Range aside.
+            if start and not str(told.get("ContentRange", "")).startswith(f"bytes {start}-"):
+                raise ArtifactUnavailable(f"{self._shown(key)}: the store does not give ranges")
             while piece := self._piece(body, key):
                 yield piece
         finally:
             body.close()
 
-    def _piece(self, body: Any, key: str) -> bytes:  # noqa: ANN401 - boto3 has no types
-        from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - an extra
+    def close(self) -> None:
+        self._wire.close()
+        self._client.close()
 
-        try:
+    def _piece(self, body: Any, key: str) -> bytes:  # noqa: ANN401 - boto3 has no types
+        with translated(self._shown(key)):
             piece: bytes = body.read(_PIECE)
-        except (BotoCoreError, OSError) as error:
-            raise ArtifactUnavailable(f"s3://{self._bucket}/{self._prefix}{key}: {error}"[:_CUT]) from error
         return piece
 
     def _ask(self, key: str, method: str, more: Mapping[str, str]) -> Mapping[str, Any]:
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - an extra
-
-        name = f"s3://{self._bucket}/{self._prefix}{key}"
         try:
-            answer: Mapping[str, Any] = getattr(self._client, method)(
-                Bucket=self._bucket, Key=f"{self._prefix}{key}", **more
-            )
-        except ClientError as error:
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            if status in (404, 410):
-                raise ArtifactMissing(f"there is no {name}", hint="bring it there by `dvc push`") from error
-            if status in (401, 403):
-                raise ArtifactRefused(f"{name}: the store refuses: {error}"[:_CUT]) from error
-            raise ArtifactUnavailable(f"{name}: {error}"[:_CUT]) from error
-        except BotoCoreError as error:
-            raise ArtifactUnavailable(f"{name}: {error}"[:_CUT]) from error
+            with translated(self._shown(key)):
+                answer: Mapping[str, Any] = getattr(self._client, method)(
+                    Bucket=self._bucket, Key=f"{self._prefix}{key}", **more
+                )
+        except ArtifactMissing as problem:
+            raise ArtifactMissing(problem.message, hint=_PUSH) from None
         return answer
 
-
-def _client(access: S3Access) -> Any:  # noqa: ANN401 - boto3 has no types
-    try:
-        import boto3  # noqa: PLC0415 - an extra
-        from botocore.config import Config  # noqa: PLC0415
-    except ImportError as error:
-        raise NotSupported("remotes on S3 need boto3", hint="pip install 'stagegate[dvc]'") from error
-    settings = Config(
-        connect_timeout=min(10.0, access.timeout),
-        read_timeout=access.timeout,
-        retries={"total_max_attempts": 3, "mode": "standard"},
-        proxies={},
-        s3={"addressing_style": "path"} if access.endpoint else {},
-    )
-    keys = {"aws_access_key_id": access.access_key, "aws_secret_access_key": access.secret_key}
-    return boto3.session.Session().client(
-        "s3",
-        endpoint_url=access.endpoint,
-        region_name=access.region or ("us-east-1" if access.endpoint else None),
-        config=settings,
-        **(keys if access.access_key else {}),
-    )
+    def _shown(self, key: str) -> str:
+        return f"s3://{self._bucket}/{self._prefix}{key}"

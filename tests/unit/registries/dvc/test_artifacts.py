@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 
 import pytest
 
@@ -12,9 +13,11 @@ from router.errors import (
     ArtifactMissing,
     ArtifactRefused,
     ArtifactUnavailable,
+    InvalidInput,
 )
 from router.model import ModelName, Version
 from router.ports import Registry, Source
+from tests.servers.between import Answer, between
 from tests.servers.dvc import Repository
 from tests.servers.s3 import Server
 from tests.unit.registries.dvc.conftest import Opened
@@ -152,3 +155,55 @@ async def test_a_remote_on_s3(opened: Opened, dvc_repository: Repository, s3_ser
     with pytest.raises(ArtifactRefused, match="store refuses") as refused:
         source.files(other.artifact)
     assert "wrong" not in str(refused.value)
+    for each in (digits, tree, source):
+        each.close()
+    with pytest.raises(ArtifactUnavailable, match="closed"):
+        digits.files(one.artifact)
+
+
+async def cloud(opened: Opened, repository: Repository, endpoint: str) -> tuple[Source, Version]:
+    """Access to a model in a bucket of a server that the operator wrote."""
+    repository.dvc("remote", "add", "--quiet", "-d", "cloud", "s3://models")
+    repository.git("commit", "--quiet", "--all", "-m", "cloud")
+    repository.tag("digits@v1.0.0", "HEAD")
+    keys = {"access_key": lambda: "a", "secret_key": lambda: "b"}
+    return await source_of(
+        opened(repository, remotes=("s3://models",), endpoint=endpoint, region="us-east-1", **keys), "digits"
+    )
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://169.254.169.254", "http://[fd00:ec2::254]", "http://0xa9fea9fe"]
+)
+async def test_a_remote_where_nothing_is_fetched_from(
+    opened: Opened, dvc_repository: Repository, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    """The service that hands out a machine's credentials is no store, also where the operator wrote it."""
+
+    def connected(address: object, *_: object, **__: object) -> socket.socket:
+        raise AssertionError(f"a connection to {address} was tried")
+
+    source, version = await cloud(opened, dvc_repository, endpoint)
+    monkeypatch.setattr(socket.socket, "connect", connected)
+    monkeypatch.setattr(socket, "create_connection", connected)
+    with contextlib.closing(source), pytest.raises(ArtifactRefused, match=r"nothing is ever|cannot be used"):
+        content(source, version.artifact)
+
+
+async def test_a_remote_that_sends_us_on(opened: Opened, dvc_repository: Repository) -> None:
+    """Nobody is asked whom the operator did not write, and the keys stay here."""
+    with between() as inner, between() as store:
+        inner.script = lambda _: Answer(200, b"digits 10")
+        to = {"location": f"{inner.uri}/x", "x-amz-bucket-region": "eu-west-1"}
+        store.script = lambda _: Answer(307, b"", to)
+        source, version = await cloud(opened, dvc_repository, store.uri)
+        with contextlib.closing(source), pytest.raises(ArtifactRefused, match="redirects to"):
+            content(source, version.artifact)
+
+    assert (len(store.asked), inner.asked) == (1, [])
+
+
+async def test_half_a_key(opened: Opened, dvc_repository: Repository) -> None:
+    """Is a mistake of the configuration; other keys are not taken in its place."""
+    with pytest.raises(InvalidInput, match="both"):
+        opened(dvc_repository, access_key=lambda: "a")

@@ -9,10 +9,11 @@ import pytest
 
 from router.errors import ArtifactMissing, ArtifactRefused
 from router.registries.dvc.files import Unusable
-from router.registries.dvc.remotes import S3Access, open_remote, plain_place, where
+from router.registries.dvc.remotes import open_remote, plain_place, where
+from router.remote.s3 import S3Access
 
 ALLOWED = ("s3://models/team-a", "/srv/dvc")
-ACCESS = S3Access(None, None, "", "", 5)
+ACCESS = S3Access()
 
 
 def config(url: str, more: str = "") -> str:
