@@ -9,7 +9,8 @@ from gateway.bridge import Counters
 from gateway.metrics import BOUNDS_MS
 from gateway.operations import Measured, VersionDetail, VersionRow
 from router.artifacts.policy import shown
-from router.control.controller import Controller, ModelEntry
+from router.control.controller import Controller
+from router.control.entries import ModelEntry
 from router.errors import VersionNotFound
 from router.model import BackendId, Version, VersionId
 

@@ -48,7 +48,8 @@ from gateway.operations import (
 )
 from router.alias import parse_reference, resolve
 from router.control.acceptance import Acceptances
-from router.control.controller import Controller, ModelEntry
+from router.control.controller import Controller
+from router.control.entries import ModelEntry
 from router.errors import (
     InvalidInput,
     InvalidReference,
@@ -187,7 +188,7 @@ class RunningGateway:
         )
 
     def _placement(self, entry: ModelEntry, version: Version) -> VersionPlacement:
-        return self._controller.placement(entry.registered, version)
+        return self._controller.places.placement(entry.registered, version)
 
     def _state(self, entry: ModelEntry, version: Version) -> VersionState:
         state = self._placement(entry, version).state

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 
 from router.alias import ReferenceKind as Written
 from router.alias import parse_reference, resolve
-from router.control.controller import Controller, ModelEntry
+from router.control.controller import Controller
+from router.control.entries import ModelEntry
 from router.control.writebacks import WriteBacks
 from router.errors import (
     Conflict,
@@ -377,7 +378,7 @@ class Decider:
             raise InvalidInput(
                 f"version {version.version!r} of model {name!r} is not to be served: {version.unusable}"
             )
-        placement = self._controller.placement(entry.registered, version)
+        placement = self._controller.places.placement(entry.registered, version)
         if placement.state == "failed":
             raise LoadFailed(
                 f"version {version.version!r} of model {name!r} cannot be loaded: {placement.reason}",

@@ -1,0 +1,93 @@
+"""What operators want, as the state said last: routes, decisions about pointers, contracts accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from router.model import ModelName, RegisteredModel, Tolerance, VersionId
+from router.ports import Accepted, StoredRoute, WriteBack
+from router.traffic.overlay import Override, overlay
+
+_T = TypeVar("_T")
+
+Overrides = tuple[tuple[str, Override], ...]
+"""What was decided about the stages and aliases of one model, each with the registry that it concerns."""
+
+
+class Orders:
+    """Remembers them; each setter tells which models are concerned.
+
+    Attributes:
+        revision: of the state that the routes are from.
+        routes: by model.
+        writes: decisions on their way to a registry, and those that wait there.
+        accepted: versions that may serve though their contract differs, by registry and model.
+    """
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.routes: dict[ModelName, StoredRoute] = {}
+        self.writes: tuple[WriteBack, ...] = ()
+        self.accepted: dict[tuple[str, ModelName], frozenset[VersionId]] = {}
+        self._overrides: dict[ModelName, Overrides] = {}
+
+    def set_routes(self, revision: int, routes: dict[ModelName, StoredRoute]) -> set[ModelName]:
+        """Take over all routes; the models whose route changed."""
+        before, self.routes, self.revision = self.routes, routes, revision
+        return set(_changed(before, routes))
+
+    def set_writes(self, writes: Iterable[WriteBack]) -> set[ModelName]:
+        """Take over what is to be written to registries; the models whose pointers this changes."""
+        self.writes = tuple(writes)
+        overrides: dict[ModelName, Overrides] = {}
+        for write in self.writes:
+            if write.state.overrides:
+                override = write.registry, Override(write.kind, write.name, write.version)
+                overrides[write.model] = (*overrides.get(write.model, ()), override)
+        before, self._overrides = self._overrides, overrides
+        return set(_changed(before, overrides))
+
+    def set_accepted(self, accepted: Iterable[Accepted]) -> set[ModelName]:
+        """Take over which contracts were accepted; the models that this concerns."""
+        found: dict[tuple[str, ModelName], frozenset[VersionId]] = {}
+        for one in accepted:
+            key = (one.registry, one.model)
+            found[key] = found.get(key, frozenset()) | {one.version}
+        before, self.accepted = self.accepted, found
+        return {model for _, model in _changed(before, found)}
+
+    def about(self) -> set[ModelName]:
+        """Models of which a stage or alias was decided here, until the registry says the same."""
+        return set(self._overrides)
+
+    def decided(self, model: ModelName) -> Overrides:
+        """What was decided about a model's stages and aliases and holds until the registry says it."""
+        return self._overrides.get(model, ())
+
+    def overlaid(self, model: RegisteredModel) -> RegisteredModel:
+        """A model of a registry with what was decided here about its stages and aliases."""
+        decided = self.decided(model.name)
+        return overlay(model, (override for registry, override in decided if registry == model.registry))
+
+    def to_backend_models(self) -> set[ModelName]:
+        """Models of which a route sends some requests to what a backend has under a name of its own."""
+        return {
+            name
+            for name, stored in self.routes.items()
+            if any(arm.backend_model is not None for arm in stored.route.arms)
+        }
+
+    def tolerance(self, model: ModelName, shadow: str) -> Tolerance | None:
+        """How far the answers of a shadow may lie from the clients'; None where no route has that shadow."""
+        stored = self.routes.get(model)
+        shadows = stored.route.shadows if stored else ()
+        return next((one.tolerance for one in shadows if one.name == shadow), None)
+
+
+def _changed(before: Mapping[_T, object], now: Mapping[_T, object]) -> Iterable[_T]:
+    """Keys that are new, gone or different; what is the very same thing is not compared."""
+    for key in before.keys() | now.keys():
+        old, new = before.get(key), now.get(key)
+        if old is not new and old != new:
+            yield key
