@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from router.control.demand import Demand
-from router.control.entries import Models, named_by, version_of
+from router.control.entries import Models, named_by, pointed, version_of
 from router.control.loader import Loader
+from router.control.orders import Orders
 from router.control.places import Places
 from router.control.residents import Key, Residents
 from router.model import BackendId, ModelName, VersionId
@@ -21,6 +22,7 @@ class Acting:
         self,
         *,
         models: Models,
+        orders: Orders,
         residents: Residents,
         demand: Demand,
         places: Places,
@@ -30,6 +32,7 @@ class Acting:
     ) -> None:
         """`models`: as they are served, kept true by the owner; `usage`: what requests do now."""
         self._models = models
+        self._orders = orders
         self._residents = residents
         self._demand = demand
         self._places = places
@@ -47,6 +50,7 @@ class Acting:
     def _known(self, idle_unload: float, rollback_window: float) -> ResidencyInput:
         residents = tuple(self._copies())
         keys = {resident.key for resident in residents}
+        promised = dict(self._promised())
         return ResidencyInput(
             now=self._clock.now(),
             backends=tuple(
@@ -54,9 +58,9 @@ class Acting:
                 for state in self._residents.backends.values()
             ),
             residents=residents,
-            wanted=tuple(key for key in self._demand.unasked() if self._exists(key)),
+            wanted=tuple(key for key in (*promised, *self._demand.unasked()) if self._exists(key)),
             cold={key: since for key, since in self._demand.cold.items() if self._exists(key)},
-            named={key: what for key in keys if (what := named_by(self._models, key))},
+            named={**promised, **{key: what for key in keys if (what := named_by(self._models, key))}},
             left=self._demand.left,
             last_use=self._residents.last_use,
             inflight={(ModelName(u.model), VersionId(u.version)): u.inflight for u in self._usage()},
@@ -66,6 +70,14 @@ class Acting:
             idle_unload=idle_unload,
             rollback_window=rollback_window,
         )
+
+    def _promised(self) -> Iterator[tuple[Key, str]]:
+        """Versions that somebody promoted and whose registries wait for the load, and what they are to be."""
+        for write in self._orders.promised():
+            entry = self._models.get(write.model)
+            ours = entry is not None and entry.registered.registry == write.registry
+            if entry is not None and ours and pointed(entry, write.kind, write.name) is not None:
+                yield (write.model, write.version), f"{write.kind} {write.name}"
 
     def _exists(self, key: Key) -> bool:
         return version_of(self._models, key) is not None

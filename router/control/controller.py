@@ -136,6 +136,7 @@ class Controller:
         )
         self._acting = Acting(
             models=self.models,
+            orders=self._orders,
             residents=self.residents,
             demand=self._demand,
             places=self.places,

@@ -304,11 +304,12 @@ class Decider:
                 return None
             if move.after == now and move.before:
                 return move.before
-            if move.after and move.before != now:
+            if move.after not in ("", now) and move.before != now:
                 return move.after
+        clear = f", or give it up: `stagegate writes clear {under_way.id}`" if under_way is not None else ""
         raise InvalidInput(
             f"{kind} {name!r} of model {model!r} named nothing but version {now!r} since this state is kept",
-            hint="name the version with --to",
+            hint=f"name the version with --to{clear}",
         )
 
     async def _route_back(self, entry: ModelEntry, route: Route, to: str) -> Plan:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from router.model import ModelName, RegisteredModel, Tolerance, VersionId
-from router.ports import Accepted, StoredRoute, WriteBack
+from router.ports import PROMOTE, Accepted, StoredRoute, WriteBack, WriteState
 from router.traffic.overlay import Override, overlay
 
 _T = TypeVar("_T")
@@ -69,6 +69,29 @@ class Orders:
         """A model of a registry with what was decided here about its stages and aliases."""
         decided = self.decided(model.name)
         return overlay(model, (override for registry, override in decided if registry == model.registry))
+
+    def never_met(self, model: RegisteredModel) -> bool:
+        """Whether something was decided about a model's pointers that nobody tried to write so far.
+
+        What was tried is what clients met, in this process or in one before it.
+        """
+        return any(not (write.attempts or write.written) for write in self._overriding(model))
+
+    def met(self, said: RegisteredModel) -> RegisteredModel:
+        """A model as its registry says it, with only what `never_met` is not about laid over it."""
+        tried = (write for write in self._overriding(said) if write.attempts or write.written)
+        return overlay(said, (Override(write.kind, write.name, write.version) for write in tried))
+
+    def _overriding(self, model: RegisteredModel) -> Iterator[WriteBack]:
+        for write in self.writes:
+            if write.state.overrides and (write.registry, write.model) == (model.registry, model.name):
+                yield write
+
+    def promised(self) -> Iterator[WriteBack]:
+        """Promotions whose registries are told when their versions are loaded."""
+        for write in self.writes:
+            if write.state is WriteState.PENDING and write.action == PROMOTE:
+                yield write
 
     def to_backend_models(self) -> set[ModelName]:
         """Models of which a route sends some requests to what a backend has under a name of its own."""

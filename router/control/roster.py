@@ -76,6 +76,11 @@ class Roster:
             return default.view.models[route.model]
         return self._brought.get(route.model)
 
+    def said(self, model: RegisteredModel) -> RegisteredModel | None:
+        """A model as its registry says it, without what was decided here; None where that is not known."""
+        view = self._views().get(model.registry)
+        return view.models.get(model.name) if view is not None else None
+
     def not_found(self, model: ModelName) -> ModelNotFound:
         """Why there is no such model for clients."""
         return unknown_model(model, self._views())

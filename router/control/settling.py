@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from router.control.demand import Demand
 from router.control.entries import ModelEntry, gone_from, moves
@@ -12,10 +12,10 @@ from router.control.places import Places
 from router.control.publisher import Publisher
 from router.control.residents import Residents, files_of
 from router.control.roster import Roster
-from router.model import ModelName, RegisteredModel, Version
+from router.model import ModelName, RegisteredModel, Route, Version, VersionId
 from router.ports import Clock, PointerMove
 from router.traffic.compile import compile_model
-from router.traffic.serving import Gate, settle, with_backend_models
+from router.traffic.serving import Gate, Serving, settle, with_backend_models
 from router.traffic.table import BackendSpec, ModelSpec
 
 LOG = logging.getLogger("stagegate.control")
@@ -144,7 +144,8 @@ class Settling:
         ready = frozenset(v for v, p in placements.items() if p.state == "ready")
         failed = {v: p.reason for v, p in placements.items() if p.state == "failed"}
         gate = self.gate(model)
-        serving = settle(before.serving if before else None, model, route, ready, failed, gate)
+        previous = before.serving if before else self._met_before(model, route, ready, failed)
+        serving = settle(previous, model, route, ready, failed, gate)
         spec = compile_model(serving, model, placements, self._describe)
         self._demand.route(name, serving.wanted)
         for version in ready:
@@ -152,6 +153,23 @@ class Settling:
         for version in failed:
             self._demand.has_failed((name, version))
         return ModelEntry(model, stored, serving, spec)
+
+    def _met_before(
+        self,
+        model: RegisteredModel,
+        route: Route | None,
+        ready: frozenset[VersionId],
+        failed: Mapping[VersionId, str],
+    ) -> Serving | None:
+        """What clients met before this process began, where a decision was not in force by then; else None.
+
+        They are not to leave what a registry still names for a version that nobody loaded yet.
+        """
+        said = self._roster.said(model) if self._orders.never_met(model) else None
+        if said is None:
+            return None
+        before = with_backend_models(self._orders.met(said), route)
+        return settle(None, before, route, ready, failed, self.gate(before))
 
     def _forget_old(self, before: RegisteredModel, now: RegisteredModel) -> None:
         """Files that were replaced, or are gone, say nothing of those that come under the same version id."""

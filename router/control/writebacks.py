@@ -1,10 +1,10 @@
 """Writes decisions about stages and aliases back to their registries, until each registry says the same.
 
 A decision is in the store before anything else happens (`router.control.decide`), and traffic follows it at
-once. The registry is written after clients meet the version, so that a version that cannot be loaded never
-gets there. A write-back ends when the registry's own reading says the same: whatever happens in between, the
-process included, the next try finds out how things stand and goes on from there. Who moved the pointer in
-the registry meanwhile wins; that is told, and never written over.
+once. The registry is written after clients meet the version, and for a promotion after it is loaded, so that
+a version that cannot be loaded never gets there. A write-back ends when the registry's own reading says the
+same: whatever happens in between, the process included, the next try finds out how things stand and goes on
+from there. Who moved the pointer in the registry meanwhile wins; that is told, and never written over.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from router.errors import (
     Unavailable,
     VersionNotFound,
 )
-from router.model import ModelName, PointerKind, VersionId
+from router.model import ModelName, PointerKind, RegisteredModel, VersionId
 from router.ports import (
+    PROMOTE,
     Capability,
     Clock,
     Hint,
@@ -171,13 +172,33 @@ class WriteBacks:
         """What must happen to clients before the registry is written, as a sentence; "" for nothing."""
         served = self._controller.served(write.registry, write.model, write.kind, write.name)
         entry = self._controller.models.get(write.model)
-        if served is None or entry is None or served == write.version:
+        if served is None or entry is None:
             return ""
+        if served == write.version:
+            return self._not_loaded(write, entry.registered) if write.action == PROMOTE else ""
         if pointers(entry.registered, write.kind).get(write.name) != write.version:
             return ""  # there is no such version, which the registry shall say
         what = f"{write.kind} {write.name}"
         told = (wait.sentence for wait in entry.serving.waiting if wait.what == what)
         return next(told, f"{what} of model {write.model!r}: not in force yet")
+
+    def _not_loaded(self, write: WriteBack, model: RegisteredModel) -> str:
+        """That a promoted version is nowhere ready although nothing is served in its place."""
+        version = model.versions.get(write.version)
+        placement = None if version is None else self._controller.places.placement(model, version)
+        if placement is None or placement.state == "ready":
+            return ""
+        what = f"{write.kind} {write.name} of model {write.model!r}"
+        failure = self._failure(write)
+        if failure or placement.reason:
+            again = "; it is tried again" if failure else ""
+            return f"{what}: version {write.version} cannot be loaded: {failure or placement.reason}{again}"
+        return f"{what}: waits for version {write.version} to be loaded"
+
+    def _failure(self, write: WriteBack) -> str:
+        """Why the last load of a decided version failed; "" where none did."""
+        failure = self._controller.residents.failures.get((write.model, write.version))
+        return failure.reason if failure is not None else ""
 
     def sentence(self, write: WriteBack) -> str:
         """How it stands, for people; "" where nothing is to be told."""
@@ -186,7 +207,9 @@ class WriteBacks:
             return ""
         waits = self.waits(write)
         if waits:
-            return f"{write.action} to version {write.version}: {waits}; the registry is written after that"
+            clear = f"; `stagegate writes clear {write.id}` gives it up" if self._failure(write) else ""
+            told = f"{write.action} to version {write.version}: {waits}; the registry is written after that"
+            return told + clear
         named = self.named(write) or "nothing"
         if named == write.version and write.state is WriteState.PENDING:
             return f"{what}: {write.action} to version {write.version} is being confirmed by the registry"
@@ -238,11 +261,9 @@ class WriteBacks:
         if write.state is WriteState.TAGGING:
             return True
         named = self.named(write)
-        if named not in (*write.before, write.version):
-            return True  # somebody else moved it
-        if write.state is WriteState.REFUSED:
-            return named == write.version
-        return not self.waits(write)
+        if named == write.version or named not in write.before:
+            return True  # it is so there already, or somebody else moved it
+        return write.state is WriteState.PENDING and not self.waits(write)
 
     def _start(self, key: Key, write: WriteBack) -> None:
         self._hurried.discard(write.id)

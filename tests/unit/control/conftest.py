@@ -85,10 +85,10 @@ class Shelf(FakeRegistry):
         """Register a model with one version for each letter or digit of `versions`."""
         name = ModelName(model)
         found = {
-            VersionId(v): Version("local", name, VersionId(v), format="onnx", artifact=f"/models/{model}/{v}")
+            VersionId(v): Version(self.name, name, VersionId(v), "onnx", f"/models/{model}/{v}")
             for v in versions
         }
-        self.models[name] = RegisteredModel("local", name, found, _ids(stages), _ids(aliases))
+        self.models[name] = RegisteredModel(self.name, name, found, _ids(stages), _ids(aliases))
         self._rung.set()
 
     def hint(self) -> None:

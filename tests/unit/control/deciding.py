@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from router.control.decide import Decider, Order, Outcome
 from router.control.writebacks import WriteBacks
@@ -154,10 +154,11 @@ class Desk:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
 
-    async def again(self) -> Desk:
-        """Another gateway over the same state and registry, after this one was killed."""
+    async def again(self, bad: Iterable[str] = ()) -> Desk:
+        """Another gateway over the same state and registry, after this one was killed; `bad` do not load."""
         await self.kill()
         new = Desk(self.store, self.shelf, self.triton)
+        new.triton.bad = set(bad)
         new.world.clock.time = self.world.clock.time
         await new.open()
         return new

@@ -252,6 +252,24 @@ async def test_rollback_without_a_past_asks_for_a_version() -> None:
         assert await desk.store.revision() == 0
 
 
+async def test_a_name_that_named_nothing_before_has_no_way_back() -> None:
+    """It is not "already" back; while it waits to be written it can be given up."""
+    async with a_desk() as desk:
+        desk.triton.hold = asyncio.Event()
+        outcome = await desk.promote("3", "@next")
+        await desk.settle()
+        given_up = rf"nothing but version '3'.*`stagegate writes clear {outcome.write}`"
+        with pytest.raises(InvalidInput, match=given_up):
+            await desk.rollback(name="@next")
+
+        desk.triton.hold.set()
+        await desk.settle()
+        await desk.settle()
+        with pytest.raises(InvalidInput, match=r"nothing but version '3'.*--to"):
+            await desk.rollback(name="@next")
+        assert (await desk.store.revision(), desk.shelf.named("next")) == (3, "3")
+
+
 async def test_rollback_while_the_new_version_still_loads_stays_where_clients_are() -> None:
     """The registry's own move is undone before anybody met it."""
     async with a_desk() as desk:

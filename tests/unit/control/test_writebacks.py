@@ -21,7 +21,7 @@ from router.errors import (
     Unavailable,
     VersionNotFound,
 )
-from router.model import ModelName, VersionId
+from router.model import Arm, ModelName, Route, VersionId
 from router.ports import Capability, TagChange
 from tests.unit.control.deciding import ANA, Kept, M, Writable, a_desk
 
@@ -81,6 +81,105 @@ async def test_a_version_that_cannot_be_loaded_never_gets_into_the_registry() ->
 
         assert await desk.ended() == ("cleared", "given up by ben: broken")
         assert (desk.shelf.named(), desk.served()) == ("1", "1")
+
+
+async def test_a_name_that_is_new_waits_for_the_load_in_the_registry() -> None:
+    """Nobody has to ask for the version: the promotion has it loaded, and the registry is told then."""
+    async with a_desk() as desk:
+        desk.triton.hold = asyncio.Event()
+        outcome = await desk.promote("3", "@challenger")
+        await desk.settle()
+        assert (desk.shelf.named("challenger"), desk.triton.loads) == ("", ["m.3"])
+        assert outcome.said == (
+            "promote to version 3: alias challenger of model 'm': waits for version 3 to be loaded; "
+            "the registry is written after that",
+        )
+
+        desk.triton.hold.set()
+        await desk.settle()
+
+        assert (desk.shelf.named("challenger"), desk.served("challenger")) == ("3", "3")
+        assert await desk.ended() == ("agreed", "")
+
+
+async def test_a_new_name_for_what_cannot_be_loaded_is_told_and_can_be_given_up() -> None:
+    """The registry never has it; after `clear` nobody has."""
+    async with a_desk() as desk:
+        desk.triton.bad = {"m.3"}
+        outcome = await desk.promote("3", "staging")
+        await desk.settle()
+        (write,) = desk.controller.writes
+        assert desk.writes.sentence(write) == (
+            "promote to version 3: stage staging of model 'm': version 3 cannot be loaded: this model cannot "
+            "be loaded; it is tried again; the registry is written after that; "
+            f"`stagegate writes clear {outcome.write}` gives it up"
+        )
+        await desk.later(3600)
+        assert (desk.shelf.stage("staging"), desk.shelf.asked) == ("", [])
+
+        await desk.writes.clear(outcome.write, actor="ben", reason="broken")
+        await desk.settle()
+
+        assert (await desk.ended(), desk.served("staging")) == (("cleared", "given up by ben: broken"), "")
+
+
+async def test_a_gateway_that_starts_loads_what_was_promised_before_it_writes() -> None:
+    """What cannot be loaded does not get into the registry by a restart either."""
+    async with a_desk() as desk:
+        desk.triton.bad = {"m.3"}
+        await desk.promote("3")
+        await desk.settle()
+        new = await desk.again(bad={"m.3"})
+        try:
+            await new.later(3600)
+            named = {p.version for one in new.world.plane.history if "m" in one for p in one["m"].pointers}
+            assert (new.shelf.named(), new.shelf.asked, named) == ("1", [], {"1"})
+            assert "m.3" in new.triton.loads
+        finally:
+            await new.kill()
+
+
+async def test_a_stage_that_its_model_gets_first_waits_for_the_load_too() -> None:
+    """The highest version answers until then, and the registry names nothing."""
+    shelf = Writable()
+    shelf.set("m", "012")
+    async with a_desk(shelf=shelf) as desk:
+        desk.triton.hold = asyncio.Event()
+        await desk.promote("0", "production")
+        await desk.settle()
+        assert (desk.stable(), desk.shelf.stage()) == ("2", "")
+
+        desk.triton.hold.set()
+        await desk.settle()
+        await desk.settle()
+
+        assert (desk.stable(), desk.shelf.stage(), await desk.ended()) == ("0", "0", ("agreed", ""))
+
+
+async def test_a_promise_for_a_model_that_is_not_served_any_more_is_written_at_once() -> None:
+    """Nothing could ever load it here."""
+    async with a_desk() as desk:
+        other = Writable()
+        other._name = "other"
+        other.set("x", "12")
+        desk.controller.add_registry(other)
+        await desk.settle()
+        x = ModelName("x")
+        route = Route(x, (Arm("stable", "1", 10_000),), registry="other")
+        await desk.store.put_routes([route], expected_revision=None, actor="ben", reason="x")
+        await desk.controller.load_routes()
+        desk.triton.loaded.add(("x.1", "1"))
+        await desk.settle()
+        desk.triton.hold = asyncio.Event()
+        await desk.decider.promote(x, "2", "@next", ANA)
+        await desk.settle()
+        assert other.models[x].aliases == {}
+
+        await desk.store.delete_route(x, expected_revision=None, actor="ben", reason="x")
+        await desk.controller.load_routes()
+        await desk.settle()
+
+        assert other.models[x].aliases == {"next": "2"}
 
 
 async def test_a_registry_that_is_away_is_written_when_it_is_back() -> None:
