@@ -415,6 +415,8 @@ class Accepted:
     """A version that may take the place of any other of its model, whatever contract it breaks.
 
     Attributes:
+        files, contract: what was seen of it then, as `router.traffic.accepting` has it; other files under
+            the same version id were not accepted.
         actor, reason: who said so, and why.
         revision: the store's that has it; 0 before it is there.
         at: unix seconds.
@@ -423,6 +425,8 @@ class Accepted:
     registry: str
     model: ModelName
     version: VersionId
+    files: str = ""
+    contract: str = ""
     actor: str = ""
     reason: str = ""
     revision: int = 0

@@ -57,11 +57,11 @@ class Acceptances:
                     hint="with --force and --reason it takes over all the same",
                 )
             if model is not None and force:
-                accepted += _accepted(model, waits)
+                accepted += self._accepted(model, waits)
         return tuple(dict.fromkeys(accepted))
 
     async def accept(self, model: ModelName, reference: str, *, actor: str, reason: str) -> Acceptance:
-        """Let a version take the place of any other of its model, whatever contract it breaks.
+        """Let a version, as it is now, take the place of any other of its model, whatever contract it breaks.
 
         Args:
             reference: version id, stage or `@alias` that names the version now.
@@ -79,16 +79,20 @@ class Acceptances:
         version = resolve(registered, parse_reference(reference)).version
         waits = [wait for wait in entry.serving.waiting if wait.version == version and wait.differences]
         also = tuple(dict.fromkeys(VersionId(wait.instead_of) for wait in waits))
-        known = self._controller.accepted.get((registered.registry, model), frozenset())
+        known = self._controller.gate(registered).accepted
         if known >= {version, *also}:
             return Acceptance(model, version, also, already=True, revision=self._controller.store_revision)
-        accepted = tuple(Accepted(registered.registry, model, one) for one in (version, *also))
+        accepted = tuple(self._controller.acceptance(registered, one) for one in (version, *also))
         revision = await self._store.decide(
             Decision(ACCEPT, accepted=accepted), expected_revision=None, actor=actor, reason=reason
         )
         await self._controller.load_routes()
         await self._controller.turned()
         return Acceptance(model, version, also, revision=revision)
+
+    def _accepted(self, model: RegisteredModel, waits: Iterable[Waiting]) -> list[Accepted]:
+        versions = [one for wait in waits for one in (wait.version, VersionId(wait.instead_of)) if one]
+        return [self._controller.acceptance(model, version) for version in versions]
 
     def _objections(self, model: RegisteredModel, route: Route) -> tuple[Waiting, ...]:
         entry = self._controller.models.get(route.model)
@@ -108,8 +112,3 @@ def _sentence(broken: Iterable[Waiting]) -> str:
         + "; ".join(wait.differences)
         for wait in broken
     )
-
-
-def _accepted(model: RegisteredModel, waits: Iterable[Waiting]) -> list[Accepted]:
-    versions = [one for wait in waits for one in (wait.version, VersionId(wait.instead_of)) if one]
-    return [Accepted(model.registry, model.name, version) for version in versions]

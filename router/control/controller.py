@@ -47,6 +47,7 @@ from router.model import (
 from router.placement.residency import ROLLBACK_WINDOW
 from router.ports import (
     ANYTHING,
+    Accepted,
     BackendDown,
     BackendUp,
     Clock,
@@ -63,6 +64,7 @@ from router.ports import (
     WebhookArrived,
     WriteBack,
 )
+from router.traffic.accepting import contract_seen, files_seen
 from router.traffic.compile import Unservable
 from router.traffic.serving import Gate
 
@@ -187,8 +189,8 @@ class Controller:
         return self._orders.writes
 
     @property
-    def accepted(self) -> Mapping[tuple[str, ModelName], frozenset[VersionId]]:
-        """Versions that may serve though their contract differs, by registry and model."""
+    def accepted(self) -> Mapping[tuple[str, ModelName], Mapping[VersionId, Accepted]]:
+        """Versions that may serve though their contract differs, by registry and model, as they were then."""
         return self._orders.accepted
 
     @property
@@ -202,6 +204,12 @@ class Controller:
     def gate(self, model: RegisteredModel) -> Gate:
         """What is known of the contracts of a model's versions beside what its registry says."""
         return self._settling.gate(model)
+
+    def acceptance(self, model: RegisteredModel, version: VersionId) -> Accepted:
+        """A version as it is now, to be accepted."""
+        known = model.versions.get(version) or Version("", model.name, version)
+        contract = contract_seen(known, self.residents.learned(known))
+        return Accepted(model.registry, model.name, version, files_seen(known), contract)
 
     def registered(self, route: Route) -> RegisteredModel | None:
         """The model that a route would be about, were it in force; None where there is none."""

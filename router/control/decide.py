@@ -324,7 +324,7 @@ class Decider:
         arms = tuple(replace(arm, reference=target) if arm.name == stable.name else arm for arm in route.arms)
         move = PointerMove("", route.model, ARM, stable.name, stable.reference, target, ROLLBACK)
         outcome = replace(now, after=target, said=(_about_the_route(stable, stored),))
-        accepted = (Accepted(entry.registered.registry, route.model, version),)
+        accepted = (self._controller.acceptance(entry.registered, version),)
         changed = (replace(route, arms=arms),)
         return Decision(ROLLBACK, routes=changed, moves=(move,), accepted=accepted), outcome
 
@@ -408,7 +408,7 @@ class Decider:
             )
         if not broken and not untold(old, new, model.versions, gate):
             return ()
-        return tuple(Accepted(model.registry, model.name, one) for one in (new, old)) if order.force else ()
+        return tuple(self._controller.acceptance(model, one) for one in (new, old)) if order.force else ()
 
     def _tags(self, version: Version, what: str, order: Order, more: dict[str, str]) -> tuple[TagChange, ...]:
         at = datetime.fromtimestamp(self._clock.unix(), UTC).isoformat(timespec="seconds")

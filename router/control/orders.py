@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from router.model import ModelName, RegisteredModel, Tolerance, VersionId
+from router.model import Contract, ModelName, RegisteredModel, Tolerance, VersionId
 from router.ports import PROMOTE, Accepted, StoredRoute, WriteBack, WriteState
+from router.traffic.accepting import still_holds
 from router.traffic.overlay import Override, overlay
 
 _T = TypeVar("_T")
@@ -22,14 +23,15 @@ class Orders:
         revision: of the state that the routes are from.
         routes: by model.
         writes: decisions on their way to a registry, and those that wait there.
-        accepted: versions that may serve though their contract differs, by registry and model.
+        accepted: versions that may serve though their contract differs, by registry and model, as they were
+            then.
     """
 
     def __init__(self) -> None:
         self.revision = 0
         self.routes: dict[ModelName, StoredRoute] = {}
         self.writes: tuple[WriteBack, ...] = ()
-        self.accepted: dict[tuple[str, ModelName], frozenset[VersionId]] = {}
+        self.accepted: dict[tuple[str, ModelName], dict[VersionId, Accepted]] = {}
         self._overrides: dict[ModelName, Overrides] = {}
 
     def set_routes(self, revision: int, routes: dict[ModelName, StoredRoute]) -> set[ModelName]:
@@ -50,12 +52,25 @@ class Orders:
 
     def set_accepted(self, accepted: Iterable[Accepted]) -> set[ModelName]:
         """Take over which contracts were accepted; the models that this concerns."""
-        found: dict[tuple[str, ModelName], frozenset[VersionId]] = {}
+        found: dict[tuple[str, ModelName], dict[VersionId, Accepted]] = {}
         for one in accepted:
-            key = (one.registry, one.model)
-            found[key] = found.get(key, frozenset()) | {one.version}
+            found.setdefault((one.registry, one.model), {})[one.version] = one
         before, self.accepted = self.accepted, found
         return {model for _, model in _changed(before, found)}
+
+    def accepted_of(
+        self, model: RegisteredModel, learned: Mapping[VersionId, Contract]
+    ) -> frozenset[VersionId]:
+        """Versions of a model that somebody accepted as they are now.
+
+        `learned`: contracts of versions as Tritons told them.
+        """
+        return frozenset(
+            name
+            for name, one in self.accepted.get((model.registry, model.name), {}).items()
+            if (version := model.versions.get(name)) is not None
+            and still_holds(one.files, one.contract, version, learned.get(name))
+        )
 
     def about(self) -> set[ModelName]:
         """Models of which a stage or alias was decided here, until the registry says the same."""

@@ -70,7 +70,7 @@ class Settling:
             for name, version in model.versions.items()
             if (contract := self._residents.learned(version)) is not None
         }
-        return Gate(learned, self._orders.accepted.get((model.registry, model.name), frozenset()))
+        return Gate(learned, self._orders.accepted_of(model, learned))
 
     def settle(self, names: Iterable[ModelName], *, whole: bool) -> None:
         """Settle these models and hand the difference to the data plane.

@@ -9,6 +9,7 @@ from typing import Any
 from router.errors import InvalidInput, StateUnavailable
 from router.model import PointerKind
 from router.ports import (
+    Accepted,
     AliasChange,
     Decision,
     PointerChange,
@@ -74,8 +75,12 @@ def decided(decision: Decision) -> tuple[dict[str, str | None], dict[str, str | 
         after[target] = audited(write)
     for one in decision.accepted:
         target = target_of(one.registry, one.model, "contract", one.version)
-        before[target], after[target] = None, canonical({"version": one.version, "accepted": True})
+        before[target], after[target] = None, _audited_acceptance(one)
     return before, after
+
+
+def _audited_acceptance(accepted: Accepted) -> str:
+    return canonical({"version": accepted.version, "accepted": True, "files": accepted.files})
 
 
 def audited(write: WriteBack) -> str:

@@ -14,7 +14,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -86,7 +86,16 @@ CREATE TABLE accepted (
 ) STRICT, WITHOUT ROWID;
 """
 
-_SCHEMAS = (_FIRST, _WRITE_BACKS, _ACCEPTED)
+_ACCEPTED_FILES = """
+ALTER TABLE accepted ADD COLUMN files TEXT NOT NULL DEFAULT '';
+ALTER TABLE accepted ADD COLUMN contract TEXT NOT NULL DEFAULT '';
+"""
+
+_ACCEPTED_COLUMNS = "registry, model, version, files, contract, actor, reason, revision, at"
+
+_ACCEPT = f"INSERT OR REPLACE INTO accepted ({_ACCEPTED_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constant
+
+_SCHEMAS = (_FIRST, _WRITE_BACKS, _ACCEPTED, _ACCEPTED_FILES)
 """What each version of the schema adds to the one before; a file is brought from where it is to the last."""
 
 SCHEMA_VERSION = len(_SCHEMAS)
@@ -383,13 +392,13 @@ class SqliteStore:
                 self._note(replace(move, actor=actor, reason=reason, revision=entry.revision, at=entry.at))
             for one in decision.accepted:
                 self._db.execute(
-                    "INSERT OR REPLACE INTO accepted VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (one.registry, one.model, one.version, actor, reason, entry.revision, entry.at),
+                    _ACCEPT,
+                    astuple(replace(one, actor=actor, reason=reason, revision=entry.revision, at=entry.at)),
                 )
         return entry.revision
 
     def _accepted(self) -> tuple[Accepted, ...]:
-        rows = self._db.execute("SELECT registry, model, version, actor, reason, revision, at FROM accepted")
+        rows = self._db.execute(f"SELECT {_ACCEPTED_COLUMNS} FROM accepted")  # noqa: S608 - constant
         return tuple(
             Accepted(registry, ModelName(model), VersionId(version), *rest)
             for registry, model, version, *rest in rows

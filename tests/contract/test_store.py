@@ -337,7 +337,7 @@ async def test_decisions_are_no_changes_of_routes(store: StateStore) -> None:
 
 async def test_an_accepted_version_is_kept_with_who_and_why(store: StateStore) -> None:
     """One change of the state, in the audit log, and given again it is the later one's."""
-    one = Accepted("prod", DIGITS, VersionId("2"))
+    one = Accepted("prod", DIGITS, VersionId("2"), "files", "contract")
     decision = Decision(ACCEPT, accepted=(one, replace(one, version=VersionId("1"))))
 
     first = await store.decide(decision, expected_revision=0, actor="ana", reason="new clients are out")
@@ -348,7 +348,7 @@ async def test_an_accepted_version_is_kept_with_who_and_why(store: StateStore) -
 
     assert (first, second, await store.revision()) == (1, 2, 2)
     assert found == {
-        "1": Accepted("prod", DIGITS, VersionId("1"), "ana", "new clients are out", 1),
-        "2": Accepted("prod", DIGITS, VersionId("2"), "bo", "x", 2),
+        "1": Accepted("prod", DIGITS, VersionId("1"), "files", "contract", "ana", "new clients are out", 1),
+        "2": Accepted("prod", DIGITS, VersionId("2"), "files", "contract", "bo", "x", 2),
     }
     assert await store.routes() == (2, {})

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from router.control.decide import Decider, Order
 from router.control.writebacks import WriteBacks
 from router.errors import ContractBroken
 from router.model import Arm, Contract, ModelName, Route, TensorSpec, VersionId
-from router.ports import ACCEPT, Accepted, ColdWanted, Decision
+from router.ports import ACCEPT, ColdWanted, Decision
 from tests.unit.control.conftest import Triton, World
 
 M = ModelName("m")
 TAKES_X = Contract((TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),))
 TAKES_Z = Contract((TensorSpec("z", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),))
+
+
+TAKES_Y = Contract((TensorSpec("y", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),))
+
+
+def registered(world: World, production: str, **second: Any) -> None:
+    """Versions 1, 2 and 3, of which the second is this."""
+    world.shelf.set("m", "123", {"production": production})
+    model = world.shelf.models[M]
+    two = replace(model.versions[VersionId("2")], **second)
+    world.shelf.models[M] = replace(model, versions={**model.versions, two.version: two})
 
 
 async def serving_version_1(world: World) -> Triton:
@@ -39,7 +53,8 @@ def waits(world: World) -> str:
 
 async def accept(world: World, *versions: str) -> None:
     """Somebody accepts versions."""
-    accepted = tuple(Accepted("local", M, VersionId(version)) for version in versions)
+    model = world.controller.models[M].registered
+    accepted = tuple(world.controller.acceptance(model, VersionId(version)) for version in versions)
     await world.routes.decide(
         Decision(ACCEPT, accepted=accepted), expected_revision=None, actor="ana", reason="known"
     )
@@ -71,10 +86,33 @@ async def test_what_was_accepted_takes_over_and_stays_accepted(world: World) -> 
     await accept(world, "2")
 
     assert stable(world) == "2"
-    assert world.controller.accepted == {("local", M): frozenset({"2"})}
+    assert world.controller.accepted["local", M].keys() == {"2"}
     later = World(world.routes)
     await later.controller.load_routes()
     assert later.controller.accepted == world.controller.accepted
+
+
+@pytest.mark.parametrize("now", [{"digest": "sha256:b"}, {"format": "python"}, {"contract": TAKES_Y}])
+async def test_what_comes_later_under_an_accepted_version_id_is_not_accepted(
+    world: World, now: dict[str, Any]
+) -> None:
+    """Other files, or another contract: nobody has seen them. What was accepted still is, when it is back."""
+    was = {"digest": "sha256:A", "contract": TAKES_Z}
+    await serving_version_1(world)
+    registered(world, "1", **was)
+    await world.settle()
+    await accept(world, "1", "2")
+    registered(world, "2", **was)
+    await world.settle()
+    held = []
+    for then in (was | now, was | {"digest": "sha256:a", "artifact": "/moved/2"}):
+        registered(world, "1", **then)
+        await world.settle()
+        registered(world, "2", **then)
+        await world.settle()
+        held.append((stable(world), "breaks the contract" in waits(world)))
+
+    assert held == [("1", True), ("2", False)]
 
 
 async def test_what_fits_moves_on_though_nobody_accepted_it(world: World) -> None:

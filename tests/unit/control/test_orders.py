@@ -48,11 +48,13 @@ def test_what_was_accepted_concerns_its_model() -> None:
     """Versions are collected for each model of each registry."""
     orders = Orders()
     first = Accepted("local", M, VersionId("2"))
+    other = Accepted("local", M, VersionId("3"))
 
     assert orders.set_accepted([first]) == {M}
-    assert orders.set_accepted([first, Accepted("local", M, VersionId("3"))]) == {M}
-    assert orders.set_accepted([first, Accepted("local", M, VersionId("3"))]) == set()
-    assert orders.accepted == {("local", M): frozenset({VersionId("2"), VersionId("3")})}
+    assert orders.set_accepted([first, other]) == {M}
+    assert orders.set_accepted([first, other]) == set()
+    assert orders.accepted == {("local", M): {"2": first, "3": other}}
+    assert orders.set_accepted([replace(first, files="others"), other]) == {M}
 
 
 def test_routes_to_what_backends_have_are_known() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from router.errors import StateUnavailable
 from router.model import ModelName, VersionId
-from router.ports import PROMOTE, AliasChange, Decision, WriteBack
+from router.ports import ACCEPT, PROMOTE, Accepted, AliasChange, Decision, WriteBack
 from router.stores import SqliteStore, open_store
 from router.stores.sqlite import SCHEMA_VERSION
 from tests.fakes.models import a_route
@@ -277,6 +277,8 @@ async def test_another_process_may_have_it_for_a_while(tmp_path: Path) -> None:
     await store.close()
 
 
+SCHEMA_3 = Path(__file__).parent / "data/schema-3.sql"
+"""A state with a version that was accepted, as the third version of the schema had it."""
 SCHEMA_1 = Path(__file__).parent / "data/schema-1.sql"
 """A whole state as the first version of the schema had it."""
 
@@ -301,6 +303,26 @@ async def test_a_file_of_the_first_schema_is_brought_up_to_date(path: Path) -> N
     assert [change.revision for change in history] == [2, 1]
     assert kept.version == "2"
     assert schema == SCHEMA_VERSION > 1
+
+
+async def test_what_was_accepted_before_its_files_were_noted_is_kept_and_says_nothing_of_files(
+    path: Path,
+) -> None:
+    """So it holds for no files; somebody who has seen them says it anew."""
+    one = Accepted("prod", ModelName("digits"), VersionId("2"), "files", "contract")
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(SCHEMA_3.read_text())
+    store = await SqliteStore.open(path)
+    (before,) = await store.accepted()
+    revision = await store.revision()
+    await store.decide(
+        Decision(ACCEPT, accepted=(one,)), expected_revision=revision, actor="ana", reason="seen"
+    )
+    (after,) = await store.accepted()
+    await store.close()
+
+    assert (before.version, before.files, before.actor, before.reason) == ("2", "", "ana", "new clients")
+    assert (after.files, after.contract, after.reason) == ("files", "contract", "seen")
 
 
 async def test_an_upgrade_that_breaks_leaves_the_file_as_it_was(path: Path) -> None:
