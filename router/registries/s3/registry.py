@@ -10,36 +10,30 @@ manifests whose ETag changed are read.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import random
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
 from uuid import uuid4
 
-from router.errors import NotSupported, RegistryIncomplete, RegistryRefused, RegistryUnavailable
+from router.errors import NotSupported, RegistryRefused, RegistryUnavailable
 from router.model import ModelName, PointerKind, RegistryView, Version, VersionId
 from router.ports import ANYTHING, Capability, Hint, NewVersion, RegistryChange, Source, Unknown
 from router.registries import asking
 from router.registries.documents import ModelFiles
 from router.registries.globs import takes
-from router.registries.polling import pause
+from router.registries.looks import Asked, Looks
 from router.registries.s3.objects import Objects, Page
 from router.registries.s3.reading import Fetcher, Reading, Texts, Tree, tree_of
 from router.registries.s3.writing import Uploads, write_change
-from router.registries.threads import Threads
 
 LIST_SECONDS = 60.0
 """How often everything is listed although the mark stands: somebody may have forgotten it."""
 
 _UPLOAD_SECONDS = 6 * 3600.0
 """Files have their own size; a store that falls silent is noticed by the connection much earlier."""
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -105,13 +99,14 @@ class S3Registry:
         self._settings = settings
         self._connect = connect
         self._make_source = source
-        self._threads = Threads(f"registry-{name}")
+        place = f"bucket {settings.bucket!r}"
+        asked = Asked(name, place, settings.poll, settings.timeout, from_begin=True)
+        self._looks = Looks(asked, self._abandon)
         self._takes = takes(settings.models)
         self._place = Texts(f"s3://{settings.bucket}/{settings.prefix}")
         self._lock = threading.Lock()
         self._session: _Session | None = None
         self._known = _Known()
-        self._failures = 0
 
     @property
     def name(self) -> str:
@@ -128,15 +123,7 @@ class S3Registry:
 
         The very same view where nothing did. Raises RegistryUnavailable, RegistryIncomplete.
         """
-        try:
-            view = await self._in_time(partial(self._read, hint.model))
-        except RegistryIncomplete:
-            raise
-        except RegistryUnavailable:
-            self._failures += 1
-            raise
-        self._failures = 0
-        return view
+        return await self._looks.read(partial(self._read, hint.model))
 
     async def get(self, model: ModelName, version: VersionId) -> Version | Unknown | None:
         """One version as the bucket has it now."""
@@ -155,7 +142,7 @@ class S3Registry:
             write_change(objects, settings.prefix, change)
             self._set_mark(objects)
 
-        await self._in_time(write)
+        await self._looks.call(write)
 
     async def register(self, new: NewVersion, progress: Callable[[str], None] | None = None) -> Version:
         """Upload files, then the manifest that makes them a version. Raises as the port says."""
@@ -169,7 +156,7 @@ class S3Registry:
                 self._set_mark(objects)
                 return version
 
-        version = await self._in_time(upload, _UPLOAD_SECONDS)
+        version = await self._looks.call(upload, _UPLOAD_SECONDS)
         made = await self.get(new.model, version)
         if isinstance(made, Unknown):
             raise RegistryUnavailable(f"registry {self._name!r} took {new.model}/{version} in: {made.reason}")
@@ -191,28 +178,9 @@ class S3Registry:
         """Give back connections."""
         self._abandon()
 
-    async def changes(self) -> AsyncIterator[Hint]:
-        """Yield once each `poll`: to look whether anything changed is to list everything, as a reading does.
-
-        Where it is away, less and less often, down to once a minute.
-        """
-        took = 0.0
-        while True:
-            await asyncio.sleep(pause(self._settings.poll, self._failures, random.random(), took))  # noqa: S311
-            asked = time.monotonic()
-            yield ANYTHING
-            took = time.monotonic() - asked
-
-    async def _in_time(self, call: Callable[[], Result], seconds: float = 0.0) -> Result:
-        """What a blocking call returns; `seconds` where it may take longer than one look."""
-        longest = seconds or self._settings.timeout + 1
-        try:
-            return await self._threads.run(call, longest)
-        except TimeoutError as error:
-            self._abandon()
-            raise RegistryUnavailable(
-                f"registry {self._name!r}: bucket {self._settings.bucket!r} gave no answer in {longest:g} s"
-            ) from error
+    def changes(self) -> AsyncIterator[Hint]:
+        """Yield once each `poll`, less often where it is away; see `Looks.changes`."""
+        return self._looks.changes()
 
     def _use(self) -> _Session:
         with self._lock:

@@ -6,28 +6,24 @@ new or whose approval changed is described.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import random
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import TypeVar
 
 from router.errors import NotSupported, RegistryIncomplete, RegistryUnavailable
 from router.model import ModelName, PointerKind, RegistryView, Version, VersionId
 from router.ports import ANYTHING, Capability, Hint, NewVersion, RegistryChange, Source, Unknown
 from router.registries import asking
 from router.registries.globs import takes
-from router.registries.polling import pause
+from router.registries.looks import Asked, Looks
 from router.registries.sagemaker.knowledge import Knowledge
 from router.registries.sagemaker.packages import Denied, Missing, Packages
 from router.registries.sagemaker.told import Listed
 from router.registries.sagemaker.writing import write_change
-from router.registries.threads import Threads
 
 _AT_ONCE = 4
 _CUT = 500
@@ -35,8 +31,6 @@ _MOST_NAMED = 20
 """Groups that are listed one by one, where the configuration names them; more cost less all together."""
 _MOST_ASKED = 20
 """Versions that are missing from a list and asked for by name, before it is believed."""
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -74,13 +68,14 @@ class SageMakerRegistry:
         self._settings = settings
         self._connect = connect
         self._make_source = source
-        self._threads = Threads(f"registry-{name}")
+        asked = Asked(name, "SageMaker", settings.poll, settings.timeout)
+        # Keys are read anew with the next connection.
+        self._looks = Looks(asked, self._abandon, abandoned_by=Denied)
         self._takes = takes(settings.models)
         self._lock = threading.Lock()
         self._packages: Packages | None = None
         self._named = _named(settings.models)
         self._known = Knowledge(name, settings.format)
-        self._failures = 0
         self._asked = 0
         self._taken = 0
 
@@ -99,15 +94,7 @@ class SageMakerRegistry:
 
         The very same view where nothing is. Raises RegistryUnavailable, RegistryIncomplete.
         """
-        try:
-            view = await self._in_time(partial(self._read, hint.model))
-        except RegistryIncomplete:
-            raise
-        except RegistryUnavailable:
-            self._failures += 1
-            raise
-        self._failures = 0
-        return view
+        return await self._looks.read(partial(self._read, hint.model))
 
     async def get(self, model: ModelName, version: VersionId) -> Version | Unknown | None:
         """One version as SageMaker lists it now."""
@@ -119,7 +106,7 @@ class SageMakerRegistry:
 
     async def write(self, change: RegistryChange) -> None:
         """Set an approval status or a property. Raises as the port says."""
-        await self._in_time(partial(self._write, change))
+        await self._looks.call(partial(self._write, change))
 
     async def register(self, new: NewVersion, progress: Callable[[str], None] | None = None) -> Version:
         """Raises NotSupported: packages are made by SageMaker's own tools."""
@@ -140,27 +127,9 @@ class SageMakerRegistry:
         """Give back connections."""
         self._abandon()
 
-    async def changes(self) -> AsyncIterator[Hint]:
-        """Yield once each `poll`: to look whether anything changed is to list everything, as a reading does.
-
-        Where it is away, less and less often, down to once a minute.
-        """
-        while True:
-            await asyncio.sleep(pause(self._settings.poll, self._failures, random.random()))  # noqa: S311
-            yield ANYTHING
-
-    async def _in_time(self, call: Callable[[], Result]) -> Result:
-        longest = self._settings.timeout + 1
-        try:
-            return await self._threads.run(call, longest)
-        except Denied:
-            self._abandon()  # keys are read anew with the next connection
-            raise
-        except TimeoutError as error:
-            self._abandon()
-            raise RegistryUnavailable(
-                f"registry {self._name!r}: SageMaker gave no answer in {longest:g} s"
-            ) from error
+    def changes(self) -> AsyncIterator[Hint]:
+        """Yield once each `poll`, less often where it is away; see `Looks.changes`."""
+        return self._looks.changes()
 
     def _use(self) -> Packages:
         with self._lock:
