@@ -7,7 +7,8 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
@@ -16,6 +17,7 @@ from loadtest.bench.errors import BenchError
 
 LOOPBACK = "127.0.0.1"
 _START_SECONDS = 20.0
+_LISTEN_SECONDS = 120.0
 _STOP_SECONDS = 5.0
 _LOG_TAIL = 1_500
 
@@ -105,6 +107,31 @@ class Process:
                 return
         raise self.failure(f"does not listen on port {port} after {seconds:g} s")
 
+    def wait_until_ready(
+        self, port: int, seconds: float, tell: Callable[[str], None] = lambda line: None
+    ) -> None:
+        """Returns when `/readyz` on a port says yes; for gateways.
+
+        Args:
+            seconds: how long it may take after it listens.
+            tell: is given what it says meanwhile, each line that is the last one for a moment.
+
+        Raises:
+            BenchError: it ended, or the time is over.
+        """
+        self.wait_for_port(port, _LISTEN_SECONDS)
+        end = time.monotonic() + seconds
+        told = ""
+        while not _is_ready(port):
+            if self._child.poll() is not None:
+                raise self.failure(f"ended with code {self._child.returncode}")
+            if time.monotonic() > end:
+                raise self.failure(f"is not ready after {seconds:g} s")
+            if (line := self.last_line()) != told:
+                told = line
+                tell(line)
+            time.sleep(0.1)
+
     def finish(self, seconds: float) -> None:
         """Closes its standard input and waits for its own end, which must be a good one.
 
@@ -148,6 +175,14 @@ class Process:
         if pipe is None:
             raise BenchError(f"{self.name} was not started to talk")
         return pipe
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/readyz", timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 def _close(pipe: IO[str]) -> None:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -43,7 +42,6 @@ CHANGE_BAR_MS = 20.0
 
 FEW = 10
 _CHANGES = 40
-_START_SECONDS = 120.0
 _READY_SECONDS = 1_800.0
 _SETTLE_SECONDS = 5.0
 _IDLE_SECONDS = 30.0
@@ -173,7 +171,7 @@ def _measure(models: int, versions: int, folder: Path, tell: Callable[[str], Non
         stack.callback(gateway.stop)
         began = time.monotonic()
         tell("starting a gateway on them")
-        _wait_ready(gateway, ports[1], tell)
+        gateway.wait_until_ready(ports[1], _READY_SECONDS, tell)
         seconds = time.monotonic() - began
         _check_known(f"{LOOPBACK}:{ports[0]}", model_name(models - 1))
         tell(f"ready after {seconds:.0f} s, {ticked_seconds(gateway.pid):.0f} s of them processor time")
@@ -224,24 +222,6 @@ backends:
   - {{name: t0, grpc: "{LOOPBACK}:{backends[0]}", control: none}}
   - {{name: t1, grpc: "{LOOPBACK}:{backends[1]}", control: explicit, repository: {repository}}}
 """
-
-
-def _wait_ready(gateway: Process, port: int, tell: Callable[[str], None]) -> None:
-    gateway.wait_for_port(port, _START_SECONDS)
-    end = time.monotonic() + _READY_SECONDS
-    told = ""
-    while True:
-        try:
-            with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/readyz", timeout=5):
-                return
-        except OSError:
-            pass
-        if time.monotonic() > end:
-            raise gateway.failure(f"is not ready after {_READY_SECONDS:g} s")
-        if (line := gateway.last_line()) != told:
-            told = line
-            tell(line)
-        time.sleep(0.25)
 
 
 def _parser() -> argparse.ArgumentParser:

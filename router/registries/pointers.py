@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from router.alias import parse_reference
@@ -20,49 +20,26 @@ from router.errors import (
     RegistryUnavailable,
     VersionNotFound,
 )
-from router.model import ModelName, PointerKind, VersionId
+from router.model import ModelName, VersionId
 from router.ports import AliasChange, RegistryChange, TagChange
 from router.registries.documents import decoded, is_temporary
-from router.registries.edits import NOTHING, with_change, with_pointer, with_tag
+from router.registries.edits import NOTHING, with_change, with_tag
 from router.registries.files import MODEL_FILE, VERSION_FILE
 from router.registries.manifest import Unreadable
 
 
-def write_pointers(
-    root: Path,
-    model: ModelName,
-    *,
-    stages: Mapping[str, VersionId | None] | None = None,
-    aliases: Mapping[str, VersionId | None] | None = None,
-) -> None:
-    """Set stages and aliases of a model, all in one rename; None removes one.
+def write_change(root: Path, change: RegistryChange) -> None:
+    """Carry a decision out, in one rename. The file is on disk when this returns.
 
-    Other processes that use this function wait for each other. The file is on disk when this returns.
+    Other processes that use this function wait for each other.
 
     Raises:
         ModelNotFound, VersionNotFound: there is no such folder.
         InvalidReference: a name that cannot be one.
-        InvalidInput: `model.yaml` cannot be read now; it is left as it is.
+        InvalidInput: the file cannot be read now; it is left as it is.
+        Conflict: the stage or alias names another version than expected.
         RegistryUnavailable: it cannot be written.
     """
-    folder = _folder(root, model)
-    changes = [(PointerKind.STAGE, name.lower(), to) for name, to in (stages or {}).items()]
-    changes += [(PointerKind.ALIAS, name, to) for name, to in (aliases or {}).items()]
-    for _, name, version in changes:
-        check_pointer(name)
-        _check_version(folder, model, version)
-    path = folder / MODEL_FILE
-
-    def edit(text: str) -> str:
-        for kind, name, version in changes:
-            text = with_pointer(str(path), text, kind, name, version)
-        return text
-
-    _rewrite(folder, path, edit)
-
-
-def write_change(root: Path, change: RegistryChange) -> None:
-    """Carry a decision out; raises as `Registry.write` says."""
     folder = _folder(root, change.model)
     _check_version(folder, change.model, change.version)
     if isinstance(change, TagChange):

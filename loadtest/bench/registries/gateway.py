@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +19,6 @@ from loadtest.bench.errors import BenchError
 from loadtest.bench.footprint import footprint
 from loadtest.bench.process import LOOPBACK, Process, free_ports
 
-_START_SECONDS = 120.0
 _READY_SECONDS = 600.0
 _CALL_SECONDS = 30.0
 _PAUSE = 0.002
@@ -76,7 +74,7 @@ class Watched:
                 environment={"PYTHONPATH": str(tools.CHECKOUT), **self._variables},
             )
             stack.callback(self._process.stop)
-            self._wait_ready(metrics)
+            self._process.wait_until_ready(int(metrics.rpartition(":")[2]), _READY_SECONDS)
             self.ready_after = time.monotonic() - began
             self.http = http
             channel = stack.enter_context(grpc.insecure_channel(inference))
@@ -120,16 +118,3 @@ class Watched:
                 raise self._process.failure(f"still has another version of {model} after {seconds:g} s")
             time.sleep(_PAUSE)
         return time.monotonic()
-
-    def _wait_ready(self, metrics: str) -> None:
-        self._process.wait_for_port(int(metrics.rpartition(":")[2]), _START_SECONDS)
-        end = time.monotonic() + _READY_SECONDS
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://{metrics}/readyz", timeout=5):
-                    return
-            except OSError:
-                pass
-            if time.monotonic() > end:
-                raise self._process.failure(f"is not ready after {_READY_SECONDS:g} s")
-            time.sleep(0.1)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from router.errors import InvalidInput, NotSupported, RegistryUnavailable
+from router.artifacts.digest import files_of
+from router.errors import ArtifactError, InvalidInput, NotSupported, RegistryUnavailable
 from router.ports import NewVersion
 from router.registries.mlflow.artifacts import ProxiedFiles, proxied_path
 from router.registries.mlflow.names import Names
@@ -183,15 +184,10 @@ class Registration:
 
 def _files_of(root: Path) -> list[tuple[str, Path]]:
     """Files with their paths inside the artifact; a single one has its own name. Raises InvalidInput."""
-    if root.is_file():
-        return [(root.name, root)]
-    entries = sorted(root.rglob("*"))
-    for entry in entries:
-        if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
-            raise InvalidInput(
-                f"{entry} is neither a file nor a folder", hint="links and devices are not taken"
-            )
-    files = [(entry.relative_to(root).as_posix(), entry) for entry in entries if entry.is_file()]
+    try:
+        files = list(files_of(root))
+    except ArtifactError as error:
+        raise InvalidInput(f"{root} cannot be registered: {error.message}", hint=error.hint) from error
     if not files:
         raise InvalidInput(f"{root} holds no files")
     return files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from loadtest.bench.peers.envoy import bootstrap
 from loadtest.bench.peers.haproxy import HaproxyHttp
 from loadtest.bench.peers.nginx import Nginx
 from loadtest.bench.peers.stagegate import gateway_config
-from loadtest.bench.process import Process
+from loadtest.bench.process import Process, free_port
 from loadtest.bench.results import Result, now, summarize, tables, write_json
 from loadtest.bench.shapes import CPU_SHAPES
 from loadtest.bench.stats import Summary, interleaved, paired_ratio
@@ -217,3 +218,50 @@ Ir
 def test_no_good_answer_is_no_figure() -> None:
     """Division by none is not a cost of zero."""
     assert _result(_sample("nginx", 0, math.nan, bad=100)).cpu_by_peer("32x1") == {}
+
+
+_GATEWAY = """
+import http.server, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    asked = 0
+
+    def do_GET(self):
+        Handler.asked += 1
+        if self.path != "/readyz" or Handler.asked < 3:
+            print("still reading", file=sys.stderr, flush=True)
+            return self.send_error(503)
+        if "ends" in sys.argv:
+            sys.exit(3)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *what):
+        pass
+
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def test_a_gateway_is_waited_for_until_it_says_that_it_is_ready(tmp_path: Path) -> None:
+    """What it says meanwhile is told once, not with each look."""
+    port = free_port()
+    gateway = Process("gateway", [sys.executable, "-c", _GATEWAY, str(port)], folder=tmp_path)
+    told: list[str] = []
+    try:
+        gateway.wait_until_ready(port, 30.0, told.append)
+    finally:
+        gateway.stop()
+
+    assert told == ["still reading"]
+
+
+def test_a_gateway_that_ends_is_waited_for_no_longer(tmp_path: Path) -> None:
+    """The error has its end and what it said last."""
+    port = free_port()
+    gateway = Process("gateway", [sys.executable, "-c", _GATEWAY, str(port), "ends"], folder=tmp_path)
+    try:
+        with pytest.raises(BenchError, match=r"gateway ended with code 3"):
+            gateway.wait_until_ready(port, 3600.0)
+    finally:
+        gateway.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,8 +9,9 @@ import pytest
 
 from router.errors import InvalidInput, InvalidReference, ModelNotFound, VersionNotFound
 from router.model import ModelName, VersionId
+from router.ports import AliasChange, PointerChange, StageTransition
 from router.registries.manifest import read_model
-from router.registries.pointers import write_pointers
+from router.registries.pointers import write_change
 
 DIGITS = ModelName("digits")
 
@@ -30,23 +30,27 @@ def text(root: Path) -> str:
     return (root / "digits/model.yaml").read_text()
 
 
-def move(root: Path, before: str, **pointers: Mapping[str, str | None]) -> str:
-    """Write a model file, move pointers, and give the file back."""
+def stage(version: str, name: str = "production", model: str = "digits") -> StageTransition:
+    """A stage is to name a version; the name "" takes the version out of its stage."""
+    return StageTransition(ModelName(model), VersionId(version), name)
+
+
+def alias(name: str, version: str | None) -> AliasChange:
+    """An alias is to name a version, or is to go."""
+    return AliasChange(DIGITS, name, None if version is None else VersionId(version))
+
+
+def move(root: Path, before: str, change: PointerChange) -> str:
+    """Write a model file, move a pointer, and give the file back."""
     (root / "digits/model.yaml").write_text(before)
-    write_pointers(
-        root,
-        DIGITS,
-        **{
-            section: {name: None if to is None else VersionId(to) for name, to in names.items()}
-            for section, names in pointers.items()
-        },
-    )
+    write_change(root, change)
     return text(root)
 
 
 def test_a_file_is_made_where_there_is_none(root: Path) -> None:
     """With only what was asked for."""
-    write_pointers(root, DIGITS, stages={"Production": VersionId("1")}, aliases={"champion": VersionId("2")})
+    write_change(root, stage("1", "Production"))
+    write_change(root, alias("champion", "2"))
     manifest = read_model(text(root))
 
     assert (manifest.stages, manifest.aliases) == ({"production": "1"}, {"champion": "2"})
@@ -65,13 +69,13 @@ def test_a_file_is_made_where_there_is_none(root: Path) -> None:
 )
 def test_a_stage_moves_and_the_rest_stays_as_it_was(root: Path, before: str, after: str) -> None:
     """Comments, layout, other keys and other spellings."""
-    assert move(root, before, stages={"production": "2"}) == after
+    assert move(root, before, stage("2")) == after
 
 
 @pytest.mark.parametrize("before", ["{}\n", "{tags: {a: b}}", "stages: {\n  x: 1\n}\ntags: {a: b}\n"])
 def test_a_layout_that_is_not_simple_is_written_anew(root: Path, before: str) -> None:
     """Its values are kept."""
-    manifest = read_model(move(root, before, stages={"production": "2"}))
+    manifest = read_model(move(root, before, stage("2")))
 
     assert manifest.stages["production"] == "2"
     assert manifest.tags == read_model(before).tags
@@ -79,7 +83,7 @@ def test_a_layout_that_is_not_simple_is_written_anew(root: Path, before: str) ->
 
 def test_a_pointer_is_removed(root: Path) -> None:
     """And only that one."""
-    after = move(root, "stages: {production: 1, x: 2}\naliases: {a: 3}\n", stages={"production": None})
+    after = move(root, "stages: {production: 1, x: 2}\naliases: {a: 3}\n", stage("1", ""))
 
     assert (read_model(after).stages, read_model(after).aliases) == ({"x": "2"}, {"a": "3"})
 
@@ -87,29 +91,29 @@ def test_a_pointer_is_removed(root: Path) -> None:
 def test_nothing_is_written_where_nothing_changes(root: Path) -> None:
     """The file keeps its times, and nobody is woken."""
     before = "stages: {production: 1}\n"
-    move(root, before, stages={"production": "1"})
+    move(root, before, stage("1"))
     inode = (root / "digits/model.yaml").stat().st_ino
-    write_pointers(root, DIGITS, stages={"production": VersionId("1")}, aliases={"gone": None})
+    write_change(root, stage("1"))
+    write_change(root, alias("gone", None))
 
     assert (text(root), (root / "digits/model.yaml").stat().st_ino) == (before, inode)
 
 
 @pytest.mark.parametrize(
-    ("model", "stages", "error"),
+    ("change", "error"),
     [
-        ("nope", {"production": "1"}, ModelNotFound),
-        ("digits", {"production": "9"}, VersionNotFound),
-        ("digits", {"production": "../digits/1"}, VersionNotFound),
-        ("digits", {"@production": "1"}, InvalidReference),
-        ("digits", {"": "1"}, InvalidReference),
+        (stage("1", model="nope"), ModelNotFound),
+        (stage("9"), VersionNotFound),
+        (stage("../digits/1"), VersionNotFound),
+        (stage("1", "@production"), InvalidReference),
+        (alias("@champion", "1"), InvalidReference),
+        (alias("", "1"), InvalidReference),
     ],
 )
-def test_a_mistake_changes_nothing(
-    root: Path, model: str, stages: dict[str, VersionId | None], error: type[Exception]
-) -> None:
+def test_a_mistake_changes_nothing(root: Path, change: PointerChange, error: type[Exception]) -> None:
     """No file appears."""
     with pytest.raises(error):
-        write_pointers(root, ModelName(model), stages=stages)
+        write_change(root, change)
 
     assert not (root / "digits/model.yaml").exists()
 
@@ -117,7 +121,7 @@ def test_a_mistake_changes_nothing(
 def test_a_broken_file_is_left_for_its_owner(root: Path) -> None:
     """The error names the file and the line."""
     with pytest.raises(InvalidInput, match=r"model.yaml cannot be read, so it is not changed: line 2"):
-        move(root, "a: b\nstages: [\n", stages={"production": "1"})
+        move(root, "a: b\nstages: [\n", stage("1"))
 
     assert text(root) == "a: b\nstages: [\n"
 
@@ -126,7 +130,7 @@ def test_writers_at_the_same_time_lose_nothing(root: Path) -> None:
     """Each waits for the other; no temporary file is left."""
     names = [f"a{number}" for number in range(24)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda name: write_pointers(root, DIGITS, aliases={name: VersionId("1")}), names))
+        list(pool.map(lambda name: write_change(root, alias(name, "1")), names))
 
     assert read_model(text(root)).aliases == dict.fromkeys(names, "1")
     assert sorted(path.name for path in (root / "digits").iterdir()) == ["1", "2", "3", "model.yaml"]
