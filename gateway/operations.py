@@ -76,7 +76,8 @@ class VersionRow:
         backends: names of the backends where it is ready.
         backend_model: its model name inside Triton.
         metrics: what the registry knows of it, such as accuracy.
-        reason: why it is `failed`; "" otherwise.
+        reason: why it is `failed`, how far its files are while it is `loading`, or what kept a backend from
+            loading it a moment ago; "" otherwise.
         created: unix seconds, or None.
         kept: why it stays loaded though nothing names it any more, and for how long; "" otherwise.
     """

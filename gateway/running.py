@@ -204,8 +204,7 @@ class RunningGateway:
         residents = self._controller.residents
         if key in residents.fetching:
             return residents.fetching[key]
-        failure = residents.failures.get(key)
-        return self._placement(entry, version).reason or (failure.reason if failure else "")
+        return self._placement(entry, version).reason or residents.trouble(key)
 
     async def describe(self, model: ModelName, reference: str) -> VersionDetail:
         """All that is known of the version that a reference names in the registry; "" for the stable one."""

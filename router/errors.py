@@ -29,6 +29,7 @@ StagegateError
     |-- RegistryUnavailable
     |-- ArtifactUnavailable    a store of files does not answer, or stopped in the middle
     |-- BackendUnavailable
+    |   `-- BackendUnable    it answers, and can load nothing now, whatever it is asked for
     `-- StateUnavailable
 """
 
@@ -211,6 +212,10 @@ class ArtifactUnavailable(Unavailable):
 
 class BackendUnavailable(Unavailable):
     """A Triton does not answer."""
+
+
+class BackendUnable(BackendUnavailable):
+    """A Triton answers, and can load nothing now: no shared memory, no disk, or it loads for nobody."""
 
 
 class StateUnavailable(Unavailable):

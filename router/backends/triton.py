@@ -13,9 +13,10 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from router.backends import polled
+from router.backends.blame import is_backends
 from router.backends.capacity import capacity_of
 from router.backends.told import contract_of
-from router.errors import BackendUnavailable, LoadFailed
+from router.errors import BackendUnable, BackendUnavailable, LoadFailed
 from router.model import Backend, BackendTls, Capacity, Contract, IndexEntry, TritonName, whole_of
 from router.ports import ServerInfo
 
@@ -106,7 +107,8 @@ class TritonServer:
 
         Raises:
             LoadFailed: with Triton's reason, or because it took longer than `timeout` seconds.
-            BackendUnavailable: it does not answer.
+            BackendUnable: Triton's reason says nothing of the model.
+            BackendUnavailable: it does not answer, or went away meanwhile.
         """
         left = await self._after_late_unload(name, timeout)
         request = service_pb2.RepositoryModelLoadRequest(model_name=name)
@@ -115,12 +117,14 @@ class TritonServer:
             await self._stub().RepositoryModelLoad(request, timeout=left)
         except grpc.aio.AioRpcError as problem:
             error = await self._load_error(name, problem, timeout, log_end)
-            if isinstance(error, LoadFailed):
+            if isinstance(error, LoadFailed | BackendUnable):
                 await self._let_parts_go(name)
             raise error from None
         entries = [entry for entry in await self.index() if entry.name == name]
         if not any(entry.ready for entry in entries):
-            reasons = "; ".join(entry.reason or entry.state for entry in entries)
+            reasons = "; ".join(said for entry in entries if (said := entry.reason or entry.state))
+            if not reasons:
+                raise BackendUnavailable(f"{self._named(name)} is not known there any more after its load")
             raise LoadFailed(f"{self._named(name)} is not ready after its load: {_short(reasons)}")
         if await self._tells_nothing(name):
             await self.unload(name, timeout=max(left, self._timeout))
@@ -176,7 +180,7 @@ class TritonServer:
         try:
             answer = await self._stub().ModelMetadata(request, timeout=self._timeout)
         except grpc.aio.AioRpcError as problem:
-            if await self._is_away(problem):
+            if problem.code() is grpc.StatusCode.DEADLINE_EXCEEDED or await self._is_away(problem):
                 raise self._away(problem) from None
             raise LoadFailed(f"{self._named(name)} cannot be described: {_details(problem)}") from None
         return bytes(answer.SerializeToString())
@@ -258,7 +262,8 @@ class TritonServer:
         if polled.SAID in said:
             why = await asyncio.to_thread(polled.reason, self._backend.log, log_end, name)
             said = _short(f"Triton could not read its folder: {why}")
-        return LoadFailed(f"{self._named(name)}: {said}")
+        error = BackendUnable if is_backends(problem.code(), said) else LoadFailed
+        return error(f"{self._named(name)}: {said}")
 
     def _unload_later(self, name: TritonName) -> None:
         async def unload() -> None:

@@ -67,6 +67,7 @@ class Acting:
             loading=self._residents.loading,
             unloading=self._unloading(),
             failures=self._residents.failures,
+            held=self._residents.faults.held(self._clock.now()),
             idle_unload=idle_unload,
             rollback_window=rollback_window,
         )

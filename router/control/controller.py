@@ -296,6 +296,7 @@ class Controller:
         if state is None:
             return
         self._backends_changed = True
+        self.residents.faults.forget_backend(name)
         self._probes.note_lost(state)
         await state.server.close()
 
@@ -525,6 +526,7 @@ class Controller:
         for (model, _), failure in self.residents.failures.items():
             if before < failure.retry_at <= now:
                 self._dirty.add(model)
+        self._dirty.update(self.residents.faults.due(before, now))
         for registry in self.registries.values():
             registry.look(now)
         self._demand.expire(now, self.settings.rollback_window)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from router.control.catalog import Seat
 from router.control.residents import BackendState, Key, Residents
-from router.errors import BackendUnavailable, LoadFailed, StagegateError
+from router.errors import BackendUnavailable, LoadFailed, NoSpace, StagegateError
 from router.model import Version
 from router.ports import Clock
 
@@ -97,9 +97,11 @@ class Loader:
             async with self._slots.setdefault(state.name, asyncio.Semaphore(LOADS_AT_ONCE)):
                 await self._fetch_and_load(version, seat, state)
             ok = True
-            self._residents.failures.pop(key, None)
+            self._residents.forgive(key)
             self._residents.last_use.setdefault(key, self._clock.now())
             LOG.info("%s %s: ready on %s after %.2f s", *key, state.name, self._clock.now() - started)
+        except (BackendUnavailable, NoSpace) as problem:
+            self._note_fault(key, state, problem)
         except StagegateError as problem:
             self._note_failure(key, state, str(problem))
         except Exception as problem:  # a bug or an unforeseen fault must not leave clients waiting
@@ -131,6 +133,14 @@ class Loader:
         failure = self._residents.fail(key, reason, self._clock.now())
         wait = failure.retry_at - self._clock.now()
         LOG.warning("%s %s: load on %s failed: %s (next try in %.0f s)", *key, state.name, reason, wait)
+
+    def _note_fault(self, key: Key, state: BackendState, problem: StagegateError) -> None:
+        failure = self._residents.fail_there(key, state.name, problem, self._clock.now())
+        wait = failure.retry_at - self._clock.now()
+        LOG.warning(
+            "%s %s: %s could not load it, and the version is not to blame: %s (not there for %.0f s)",
+            *(*key, state.name, problem, wait),
+        )
 
     async def _unload(self, key: Key, seat: Seat, state: BackendState, why: str) -> None:
         try:

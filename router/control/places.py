@@ -54,7 +54,11 @@ class Places:
             return f"no backend has model '{key[0]}' version '{key[1]}' ready"
         if not any(state.loads_for_us for state in self._residents.backends.values()):
             return "no backend here loads models; give one `control: explicit` and its `repository`"
+        now = self._clock.now()
         failure = self._residents.failures.get(key)
-        if failure is None or key in self._residents.loading or self._clock.now() >= failure.retry_at:
+        if key in self._residents.loading:
             return ""
-        return failure.reason
+        if failure is not None and now < failure.retry_at:
+            return failure.reason
+        answering = [b.name for b in self._residents.backends.values() if b.up and b.loads_for_us]
+        return self._residents.faults.refusal(key, answering, now)

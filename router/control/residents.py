@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from router.control.catalog import Seat
+from router.control.faults import Faults
+from router.errors import BackendUnable, BackendUnavailable, StagegateError
 from router.model import (
     Backend,
     BackendId,
@@ -122,6 +124,8 @@ class Residents:
         fetching: how far the files of a version that is being loaded are, in words.
         contracts: what versions take and give, as a Triton that had them told, with the files that it had:
             of those whose registry does not say it.
+        failures: the last loads that failed by a fault of the version.
+        faults: those that failed by a fault of their backend.
     """
 
     backends: dict[BackendId, BackendState] = field(default_factory=dict)
@@ -129,6 +133,7 @@ class Residents:
     fetching: dict[Key, str] = field(default_factory=dict)
     unloading: set[tuple[TritonName, BackendId]] = field(default_factory=set)
     failures: dict[Key, Failure] = field(default_factory=dict)
+    faults: Faults = field(default_factory=Faults)
     last_use: dict[Key, float] = field(default_factory=dict)
     seats: dict[TritonName, Key] = field(default_factory=dict)
     unload_again: dict[tuple[TritonName, BackendId], float] = field(default_factory=dict)
@@ -188,16 +193,36 @@ class Residents:
         self.seats = {name: key for name, key in self.seats.items() if name in held}
         keys = versions | set(self.seats.values())
         self.failures = {key: failure for key, failure in self.failures.items() if key in keys}
+        self.faults.keep(keys)
         self.last_use = {key: at for key, at in self.last_use.items() if key in keys}
         self.contracts = {key: told for key, told in self.contracts.items() if key in keys}
         self.unload_again = {copy: at for copy, at in self.unload_again.items() if copy[0] in self.seats}
         return True
 
     def fail(self, key: Key, reason: str, now: float) -> Failure:
-        """Remember a failed load."""
+        """Remember a load that failed by a fault of the version."""
         failure = after_failure(self.failures.get(key), reason, now)
         self.failures[key] = failure
         return failure
+
+    def fail_there(self, key: Key, backend: BackendId, problem: StagegateError, now: float) -> Failure:
+        """Remember a load that failed by a fault of its backend."""
+        away = isinstance(problem, BackendUnavailable) and not isinstance(problem, BackendUnable)
+        failure = self.faults.note(key, backend, str(problem), now, away=away)
+        times = self.faults.times_away(key) if away else 0
+        if times:
+            self.fail(key, f"Triton went away in each of the last {times} loads of it: {problem}", now)
+        return failure
+
+    def forgive(self, key: Key) -> None:
+        """A version was loaded, has other files now, or is gone: what failed before says nothing any more."""
+        self.failures.pop(key, None)
+        self.faults.clear(key)
+
+    def trouble(self, key: Key) -> str:
+        """Why the last load of a version failed, whoever's fault it was; "" where it did not."""
+        failure = self.failures.get(key)
+        return failure.reason if failure is not None else self.faults.reason(key)
 
     def fail_unload(self, name: TritonName, backend: BackendId, now: float) -> None:
         """Remember a failed unload."""

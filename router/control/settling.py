@@ -110,7 +110,7 @@ class Settling:
             self._note_left(entry, None)
         self._demand.forget(name)
         for version in entry.registered.versions if entry else ():
-            self._residents.failures.pop((name, version), None)
+            self._residents.forgive((name, version))
             self._residents.contracts.pop((name, version), None)
 
     def _try_settle(self, name: ModelName, model: RegisteredModel) -> ModelSpec | None:
@@ -176,6 +176,6 @@ class Settling:
         for version, was in before.versions.items():
             then = now.versions.get(version)
             if then != was:
-                self._residents.failures.pop((now.name, version), None)
+                self._residents.forgive((now.name, version))
             if then is None or files_of(then) != files_of(was):
                 self._residents.contracts.pop((now.name, version), None)

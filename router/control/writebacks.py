@@ -193,10 +193,12 @@ class WriteBacks:
         if failure or placement.reason:
             again = "; it is tried again" if failure else ""
             return f"{what}: version {write.version} cannot be loaded: {failure or placement.reason}{again}"
-        return f"{what}: waits for version {write.version} to be loaded"
+        trouble = self._controller.residents.trouble((write.model, write.version))
+        why = f": {trouble}" if trouble else ""
+        return f"{what}: waits for version {write.version} to be loaded{why}"
 
     def _failure(self, write: WriteBack) -> str:
-        """Why the last load of a decided version failed; "" where none did."""
+        """Why a decided version could not be loaded, by a fault of its own; "" where that is not so."""
         failure = self._controller.residents.failures.get((write.model, write.version))
         return failure.reason if failure is not None else ""
 

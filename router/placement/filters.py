@@ -17,6 +17,7 @@ class Candidate:
         explicit: whether we may load there.
         models: models that are ready or loading there, other people's included.
         unloading: whether it is just unloading the version in question.
+        held: whether it could not load that version a moment ago, by a fault of its own.
     """
 
     name: BackendId
@@ -24,6 +25,7 @@ class Candidate:
     explicit: bool
     models: int
     unloading: bool = False
+    held: bool = False
 
 
 def _loads_for_us(candidate: Candidate) -> str:
@@ -38,7 +40,11 @@ def _is_free(candidate: Candidate) -> str:
     return "it is still unloading this version" if candidate.unloading else ""
 
 
-FILTERS: tuple[Callable[[Candidate], str], ...] = (_loads_for_us, _is_up, _is_free)
+def _is_able(candidate: Candidate) -> str:
+    return "it could not load this version a moment ago" if candidate.held else ""
+
+
+FILTERS: tuple[Callable[[Candidate], str], ...] = (_loads_for_us, _is_up, _is_free, _is_able)
 """Each gives "" for yes, or why not; the first no counts."""
 
 

@@ -82,6 +82,8 @@ class ResidencyInput:
         inflight: requests in flight on a version.
         loading: loads under way, and where.
         unloading: unloads under way.
+        failures: loads that failed by a fault of the version.
+        held: where which version is not to be loaded now, after a load that failed by a fault of the backend.
         idle_unload: seconds; see `IDLE_UNLOAD`.
         rollback_window: seconds; see `ROLLBACK_WINDOW`.
     """
@@ -98,6 +100,7 @@ class ResidencyInput:
     loading: Mapping[VersionKey, BackendId] = field(default_factory=dict)
     unloading: frozenset[tuple[VersionKey, BackendId]] = frozenset()
     failures: Mapping[VersionKey, Failure] = field(default_factory=dict)
+    held: frozenset[tuple[VersionKey, BackendId]] = frozenset()
     idle_unload: float = IDLE_UNLOAD
     rollback_window: float = ROLLBACK_WINDOW
 
@@ -176,6 +179,7 @@ def _candidates(now: ResidencyInput, key: VersionKey, planned: Mapping[BackendId
             explicit=backend.explicit,
             models=backend.models + loading.count(backend.name) + planned.get(backend.name, 0),
             unloading=(key, backend.name) in now.unloading,
+            held=(key, backend.name) in now.held,
         )
         for backend in now.backends
     ]

@@ -40,7 +40,13 @@ class ModelServer(Protocol):
         ...
 
     async def load(self, name: TritonName, *, timeout: float) -> None:
-        """Load and return when ready. Raises LoadFailed (with Triton's reason), BackendUnavailable."""
+        """Load and return when ready.
+
+        Raises:
+            LoadFailed: the model cannot be loaded, or not in time; with Triton's reason.
+            BackendUnable: it could not have loaded any model.
+            BackendUnavailable: it does not answer, or went away meanwhile.
+        """
         ...
 
     async def unload(self, name: TritonName, *, timeout: float) -> None:

@@ -19,7 +19,7 @@ import tritonclient.grpc as triton
 from router.backends.process import TritonOptions, TritonProcess
 from router.backends.triton import TritonServer
 from router.backends.wheel import TritonInstall, find_triton
-from router.errors import BackendUnavailable, LoadFailed, NotSupported
+from router.errors import BackendUnable, BackendUnavailable, LoadFailed, NotSupported
 from router.model import TritonName
 from tests.fakes.triton_models import write_model
 
@@ -206,6 +206,44 @@ async def test_endless_loads(install: TritonInstall, tmp_path: Path) -> None:
         await load(process)
 
         assert ask(process.grpc, [1]) == [2]
+        await server.close()
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--backend-config=python,shm-default-byte-size=1099511627776", "shared memory"),
+        ("--model-control-mode=poll", "not allowed"),
+    ],
+)
+async def test_a_load_that_triton_can_give_nobody(
+    install: TritonInstall, tmp_path: Path, argument: str, said: str
+) -> None:
+    """It says so of itself: the model is not to blame."""
+    process = make(install, tmp_path, arguments=(argument,))
+    async with running(process):
+        with pytest.raises(BackendUnable, match=said):
+            await load(process)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_triton_that_goes_away_while_it_loads(
+    install: TritonInstall, tmp_path: Path, how: signal.Signals
+) -> None:
+    """Also where it only stands still: nobody knows what would have come of the load."""
+    process = make(install, tmp_path)
+    slow = TritonName("slow")
+    begun = tmp_path / "begun"
+    write_model(process.options.repository, slow, f"open({str(begun)!r}, 'w'); import time; time.sleep(600)")
+    async with running(process):
+        server = TritonServer(process.backend())
+        loading = asyncio.create_task(server.load(slow, timeout=3.0))
+        while not begun.exists():  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(0.01)
+        os.kill(process.pid, how)
+        with pytest.raises(BackendUnavailable) as problem:
+            await loading
+        assert not isinstance(problem.value, BackendUnable)
         await server.close()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from router.control.controller import Controller, ControllerSettings
 from router.control.residents import BackendState
-from router.errors import BackendUnavailable, LoadFailed
+from router.errors import BackendUnavailable, LoadFailed, StagegateError
 from router.model import (
     Backend,
     BackendId,
@@ -107,6 +107,7 @@ class Triton:
         self.backend = Backend(BackendId(name), f"{name}:1", control=control, repository=Path("/repository"))
         self.loaded: set[tuple[str, str]] = set()
         self.bad: set[str] = set()
+        self.fault: StagegateError | None = None
         self.away = False
         self.hangs = False
         self.keeps = False
@@ -135,6 +136,8 @@ class Triton:
         self.loads.append(name)
         if self.hold is not None:
             await self.hold.wait()
+        if self.fault is not None:
+            raise self.fault
         if name in self.bad:
             raise LoadFailed("this model cannot be loaded")
         self.loaded.add((name, "1"))

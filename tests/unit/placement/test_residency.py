@@ -96,6 +96,14 @@ def test_a_failed_load_is_tried_again_after_its_wait() -> None:
     assert len(plan(replace(now, now=12.0))) == 1
 
 
+def test_a_version_goes_elsewhere_from_where_the_backend_failed() -> None:
+    """Others still go there."""
+    now = ResidencyInput(now=0.0, backends=TWO, wanted=(ONE, THREE), held=frozenset({(ONE, T1)}))
+
+    assert [(action.key, action.backend) for action in plan(now)] == [(ONE, T0), (THREE, T1)]
+    assert plan(replace(now, wanted=(ONE,), held=frozenset({(ONE, T0), (ONE, T1)}))) == ()
+
+
 def test_waits_double_to_a_minute() -> None:
     """And never overflow."""
     failure, waits = None, []
