@@ -18,10 +18,11 @@ from router.backends.process import TritonOptions, TritonProcess
 from router.backends.triton import TritonServer
 from router.backends.wheel import find_triton
 from router.model import ModelName, TritonName, Version, VersionId
-from tests.e2e.conftest import UP, Gateway, free_ports, start_gateway, wait_until
+from tests.e2e.conftest import UP, Gateway, start_gateway, wait_until
 from tests.e2e.digits import inputs
 from tests.e2e.load import SteadyLoad
 from tests.e2e.test_lifecycle import mentions
+from tests.servers.ports import free_ports
 
 MODELS = ("digits", "other")
 
@@ -128,11 +129,8 @@ async def test_nobody_notices_that_one_of_two_is_killed_started_again_and_stoppe
     assert load.failures == []
 
 
-async def test_a_frozen_triton_and_a_model_whose_process_died_are_found_out(pair: Pair) -> None:
-    """SIGSTOP closes nothing: what is owed is asked of the other. Of a dead model Triton says that all is
-    well: five errors, then a probe a pause, and none of another model."""
-    client = pair.gateway.client()
-    metadata = client.get_model_metadata("other")
+async def test_a_frozen_triton_is_found_out(pair: Pair) -> None:
+    """SIGSTOP closes nothing: what is owed is asked of the other."""
     with pair.load() as load:
         wait_until("load", lambda: len(load.versions) > 100)
         os.kill(pair.one.pid, signal.SIGSTOP)
@@ -144,10 +142,18 @@ async def test_a_frozen_triton_and_a_model_whose_process_died_are_found_out(pair
             os.kill(pair.one.pid, signal.SIGCONT)
         served = pair.served("one")
         wait_until("it answers again", lambda: pair.served("one") > served)
-        assert load.failures == []
 
+    assert load.failures == []
+
+
+async def test_a_model_whose_process_died_is_found_out(pair: Pair) -> None:
+    """Of a dead model Triton says that all is well: five errors, then a probe a pause, and none of another
+    model. (A Triton of its own: one that was late draws few requests for a while.)"""
+    client = pair.gateway.client()
+    metadata = client.get_model_metadata("other")
+    with pair.load() as load:
+        wait_until("load", lambda: len(load.versions) > 100)
         os.kill(stub_of(pair.one, "digits"), signal.SIGKILL)
-        # It draws few requests for a while: its answers were late when it was frozen.
         wait_until("it is passed over", lambda: bool(pair.ejected()), 120)
         for _ in range(50):
             client.infer("other", inputs(metadata))

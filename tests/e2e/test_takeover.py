@@ -24,7 +24,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gateway.config import Address
 from gateway.handover import NothingToTakeOver, take_over
-from tests.e2e.conftest import START_SECONDS, Gateway, free_ports, start_gateway, wait_until
+from tests.e2e.conftest import START_SECONDS, Gateway, start_gateway, wait_until
+from tests.servers.ports import free_ports
 
 OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),

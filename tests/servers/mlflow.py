@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,8 @@ from urllib.parse import quote, urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
+
+from tests.servers.ports import free_port
 
 _START_SECONDS = 120.0
 _API = "/api/2.0/mlflow"
@@ -174,7 +175,7 @@ class Process:
         proxied: bool = True,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        port = _free_port()
+        port = free_port()
         self.server = Server(f"http://127.0.0.1:{port}")
         self._folder = folder
         self._log = folder / "mlflow.log"
@@ -298,9 +299,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.servers.faults import Proxy, proxy
+from tests.servers.ports import free_ports
 
 ACCESS_KEY = "stagegate-tests"
 SECRET_KEY = "not-a-secret-0123456789"  # noqa: S105 - of a server that lives for one run, on loopback
@@ -107,7 +107,7 @@ def s3_proxy(s3_server: Server) -> Iterator[Proxy]:
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Server]:
     """Start a server that keeps all it has in a folder; it and its children end with the block."""
-    ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+    ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
     keys = folder / "keys.json"
     keys.write_text(json.dumps(_identities()))
     (folder / "data").mkdir()
@@ -179,14 +179,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [int(sock.getsockname()[1]) for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
