@@ -44,7 +44,7 @@ from tests.e2e.raw import (
     text_field,
     varint,
 )
-from tests.e2e.test_raw_frames import EXHAUSTED, INTERNAL, OK, SMALL, free, memory, table
+from tests.e2e.test_raw_frames import EXHAUSTED, HASTY, INTERNAL, OK, SMALL, free, memory, started, table
 
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 CALM = 11
@@ -369,11 +369,14 @@ def _trickle(sock: socket.socket, data: bytes) -> None:
 class TestSlowClients:
     """No proxy ended a client within 36 s that sends its headers at a byte a second."""
 
-    def test_headers_byte_by_byte_have_a_bound(self, plane: DataPlane) -> None:
+    def test_headers_byte_by_byte_have_a_bound(self, backend: Backend) -> None:
         """It never pauses for long, and yet is closed after the time for a header block, here 0.7 s."""
         block = b"\x83\x86\x84" + b"\x00\x03x-a\x7f\x61" + b"v" * 223
         head = len(block).to_bytes(3, "big") + b"\x01\x04\x00\x00\x00\x01"
-        with socket.create_connection(("127.0.0.1", plane.inference_port), timeout=5) as sock:
+        with (
+            started(backend, HASTY) as plane,
+            socket.create_connection(("127.0.0.1", plane.inference_port), timeout=5) as sock,
+        ):
             sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00" + head)
             began = time.monotonic()
             with pytest.raises(OSError, match=r"reset|Broken pipe"):

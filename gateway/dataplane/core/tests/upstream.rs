@@ -253,10 +253,10 @@ async fn mistakes_of_clients_eject_nobody() {
             client.infer("digits", &[("x-do", what)]).await;
         }
     }
-    for _ in 0..8 {
-        client
-            .infer("digits", &[("x-do", "wait"), ("grpc-timeout", "5m")])
-            .await;
+    // On a busy machine a deadline may pass before the backend has the request: that one shows nothing.
+    while backend.inferences() < 40 {
+        let late = client.infer("digits", &[("x-do", "wait"), ("grpc-timeout", "5m")]);
+        assert_eq!(4, late.await.code());
     }
 
     assert!(ejected(&gateway).is_empty());
@@ -340,11 +340,14 @@ async fn goaway_under_load_loses_nothing() {
     let gateway = Gateway::start(snapshot_at(&[proxy.address()], vec![only()]));
     let over = std::cell::Cell::new(false);
     let trouble = async {
-        for _ in 0..15 {
+        let mut times = 0;
+        // On a busy machine more often, until it has been met by enough.
+        while times < 15 || (times < 150 && backend.inferences() < 200) {
             tokio::time::sleep(Duration::from_millis(40)).await;
             proxy.goaway();
             tokio::time::sleep(Duration::from_millis(40)).await;
             backend.goaway();
+            times += 1;
         }
         over.set(true);
     };

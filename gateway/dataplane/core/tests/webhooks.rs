@@ -230,7 +230,8 @@ async fn notices_on_their_way_take_little_memory_and_none_of_requests() {
     assert!((8..24).contains(&refused), "{refused}");
     assert_eq!(200, live.status());
     drop(callers);
-    until("there is room again", || true).await;
+    let open = || gateway.published.counters().connections;
+    until("they are gone", || open() == 0).await;
     assert_eq!(200, answered(&gateway, StatusCode::OK, "").await.status());
 }
 
