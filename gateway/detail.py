@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from gateway.bridge import Counters
-from gateway.metrics import BOUNDS_MS
+from gateway.bridge import BUCKET_BOUNDS_US, Counters
 from gateway.operations import Measured, VersionDetail, VersionRow
 from router.artifacts.policy import shown
 from router.control.controller import Controller
@@ -14,7 +13,7 @@ from router.control.entries import ModelEntry
 from router.errors import VersionNotFound
 from router.model import BackendId, Version, VersionId
 
-_MILLISECONDS, _MICROSECONDS = 1e3, 1e6
+_MICROSECONDS = 1e6
 
 
 def version_detail(
@@ -89,11 +88,11 @@ def quantile(share: float, buckets: Sequence[int]) -> float | None:
     if not total:
         return None
     rank, below, lower = share * total, 0, 0.0
-    for bound, count in zip(BOUNDS_MS, buckets, strict=False):
+    for bound, count in zip(BUCKET_BOUNDS_US, buckets, strict=False):
         if count and below + count >= rank:
-            return (lower + (bound - lower) * (rank - below) / count) / _MILLISECONDS
+            return (lower + (bound - lower) * (rank - below) / count) / _MICROSECONDS
         below, lower = below + count, float(bound)
-    return BOUNDS_MS[-1] / _MILLISECONDS
+    return BUCKET_BOUNDS_US[-1] / _MICROSECONDS
 
 
 def _folders(controller: Controller, row: VersionRow) -> Iterable[Path]:

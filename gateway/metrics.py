@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from gateway import __version__
 from gateway.operations import Gauges, ShadowComparison
-from router.model import WHOLE
+from router.model import FAILURES, WHOLE
 
 BOUNDS_MS = (0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000)
 """Upper bounds of the request histograms in milliseconds; one more bucket has no bound."""
@@ -32,25 +32,7 @@ BOUNDS_MS = (0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000
 LOAD_BOUNDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 """Upper bounds of the load histogram in seconds."""
 
-CODES = (
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-)
+CODES = ("OK", *FAILURES)
 """gRPC status names by number."""
 
 REJECTIONS = ("queue_full", "deadline", "displaced", "timeout")

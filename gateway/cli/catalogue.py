@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli.options import DEFAULT_SERVER, Json, Model, Server, admin
+from gateway.cli.options import DEFAULT_SERVER, Json, Model, Server, admin, pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from gateway.operations import (
         ModelSummary,
         ModelVersions,
@@ -147,19 +145,6 @@ def resolve(
         output.print_json(found)
         return
     _show_resolution(found)
-
-
-def pairs(option: str, given: Sequence[str]) -> dict[str, str]:
-    """`NAME=VALUE` as a mapping. Raises InvalidInput, naming the option."""
-    from router.errors import InvalidInput
-
-    found: dict[str, str] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise InvalidInput(f"{option}: {text!r} is not NAME=VALUE")
-        found[name] = value
-    return found
 
 
 def _show_resolution(found: Resolution) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,3 +57,16 @@ def actor() -> str:
     except (OSError, KeyError):
         user = "unknown"
     return f"{user}@{socket.gethostname()}"
+
+
+def pairs(option: str, given: Sequence[str]) -> dict[str, str]:
+    """`NAME=VALUE` as a mapping. Raises InvalidInput, naming the option."""
+    from router.errors import InvalidInput
+
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise InvalidInput(f"{option}: {text!r} is not NAME=VALUE")
+        found[name] = value
+    return found

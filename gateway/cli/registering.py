@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from gateway.cli.options import Json
+from gateway.cli.options import Json, pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -136,7 +136,6 @@ def register(
     Traffic moves by that only where a model has neither a route nor a stage `production`: then the highest
     version answers, once it is loaded.
     """
-    from gateway.cli.catalogue import pairs
     from gateway.registering import NewFiles, read_contract
     from gateway.registering import register as register_files
     from router.model import parse_model_name

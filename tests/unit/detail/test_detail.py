@@ -7,9 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.bridge import Counters
+from gateway.bridge import BUCKET_BOUNDS_US, Counters
 from gateway.detail import measured, quantile
-from gateway.metrics import BOUNDS_MS
 from gateway.operations import Measured
 from tests.fakes.counters import BUCKETS, ArmCounters
 
@@ -41,17 +40,17 @@ def test_what_nobody_asked_for_has_no_times() -> None:
 @pytest.mark.parametrize(
     ("share", "seconds"),
     [
-        (0.1, BOUNDS_MS[0]),
-        (0.2, BOUNDS_MS[0] + (BOUNDS_MS[1] - BOUNDS_MS[0]) / 2),
-        (0.6, BOUNDS_MS[2]),
-        (0.99, BOUNDS_MS[-1]),
+        (0.1, BUCKET_BOUNDS_US[0]),
+        (0.2, BUCKET_BOUNDS_US[0] + (BUCKET_BOUNDS_US[1] - BUCKET_BOUNDS_US[0]) / 2),
+        (0.6, BUCKET_BOUNDS_US[2]),
+        (0.99, BUCKET_BOUNDS_US[-1]),
     ],
 )
 def test_quantiles_are_prometheus_own(share: float, seconds: float) -> None:
     """Linear within a bucket; above the last bound that bound, as `histogram_quantile` has it."""
-    assert quantile(share, BUCKETS) == pytest.approx(seconds / 1_000)
+    assert quantile(share, BUCKETS) == pytest.approx(seconds / 1_000_000)
 
 
 def test_there_is_no_quantile_of_nothing() -> None:
     """None, not zero."""
-    assert quantile(0.5, [0] * (len(BOUNDS_MS) + 1)) is None
+    assert quantile(0.5, [0] * (len(BUCKET_BOUNDS_US) + 1)) is None
