@@ -10,7 +10,7 @@ import platform
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -55,6 +55,9 @@ SHADOW_RESULTS = (
 
 UNCOMPARED = ("too_large", "busy", "unreadable")
 """Why an answer of a shadow was not compared, in the order of the data plane's numbers."""
+
+_Series = TypeVar("_Series", bound=tuple[str, ...])
+_Count = TypeVar("_Count")
 
 _PERCENT = WHOLE / 100
 _MICROSECONDS = 1_000_000
@@ -260,9 +263,16 @@ class _Loads:
 
 
 class LoadRecorder:
-    """Counts loads and unloads. Written by the control loop, read by scrapes on another thread."""
+    """Counts loads and unloads. Written by the control loop, read by scrapes on another thread.
 
-    def __init__(self) -> None:
+    Of versions that come and go the counts of those that were counted longest ago go, too.
+
+    Args:
+        most: series of loads, and of unloads, that are kept.
+    """
+
+    def __init__(self, most: int = 10_000) -> None:
+        self._most = most
         self._lock = threading.Lock()
         self._loads: dict[tuple[str, str, str], _Loads] = {}
         self._unloads: dict[tuple[str, str, str, str], int] = {}
@@ -270,7 +280,7 @@ class LoadRecorder:
     def loaded(self, model: str, version: str, backend: str, seconds: float, *, ok: bool) -> None:
         """Count one load that ended, well or not; only good ones enter the histogram."""
         with self._lock:
-            loads = self._loads.setdefault((model, version, backend), _Loads())
+            loads = _latest(self._loads, (model, version, backend), _Loads(), self._most)
             if not ok:
                 loads.failure += 1
                 return
@@ -282,7 +292,7 @@ class LoadRecorder:
         """Count one unload that ended; `reason` is one of a few words."""
         with self._lock:
             key = (model, version, backend, reason)
-            self._unloads[key] = self._unloads.get(key, 0) + 1
+            self._unloads[key] = _latest(self._unloads, key, 0, self._most) + 1
 
     def families(self) -> list[Metric]:
         """The three metrics of loads and unloads."""
@@ -310,6 +320,15 @@ class LoadRecorder:
             for labels, count in self._unloads.items():
                 unloads.add_metric(labels, count)
         return [duration, loads, unloads]
+
+
+def _latest(kept: dict[_Series, _Count], key: _Series, new: _Count, most: int) -> _Count:
+    """What is kept under a key, or `new`, as the last of at most `most`; what was asked for first goes."""
+    found = kept.pop(key, new)
+    kept[key] = found
+    if len(kept) > most:
+        del kept[next(iter(kept))]
+    return found
 
 
 # === exposition ===

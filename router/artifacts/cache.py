@@ -2,7 +2,8 @@
 
     objects/<64 hex>/entry.json      what is in `files`; its time is that of the last use
     objects/<64 hex>/files/...       read-only
-    seen/<64 hex>.json               digests of versions whose registry names none, from their first fetch
+    seen/<64 hex>.json               digests of versions whose registry names none, from their first fetch;
+                                     its time is that of the last one
     incoming/<name>/                 what is being fetched
     lock                             held while the folders above change
 
@@ -36,6 +37,9 @@ from router.ports import RemoteFile
 
 LINKED_FROM = 1 << 20
 """Bytes from which a file is linked, not copied."""
+
+MOST_SEEN = 10_000
+"""Versions without a digest whose first fetch is remembered."""
 
 _READ_ONLY = 0o444
 _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES)
@@ -174,24 +178,39 @@ class ArtifactCache:
 
     def seen(self, version: Version) -> Seen | None:
         """What the first fetch of a version found, if there was one."""
+        file = self._seen_file(version)
         try:
-            told = json.loads(self._seen_file(version).read_text())
-            return Seen(str(told["digest"]), str(told["listing"]))
+            told = json.loads(file.read_text())
+            found = Seen(str(told["digest"]), str(told["listing"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        with contextlib.suppress(OSError):
+            os.utime(file)
+        return found
 
     def remember(self, version: Version, seen: Seen) -> None:
-        """Keep what a fetch found, for as long as the folder is there. Raises OSError."""
+        """Keep what a fetch found, of the versions that were fetched last. Raises OSError."""
         file = self._seen_file(version)
         about = {"registry": version.registry, "model": version.model, "version": version.version}
         new = self._seen / f".{secrets.token_hex(8)}"
         _write(new, json.dumps({**about, **asdict(seen)}))
-        new.rename(file)
-        sync_folder(self._seen)
+        with self._locked():
+            if not file.exists():
+                self._forget_seen()
+            new.rename(file)
+            sync_folder(self._seen)
 
     def seen_file(self, version: Version) -> Path:
         """Where a version's first fetch is remembered; whoever deletes the file lets it be seen anew."""
         return self._seen_file(version)
+
+    def _forget_seen(self) -> None:
+        """Make room for one more: what was fetched longest ago goes, some of it at once."""
+        known = list(self._seen.glob("*.json"))
+        if len(known) < MOST_SEEN:
+            return
+        for old in sorted(known, key=_changed)[: len(known) - MOST_SEEN + 1 + MOST_SEEN // 10]:
+            old.unlink(missing_ok=True)
 
     def _seen_file(self, version: Version) -> Path:
         identity = json.dumps([version.registry, version.model, version.version])
@@ -291,8 +310,12 @@ def _size_of(entry: Path) -> int:
 
 
 def _last_use(entry: Path) -> float:
+    return _changed(entry / "entry.json")
+
+
+def _changed(file: Path) -> float:
     try:
-        return (entry / "entry.json").stat().st_mtime
+        return file.stat().st_mtime
     except OSError:
         return 0.0
 

@@ -148,7 +148,7 @@ class Controller:
         )
         self._probes = Probes(self.residents, clock, self._probe_hooks())
         self._counts: dict[Key, int] = {}
-        self._seats_left = 0
+        self._known_left = 0
         self._looked_at = clock.now()
         self._dirty: set[ModelName] = set()
         self._sources_changed = True
@@ -516,9 +516,10 @@ class Controller:
         """Once a second: note use, and look again at retries and idle versions."""
         before, now = self._looked_at, self._clock.now()
         self._looked_at = now
+        counts, self._counts = self._counts, {}
         for use in self._data_plane.usage():
             key = (ModelName(use.model), VersionId(use.version))
-            if use.inflight or use.waiting or self._counts.get(key, 0) != use.requests:
+            if use.inflight or use.waiting or counts.get(key, 0) != use.requests:
                 self.residents.last_use[key] = now
             self._counts[key] = use.requests
             if use.waiting and not self.pending(key):
@@ -530,7 +531,7 @@ class Controller:
         for registry in self.registries.values():
             registry.look(now)
         self._demand.expire(now, self.settings.rollback_window)
-        if len(self.residents.seats) > 2 * self._seats_left + FORGET_BEYOND:
+        if self.residents.known() > 2 * self._known_left + FORGET_BEYOND:
             self._forget_gone()
         self._wake.set()
 
@@ -539,4 +540,5 @@ class Controller:
         there = [version for model in self._roster.models.values() for version in model.versions.values()]
         versions = {(version.model, version.version) for version in there}
         if self.residents.forget(versions, self.places.names(there)):
-            self._seats_left = len(self.residents.seats)
+            self._demand.keep(versions)
+            self._known_left = self.residents.known()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 from router.control.residents import Key
 from router.model import ModelName, VersionId
@@ -56,6 +56,11 @@ class Demand:
         self._routed.pop(model, None)
         for key in [key for key in self.cold if key[0] == model]:
             del self.cold[key]
+
+    def keep(self, keys: Set[Key]) -> None:
+        """Forget who waits for, and which backend lost, what is none of these versions."""
+        self.cold = {key: since for key, since in self.cold.items() if key in keys}
+        self._lost = {key: used for key, used in self._lost.items() if key in keys}
 
     def expire(self, now: float, window: float) -> None:
         """Forget the ways back that are over, with a rollback window of this many seconds."""

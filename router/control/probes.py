@@ -117,7 +117,7 @@ class Probes:
         state.server_version = ""
         self._hooks.lost(state, state.ready)
         self._hooks.changed(state, state.ready)
-        state.ready, state.index = frozenset(), ()
+        state.had, state.ready, state.index = state.had | state.ready, frozenset(), ()
         state.capacities.clear()
         self._hooks.looked()
 
@@ -133,6 +133,7 @@ class Probes:
             self._hooks.lost(state, state.ready - ready)
         changed = ready ^ state.ready
         state.up, state.reason, state.ready, state.index = True, "", ready, index
+        state.had = frozenset()
         for seat in changed:
             state.capacities.pop(seat, None)
         self._hooks.changed(state, changed)

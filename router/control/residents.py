@@ -46,6 +46,7 @@ class BackendState:
     Attributes:
         up: whether its last index was read; a backend that is not up takes no traffic and no loads.
         ready: Triton's model name and version of all that is ready there.
+        had: what was ready when it went away, until it is asked again.
         reason: why it is not up, for people.
         touched: monotonic seconds of our own last load or unload there; an index that was asked for
             before that is stale.
@@ -58,6 +59,7 @@ class BackendState:
     folders: ModelFolders | None
     up: bool = False
     ready: frozenset[Seat] = frozenset()
+    had: frozenset[Seat] = frozenset()
     index: tuple[IndexEntry, ...] = ()
     reason: str = "not asked yet"
     touched: float = 0.0
@@ -181,15 +183,19 @@ class Residents:
                 if key is not None:
                     yield key, seat, state.name
 
+    def known(self) -> int:
+        """Of how many copies or versions something is known, those gone included."""
+        return max(len(self.seats), len(self.last_use))
+
     def forget(self, versions: Set[Key], names: Set[TritonName]) -> bool:
         """Keep only what is known of these versions, of copies under these names, and of what is ready.
 
-        Nothing is forgotten, and False given, while a load or unload is under way or a backend is away: it
-        may have copies that nobody else knows.
+        What was ready on a backend that is away counts as ready there. Nothing is forgotten, and False given,
+        while a load or unload is under way.
         """
-        if self.loading or self.unloading or not all(state.up for state in self.backends.values()):
+        if self.loading or self.unloading:
             return False
-        held = names | {seat.name for state in self.backends.values() for seat in state.ready}
+        held = names | {seat.name for state in self.backends.values() for seat in state.ready | state.had}
         self.seats = {name: key for name, key in self.seats.items() if name in held}
         keys = versions | set(self.seats.values())
         self.failures = {key: failure for key, failure in self.failures.items() if key in keys}

@@ -190,6 +190,34 @@ def test_a_first_fetch_is_remembered(cache: ArtifactCache, tmp_path: Path) -> No
     assert again.seen(version) is None
 
 
+def test_first_fetches_are_remembered_of_what_was_fetched_last(
+    cache: ArtifactCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Versions come and go for years; what still is fetched stays known."""
+    monkeypatch.setattr("router.artifacts.cache.MOST_SEEN", 20)
+    versions = [Version("r", ModelName("m"), VersionId(str(number))) for number in range(100)]
+    for age, version in enumerate(versions):
+        cache.remember(version, Seen("sha256:1", "listing"))
+        os.utime(cache.seen_file(version), (age, age))
+        assert cache.seen(versions[0]) is not None
+        os.utime(cache.seen_file(versions[0]), (age + 1, age + 1))
+
+    assert len(list((tmp_path / "cache/seen").iterdir())) <= 20
+    assert cache.seen(versions[0]) is not None
+    assert cache.seen(versions[-1]) is not None
+    assert cache.seen(versions[1]) is None
+
+
+def test_use_keeps_a_first_fetch_known(cache: ArtifactCache) -> None:
+    """Looking at it is what says that it is used."""
+    version = Version("r", ModelName("m"), VersionId("1"))
+    cache.remember(version, Seen("sha256:1", "listing"))
+    os.utime(cache.seen_file(version), (1, 1))
+    cache.seen(version)
+
+    assert cache.seen_file(version).stat().st_mtime > 1
+
+
 def test_a_listing_is_known_again_in_any_order() -> None:
     """And any change of it is seen."""
     files = [RemoteFile("a", 1, seen="x"), RemoteFile("b", 2)]

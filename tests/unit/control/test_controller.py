@@ -669,11 +669,17 @@ async def test_a_stage_that_goes_to_and_fro_costs_two_loads(world: World) -> Non
 async def test_what_is_known_of_versions_that_are_gone_goes_too(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A gateway runs for years while versions come and go; what still is on a Triton stays known."""
+    """A gateway runs for years while versions come and go; what still is on a Triton stays known.
+
+    Also where that Triton is away, and where another one has been for long.
+    """
     monkeypatch.setattr(controller, "FORGET_BEYOND", 10)
     triton = world.add_triton()
     triton.keeps = True
+    other = world.add_triton("t1")
+    other.away = True
     for version in ascii_letters:
+        triton.away = version == "Y"
         world.shelf.set("m", version)
         await world.settle()
         if version == "a":
@@ -681,8 +687,11 @@ async def test_what_is_known_of_versions_that_are_gone_goes_too(
         key = (ModelName("m"), VersionId(version))
         world.controller.residents.last_use[key] = world.clock.now()
         world.controller.residents.fail(key, "no memory", world.clock.now())
+        world.controller.residents.faults.note(key, BackendId("t1"), "full", world.clock.now(), away=False)
         await world.later(1)
     residents = world.controller.residents
 
     assert {"m.a", "m.Z"} <= residents.seats.keys()
     assert max(len(residents.seats), len(residents.last_use), len(residents.failures)) <= 30
+    assert len(residents.faults.held(0.0)) <= 30
+    assert next(state for state in residents.backends.values() if state.up).ready == {Seat("m.a", "1")}

@@ -62,6 +62,18 @@ def test_the_way_back_ends_with_its_window() -> None:
     assert list(demand.left) == [key("m", "2")]
 
 
+def test_versions_that_are_gone_are_forgotten() -> None:
+    """Who waited for them, and that a backend had them once."""
+    demand = Demand()
+    for version in "12":
+        demand.ask(key("m", version), 1.0)
+        demand.lose(key("m", version), 1.0)
+    demand.keep({key("m", "2")})
+
+    assert list(demand.cold) == [key("m", "2")]
+    assert list(demand.unasked()) == [key("m", "2")]
+
+
 def test_a_model_that_is_gone_wants_and_waits_for_nothing() -> None:
     """Another model's requests go on waiting."""
     demand = Demand()

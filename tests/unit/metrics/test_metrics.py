@@ -186,6 +186,22 @@ def test_a_load_is_counted_in_its_bucket() -> None:
     assert (buckets["0.1"], buckets["0.25"], buckets["300.0"], buckets["+Inf"]) == (1, 2, 2, 3)
 
 
+def test_counts_of_loads_of_versions_that_come_and_go_are_bounded() -> None:
+    """What was counted longest ago goes; what still is counted stays whole."""
+    recorder = LoadRecorder(most=3)
+    for version in map(str, range(9)):
+        for _ in range(2):
+            recorder.loaded("m", "stays", "t", 1.0, ok=True)
+            recorder.unloaded("m", "stays", "t", "idle")
+        recorder.loaded("m", version, "t", 1.0, ok=False)
+        recorder.unloaded("m", version, "t", "idle")
+    loads, unloads = recorder.families()[1:]
+    good = {s.labels["version"]: s.value for s in loads.samples if s.labels["result"] == "success"}
+
+    assert good == {"7": 0, "stays": 18, "8": 0}
+    assert {s.labels["version"]: s.value for s in unloads.samples} == {"7": 1, "stays": 18, "8": 1}
+
+
 def test_nothing_is_shown_before_the_first_request() -> None:
     """Series appear with their first request; what is always there stays."""
     found = scrape(FakeCounters(arms=(), backends=(), queues=(), streams=(), shadows=()))
