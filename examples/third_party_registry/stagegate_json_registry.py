@@ -117,6 +117,16 @@ class JsonRegistry:
                 seen = now
                 yield ANYTHING
 
+    def pointer_problem(self, kind: PointerKind, name: str) -> str:
+        """What clients could not name; JSON itself takes any text."""
+        if name.startswith("@"):
+            return f"{name!r}: write the name without '@'"
+        try:
+            parse_reference(name)
+        except InvalidReference as problem:
+            return problem.message
+        return ""
+
     async def write(self, change: RegistryChange) -> None:
         """Move a stage or an alias. What already is so is left as it is."""
         if isinstance(change, TagChange):
@@ -196,6 +206,10 @@ class JsonRegistry:
         alias = isinstance(change, AliasChange)
         pointers = entry.setdefault("aliases" if alias else "stages", {})
         name = change.alias if isinstance(change, AliasChange) else getattr(change, "stage", "").lower()
+        kind = PointerKind.ALIAS if alias else PointerKind.STAGE
+        problem = self.pointer_problem(kind, name) if name else ""
+        if problem:
+            raise InvalidReference(problem)
         expected = getattr(change, "expected", None)
         if expected is not None and pointers.get(name, "") not in (expected, change.version):
             raise Conflict(f"{name!r} names {pointers.get(name)!r}, not {expected!r}", current_revision=0)

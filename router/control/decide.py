@@ -19,6 +19,7 @@ from router.errors import (
     Conflict,
     ContractBroken,
     InvalidInput,
+    InvalidName,
     InvalidReference,
     LoadFailed,
     ModelNotFound,
@@ -115,6 +116,7 @@ class Decider:
 
         Raises:
             ModelNotFound, VersionNotFound, InvalidReference, InvalidInput: it cannot be meant.
+            InvalidName: its registry could never have a stage or alias of that name.
             NotSupported: the model is in no registry.
             LoadFailed: the version cannot be loaded; clients would never meet it.
             ContractBroken: it does not take and give what clients are used to, and nobody forces it.
@@ -181,6 +183,7 @@ class Decider:
         outcome = self._outcome(registered, kind, name, version.version)
         if outcome.before == version.version:
             return None, replace(outcome, said=self._already(registered, kind, name))
+        self._check_name(registered.registry, kind, name)
         self._check(entry, version)
         accepted = self._accepted(entry, outcome, order)
         tags = self._tags(version, "promoted", order, {"promoted_to": to if to.startswith("@") else name})
@@ -369,6 +372,12 @@ class Decider:
         if entry.registered.registry not in self._controller.registries:
             raise NotSupported(f"model {model!r} is in no registry: a backend brought it itself")
         return entry
+
+    def _check_name(self, registry: str, kind: PointerKind, name: str) -> None:
+        """Refuse a name that the registry could never have: the two would disagree for good."""
+        problem = self._controller.registries[registry].registry.pointer_problem(kind, name)
+        if problem:
+            raise InvalidName(f"registry {registry!r} can have no {kind} {name!r}: {problem}")
 
     def _check(self, entry: ModelEntry, version: Version) -> None:
         """Refuse what clients could never meet."""

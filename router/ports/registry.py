@@ -149,6 +149,14 @@ class Registry(Protocol):
         """Yield each time the registry may have changed. A hint: `read` tells the truth."""
         ...
 
+    def pointer_problem(self, kind: PointerKind, name: str) -> str:
+        """Why it could never have a stage (in lower case) or alias (without `@`) of this name.
+
+        One sentence that names what would do; "" where there could be one, also where nothing may be written
+        now. By its rules and its configuration alone: nobody is asked. `write` refuses what has a problem.
+        """
+        ...
+
     async def write(self, change: RegistryChange) -> None:
         """Write a decision back. What already is so is left as it is.
 

@@ -48,6 +48,7 @@ from router.registries.manifest import (
     VersionManifest,
 )
 from router.registries.options import Option, OptionKind, RegistryType
+from router.registries.pointer_names import reference_problem
 from router.registries.pointers import write_change
 
 POLL_SECONDS = 0.25
@@ -120,6 +121,10 @@ class FolderRegistry:
     async def resolve(self, model: ModelName, kind: PointerKind, name: str) -> VersionId | Unknown | None:
         """What `model.yaml` says now."""
         return await asking.resolve(self, model, kind, name)
+
+    def pointer_problem(self, kind: PointerKind, name: str) -> str:
+        """What a line of `model.yaml` cannot be called."""
+        return reference_problem(name)
 
     async def write(self, change: RegistryChange) -> None:
         """Change `model.yaml` or `version.yaml` by one rename. Raises as the port says."""

@@ -26,6 +26,7 @@ from router.registries.documents import decoded, is_temporary
 from router.registries.edits import NOTHING, with_change, with_tag
 from router.registries.files import MODEL_FILE, VERSION_FILE
 from router.registries.manifest import Unreadable
+from router.registries.pointer_names import reference_problem
 
 
 def write_change(root: Path, change: RegistryChange) -> None:
@@ -55,9 +56,9 @@ def write_change(root: Path, change: RegistryChange) -> None:
 
 def check_pointer(name: str) -> None:
     """Raises InvalidReference for what can be no stage and no alias."""
-    if name.startswith("@"):
-        raise InvalidReference(f"{name!r}: write the name without '@'")
-    parse_reference(name)
+    problem = reference_problem(name)
+    if problem:
+        raise InvalidReference(problem)
 
 
 def _folder(root: Path, model: ModelName) -> Path:

@@ -13,9 +13,9 @@ from typing import Protocol
 
 import pytest
 
-from router.errors import RegistryUnavailable
-from router.model import ModelName, RegistryProblem
-from router.ports import Hint, Registry
+from router.errors import InvalidInput, NotSupported, RegistryRefused, RegistryUnavailable
+from router.model import ModelName, PointerKind, RegistryProblem, VersionId
+from router.ports import AliasChange, Capability, Hint, PointerChange, Registry, StageTransition
 from router.registries import dvc, hub, s3
 from router.registries import sagemaker as sagemaker_registry
 from router.registries.folder import FolderRegistry
@@ -123,7 +123,12 @@ class DvcWorld:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._moves = 0
-        options = {"path": repository.path, "remotes": (str(repository.remote),), "poll": 0.02}
+        options = {
+            "path": repository.path,
+            "remotes": (str(repository.remote),),
+            "poll": 0.02,
+            "push": True,
+        }
         self.registry = dvc.TYPE.open("local", options)
 
     def id(self, version: str) -> str:
@@ -216,6 +221,7 @@ class HubWorld:
             "models": ("org/digits",),
             "stages": {"production": "production", "staging": "staging"},
             "poll": 0.02,
+            "push": True,
         }
         self.registry = hub.TYPE.open("local", options)
 
@@ -502,3 +508,39 @@ async def test_a_model_that_goes_is_told(world: World) -> None:
         await asyncio.sleep(0)
         await world.remove()
         assert await waiting is None
+
+
+NAMES = (
+    *("production", "champion", "prod-eu_2", "none", "latest", "v7", "with blank", "team/eu", "bad..dots"),
+    *("a//b", "ends.lock", "-dash", "dot.", "@x", "ünicode", "x" * 129, "forbidden", "tab\tinside"),
+)
+
+
+@pytest.mark.parametrize("kind", PointerKind)
+async def test_a_name_can_be_written_or_has_a_problem(world: World, kind: PointerKind) -> None:
+    """What it says beforehand, asking nobody, is what comes of it; what is refused changes nothing."""
+    registry, version = world.registry, VersionId(world.id("2"))
+    await registry.read()
+    problems = {name: registry.pointer_problem(kind, name) for name in NAMES}
+    good = [name for name in NAMES if not problems[name]]
+    for name in good:
+        await registry.write(pointing(kind, name, version))
+    view = await registry.read()
+    for name in NAMES:
+        if problems[name]:
+            with pytest.raises((NotSupported, RegistryRefused, InvalidInput)):
+                await registry.write(pointing(kind, name, version))
+    named = view.models[DIGITS].stages if kind is PointerKind.STAGE else view.models[DIGITS].aliases
+    needed = Capability.STAGES if kind is PointerKind.STAGE else Capability.ALIASES
+
+    assert {name: named.get(name) for name in good} == dict.fromkeys(good, version)
+    assert (await registry.read()).models == view.models
+    assert bool(good) == (needed in registry.capabilities)
+    assert len(good) < len(NAMES)
+
+
+def pointing(kind: PointerKind, name: str, version: VersionId) -> PointerChange:
+    """A stage or alias that is to name a version."""
+    if kind is PointerKind.STAGE:
+        return StageTransition(DIGITS, version, name)
+    return AliasChange(DIGITS, name, version)

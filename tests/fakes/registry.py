@@ -10,6 +10,7 @@ from router.errors import (
     Conflict,
     ModelNotFound,
     NotSupported,
+    RegistryRefused,
     RegistryUnavailable,
     VersionNotFound,
     WebhookRefused,
@@ -93,6 +94,9 @@ class FakeRegistry:
     async def resolve(self, model: ModelName, kind: PointerKind, name: str) -> VersionId | Unknown | None:
         return await asking.resolve(self, model, kind, name)
 
+    def pointer_problem(self, kind: PointerKind, name: str) -> str:
+        return f"{name!r} is forbidden here; take 'allowed'" if name.startswith("forbidden") else ""
+
     async def write(self, change: RegistryChange) -> None:
         if self._down:
             raise RegistryUnavailable(f"registry {self._name!r}: {self._down}")
@@ -115,6 +119,8 @@ class FakeRegistry:
             return replace(model, versions={**model.versions, change.version: replace(version, tags=tags)})
         alias = isinstance(change, AliasChange)
         name = change.alias if isinstance(change, AliasChange) else change.stage.lower()
+        if name.startswith("forbidden"):
+            raise RegistryRefused(f"{name!r} is forbidden here")
         pointers = dict(model.aliases if alias else model.stages)
         if change.expected is not None and pointers.get(name, "") not in (change.expected, change.version):
             raise Conflict(f"{name!r} names {pointers.get(name)!r}", current_revision=0)

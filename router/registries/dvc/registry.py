@@ -18,6 +18,7 @@ from router.alias import in_order
 from router.errors import (
     Conflict,
     InvalidName,
+    InvalidReference,
     ModelNotFound,
     NotSupported,
     RegistryUnavailable,
@@ -58,7 +59,7 @@ from router.registries.dvc.artifacts import (
 )
 from router.registries.dvc.files import Unusable
 from router.registries.dvc.git import Mirror
-from router.registries.dvc.tags import Named, Tagged, read_tags, tag_of_stage
+from router.registries.dvc.tags import Named, Tagged, read_tags, stage_problem, tag_of_stage
 from router.registries.formats import format_of
 from router.registries.polling import pause
 
@@ -148,6 +149,12 @@ class DvcRegistry:
             if now != seen:
                 seen = now
                 yield ANYTHING
+
+    def pointer_problem(self, kind: PointerKind, name: str) -> str:
+        """What no tag in git can put a version into; there are no aliases."""
+        if kind is PointerKind.ALIAS:
+            return "a git repository with DVC has no aliases; it has stages of any name"
+        return stage_problem(name)
 
     async def write(self, change: RegistryChange) -> None:
         """Write a stage back as a dated tag, which then is the newest. Raises as the port says."""
@@ -377,6 +384,9 @@ class DvcRegistry:
     def _wanted_tag(self, change: StageTransition, artifact: str, tagged: Tagged) -> tuple[str, str] | None:
         """The next tag to be made, and its commit; None where all is as it should be."""
         stage = change.stage.lower()
+        problem = stage_problem(stage) if stage else ""
+        if problem:
+            raise InvalidReference(f"registry {self._name!r}: {problem}")
         known = self._models.get(change.model)
         at = tagged.versions.get(change.version)
         if at is None and known is not None and change.version in known.versions:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from router.alias import highest, in_order
 from router.model import ModelName, Version, VersionId
+from router.registries.pointer_names import git_problem
 
 _MOST = 512
 _WORD = r"[A-Za-z0-9](?:[A-Za-z0-9/_-]*[A-Za-z0-9])?"
@@ -133,6 +134,17 @@ def read_tags(tags: Iterable[GitTag]) -> tuple[dict[str, Tagged], dict[str, str]
 def tag_of_stage(artifact: str, stage: str, counter: int, *, leaves: bool = False) -> str:
     """The tag that puts a commit into a stage, or takes it out."""
     return f"{artifact.replace(':', '=')}#{stage}{'!' if leaves else ''}#{counter}"
+
+
+def stage_problem(stage: str) -> str:
+    """Why no tag of this form could be about a stage (in lower case); "" where one could."""
+    said = meaning(tag_of_stage("m", stage, 1))
+    if said != Meaning("m", Act.ASSIGN, stage, 1):
+        return (
+            f"a tag of a model in git cannot name stage {stage[:80]!r}: it may have letters, digits, '_', "
+            "'-' and '/', and begins and ends with a letter or digit"
+        )
+    return git_problem(stage)
 
 
 def _tagged(events: list[tuple[float, int, GitTag, Meaning]]) -> Tagged:

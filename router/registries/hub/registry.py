@@ -49,6 +49,7 @@ from router.registries.compact import compact
 from router.registries.formats import format_of
 from router.registries.hub.api import Away, Denied, File, HubApi, Missing, Odd, Refs, is_commit
 from router.registries.hub.source import SCHEME, HubSource, digest_of, taken, uri_of
+from router.registries.pointer_names import git_problem, one_of_problem
 from router.registries.polling import pause
 
 MOST_COMMITS = 200
@@ -160,6 +161,14 @@ class HubRegistry:
             seen.update(now)
             for model in moved:
                 yield Hint(model)
+
+    def pointer_problem(self, kind: PointerKind, name: str) -> str:
+        """What cannot be a tag of the Hub, or is no stage of this configuration."""
+        if kind is PointerKind.ALIAS:
+            return git_problem(name)
+        known = [stage.lower() for stage in self._settings.stages]
+        hint = "`stages` in its section says which tag is which stage"
+        return one_of_problem(f"registry {self._name!r}", name, known, hint)
 
     async def write(self, change: RegistryChange) -> None:
         """Let a tag name another commit. Raises as the port says.
@@ -428,7 +437,9 @@ class HubRegistry:
     def _tags_to_write(self, change: RegistryChange, known: _Repo) -> list[str]:
         """The names of the tags that a change is about."""
         if isinstance(change, AliasChange):
-            parse_reference(change.alias)
+            problem = self.pointer_problem(PointerKind.ALIAS, change.alias)
+            if problem:
+                raise InvalidReference(f"registry {self._name!r}: {problem}")
             return [change.alias]
         if isinstance(change, TagChange):
             return []
@@ -437,10 +448,7 @@ class HubRegistry:
         if not stage:
             return [ref for ref in stages.values() if _at(known.refs, ref) == change.version]
         if stage not in stages:
-            raise NotSupported(
-                f"registry {self._name!r} has no stage {stage!r}",
-                hint="`stages` in its section says which tag is which stage",
-            )
+            raise NotSupported(self.pointer_problem(PointerKind.STAGE, stage))
         return [stages[stage]]
 
     def _move(self, change: RegistryChange, known: _Repo, tag: str) -> None:

@@ -27,7 +27,7 @@ from router.registries.mlflow.reading import Reading
 from router.registries.mlflow.registering import Registration
 from router.registries.mlflow.rest import Secret, Server
 from router.registries.mlflow.webhook import Inbox
-from router.registries.mlflow.writing import write_change
+from router.registries.mlflow.writing import pointer_problem, write_change
 from router.registries.polling import pause
 
 _SLACK = 1.0
@@ -115,6 +115,10 @@ class MlflowRegistry:
             asked = time.monotonic()
             yield ANYTHING
             took = time.monotonic() - asked
+
+    def pointer_problem(self, kind: PointerKind, name: str) -> str:
+        """What MLflow has no stage or alias of."""
+        return pointer_problem(kind, name)
 
     async def write(self, change: RegistryChange) -> None:
         """Carry a decision out; what already is so is not called for. Raises as the port."""

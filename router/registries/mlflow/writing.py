@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from router.errors import (
@@ -12,21 +13,37 @@ from router.errors import (
     StagegateError,
     VersionNotFound,
 )
-from router.model import ModelName
+from router.model import ModelName, PointerKind
 from router.ports import AliasChange, RegistryChange, StageTransition, TagChange
 from router.registries.mlflow.reading import alias_of, versions_of_model
 from router.registries.mlflow.rest import Answered, Session
 from router.registries.mlflow.told import Malformed, ToldVersion, version_of
 from router.registries.mlflow.versions import NO_STAGE, stages_of
+from router.registries.pointer_names import one_of_problem, reference_problem
 
 _STAGES: Mapping[str, str] = {
     "": "None",
-    NO_STAGE: "None",
     "staging": "Staging",
     "production": "Production",
     "archived": "Archived",
 }
+_ALIAS = re.compile(r"[\w-]{1,255}")
+_RESERVED = re.compile(r"latest|v\d+", re.IGNORECASE)
+"""What MLflow 3.17 takes as an alias; `latest` and `v1` mean versions in its model addresses."""
 _ARCHIVING = ("staging", "production")
+
+
+def pointer_problem(kind: PointerKind, name: str) -> str:
+    """Why MLflow could have no stage (in lower case) or alias of this name; "" where it could."""
+    if kind is PointerKind.STAGE:
+        known = _STAGES.keys() - {""}
+        return one_of_problem("MLflow", name, known, "for another name use an alias, written with '@'")
+    if _ALIAS.fullmatch(name) is None or _RESERVED.fullmatch(name):
+        return (
+            f"MLflow takes no alias {name[:80]!r}: it may have letters, digits, '_' and '-', and be neither "
+            "'latest' nor 'v' with a number"
+        )
+    return reference_problem(name)
 
 
 def write_change(session: Session, name: str, change: RegistryChange) -> None:
@@ -53,17 +70,16 @@ def refused(registry: str, model: ModelName, refusal: Answered) -> StagegateErro
 
 
 def _stage(session: Session, name: str, change: StageTransition) -> None:
-    registry, stage = session.server.registry, change.stage.lower()
+    stage = change.stage.lower()
     if stage not in _STAGES:
         raise RegistryRefused(
-            f"registry {registry!r}: MLflow has no stage {change.stage!r}",
-            hint="it has staging, production and archived; for another name use an alias",
+            f"registry {session.server.registry!r}: {pointer_problem(PointerKind.STAGE, stage)}"
         )
     versions = versions_of_model(session, name)
     target = next((version for version in versions if version.version == change.version), None)
     if target is None:
         raise _absent(session, name, change)
-    if stage not in ("", NO_STAGE):
+    if stage:
         _expect(change, f"stage {stage!r}", stages_of(versions).get(stage, ""))
     archive = change.archive_existing and stage in _ARCHIVING
     others = [one for one in versions if one.stage == stage and one is not target]
@@ -80,6 +96,10 @@ def _stage(session: Session, name: str, change: StageTransition) -> None:
 
 
 def _alias(session: Session, name: str, change: AliasChange) -> None:
+    problem = pointer_problem(PointerKind.ALIAS, change.alias)
+    if problem and change.version is not None:
+        # Asked what `latest` names, MLflow gives a version, as if there were such an alias.
+        raise RegistryRefused(f"registry {session.server.registry!r}: {problem}")
     now = alias_of(session, name, change.alias) or ""
     _expect(change, f"alias {change.alias!r}", now)
     if now == (change.version or ""):

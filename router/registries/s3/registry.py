@@ -25,6 +25,7 @@ from router.registries import asking
 from router.registries.documents import ModelFiles
 from router.registries.globs import takes
 from router.registries.looks import Asked, Looks
+from router.registries.pointer_names import reference_problem
 from router.registries.s3.objects import Objects, Page
 from router.registries.s3.reading import Fetcher, Reading, Texts, Tree, tree_of
 from router.registries.s3.writing import Uploads, write_change
@@ -132,6 +133,10 @@ class S3Registry:
     async def resolve(self, model: ModelName, kind: PointerKind, name: str) -> VersionId | Unknown | None:
         """What `model.yaml` says now."""
         return await asking.resolve(self, model, kind, name)
+
+    def pointer_problem(self, kind: PointerKind, name: str) -> str:
+        """What a line of `model.yaml` cannot be called."""
+        return reference_problem(name)
 
     async def write(self, change: RegistryChange) -> None:
         """Write `model.yaml` or `version.yaml` unless somebody did meanwhile. Raises as the port says."""

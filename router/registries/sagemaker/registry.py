@@ -23,7 +23,7 @@ from router.registries.looks import Asked, Looks
 from router.registries.sagemaker.knowledge import Knowledge
 from router.registries.sagemaker.packages import Denied, Missing, Packages
 from router.registries.sagemaker.told import Listed
-from router.registries.sagemaker.writing import write_change
+from router.registries.sagemaker.writing import pointer_problem, write_change
 
 _AT_ONCE = 4
 _CUT = 500
@@ -103,6 +103,10 @@ class SageMakerRegistry:
     async def resolve(self, model: ModelName, kind: PointerKind, name: str) -> VersionId | Unknown | None:
         """What the approvals say now."""
         return await asking.resolve(self, model, kind, name)
+
+    def pointer_problem(self, kind: PointerKind, name: str) -> str:
+        """What no approval status is."""
+        return pointer_problem(kind, name)
 
     async def write(self, change: RegistryChange) -> None:
         """Set an approval status or a property. Raises as the port says."""

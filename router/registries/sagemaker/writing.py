@@ -12,7 +12,9 @@ from router.errors import (
     RegistryRefused,
     VersionNotFound,
 )
+from router.model import PointerKind
 from router.ports import AliasChange, RegistryChange, StageTransition, TagChange
+from router.registries.pointer_names import one_of_problem
 from router.registries.sagemaker.packages import Missing, Packages
 from router.registries.sagemaker.told import (
     COMPLETED,
@@ -30,10 +32,20 @@ _KEY = re.compile(r"[\w .:/=+@-]{1,128}")
 _WHY = "moved by Stagegate"
 
 
+def pointer_problem(kind: PointerKind, name: str) -> str:
+    """Why no stage (in lower case) or alias of this name could be written there; "" where one could."""
+    stages_there = [stage for stage in STATUS_OF if stage]
+    if kind is PointerKind.ALIAS:
+        return f"SageMaker has no aliases; its stages are {' and '.join(sorted(stages_there))}"
+    return one_of_problem(
+        "the approval status of SageMaker", name, stages_there, "stages of a life cycle are moved there"
+    )
+
+
 def write_change(packages: Packages, registry: str, change: RegistryChange, until: float) -> str:
     """Carry a decision out and return the package that it is about; raises as `Registry.write` says."""
     if isinstance(change, AliasChange):
-        raise NotSupported(f"registry {registry!r}: SageMaker has no aliases", hint="use a stage")
+        raise NotSupported(f"registry {registry!r}: {pointer_problem(PointerKind.ALIAS, change.alias)}")
     try:
         group = packages.list(until, change.model)
     except Missing:
@@ -97,11 +109,7 @@ def _move(
 def _status(stage: str) -> str:
     status = STATUS_OF.get(stage)
     if status is None:
-        known = " and ".join(name for name in STATUS_OF if name)
-        raise NotSupported(
-            f"stage {stage!r} cannot be written to SageMaker",
-            hint=f"its approval status knows {known}; move stages of a life cycle there",
-        )
+        raise NotSupported(pointer_problem(PointerKind.STAGE, stage))
     return status
 
 

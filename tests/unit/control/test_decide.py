@@ -10,6 +10,7 @@ import pytest
 from router.control.decide import Order
 from router.errors import (
     InvalidInput,
+    InvalidName,
     InvalidReference,
     LoadFailed,
     ModelNotFound,
@@ -97,6 +98,8 @@ async def test_the_same_again_changes_nothing() -> None:
         ("2", "", InvalidReference, "empty"),
         ("2", "@@x", InvalidReference, "leading '@'"),
         ("2", "a\nb", InvalidReference, "control character"),
+        ("2", "@forbidden", InvalidName, "registry 'local' can have no alias 'forbidden': .* take 'allowed'"),
+        ("2", "Forbidden", InvalidName, "registry 'local' can have no stage 'forbidden': .* take 'allowed'"),
     ],
 )
 async def test_what_cannot_be_meant_changes_nothing(
