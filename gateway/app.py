@@ -640,7 +640,7 @@ def _addresses(config: GatewayConfig, data_plane: DataPlane) -> Addresses:
 
 def _warn(config: GatewayConfig) -> None:
     for key in config.not_served:
-        LOG.warning("%s: not served by this version, so the key has no effect", key)
+        LOG.warning(key)
     for key, address in (("inference", config.listen.inference), ("http", config.listen.http)):
         if config.tls is None and address is not None and not address.loopback:
             LOG.warning(
@@ -667,9 +667,10 @@ def _tell_ready(
     config: GatewayConfig, addresses: Addresses, controller: Controller, progress: Progress, *, up: bool
 ) -> None:
     LOG.info(
-        "stagegate %s serves %d models on %s (REST %s, metrics %s, admin %s)",
+        "stagegate %s serves %d %s on %s (REST %s, metrics %s, admin %s)",
         __version__,
         len(controller.models),
+        "model" if len(controller.models) == 1 else "models",
         addresses.inference,
         addresses.http or "off",
         addresses.metrics,

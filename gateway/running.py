@@ -46,6 +46,7 @@ from gateway.operations import (
     WebhookCount,
     WriteRow,
 )
+from gateway.waiting import sentences
 from router.alias import parse_reference, resolve
 from router.control.acceptance import Acceptances
 from router.control.controller import Controller
@@ -164,7 +165,7 @@ class RunningGateway:
 
     def _problem(self, entry: ModelEntry) -> str:
         """Why clients cannot use a model now, what waits, and where its registry says something else."""
-        waits = [wait.sentence for wait in entry.serving.waiting]
+        waits = sentences(entry.registered.name, entry.serving.waiting)
         notes = self.moving.notes(entry.registered.name)
         return "; ".join(([entry.serving.unroutable] if entry.serving.unroutable else waits) + list(notes))
 
@@ -541,9 +542,9 @@ class RunningGateway:
     def _held(self) -> tuple[Problem, ...]:
         """What registries or routes want, and clients do not meet yet."""
         return tuple(
-            Problem(f"model {name}", wait.sentence)
+            Problem(f"model {name}", sentence)
             for name, entry in self._controller.models.items()
-            for wait in entry.serving.waiting
+            for sentence in sentences(name, entry.serving.waiting)
         )
 
     def _totals(self) -> Totals:

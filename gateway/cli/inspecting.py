@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _KIB = 1024
 _UNKNOWN = "-"
+_FACTOR = 10
+"""From this many times on a difference is told as a factor."""
 
 
 def show(
@@ -166,7 +168,7 @@ def _side_by_side(left: VersionDetail, right: VersionDetail) -> Iterator[tuple[s
     yield row("digest", left.row.digest[:19], right.row.digest[:19], "the same files" if same else "")
     if left.size is not None or right.size is not None:
         sizes = [_UNKNOWN if one.size is None else size(one.size) for one in (left, right)]
-        yield row("size", sizes[0], sizes[1], _change(left.size, right.size))
+        yield row("size", sizes[0], sizes[1], change(left.size, right.size))
     for name in _keys(left.row.metrics, right.row.metrics):
         yield _numbers(name, left.row.metrics.get(name), right.row.metrics.get(name))
     yield from _answers(left.measured, right.measured)
@@ -181,7 +183,7 @@ def _answers(left: Measured, right: Measured) -> Iterator[tuple[str, str, str, s
     compared = {"mean": (left.mean, right.mean), "p50": (left.p50, right.p50)}
     compared |= {"p95": (left.p95, right.p95), "p99": (left.p99, right.p99)}
     for name, one in ours.items():
-        yield name, one, theirs[name], _change(*compared.get(name, (None, None)))
+        yield name, one, theirs[name], change(*compared.get(name, (None, None)))
 
 
 def _pointers(found: VersionDetail) -> str:
@@ -198,6 +200,12 @@ def _numbers(name: str, one: float | None, two: float | None) -> tuple[str, str,
     return name, shown[0], shown[1], difference
 
 
-def _change(one: float | None, two: float | None) -> str:
-    """By how much the second is more, in percent."""
-    return "" if one is None or two is None or not one else f"{two / one - 1:+.1%}"
+def change(one: float | None, two: float | None) -> str:
+    """By how much the second is more: in percent, and as a factor where that is easier to grasp."""
+    if one is None or two is None or not one:
+        return ""
+    if two >= _FACTOR * one:
+        return f"{two / one:,.0f} times"
+    if 0 < two <= one / _FACTOR:
+        return f"1/{one / two:,.0f}"
+    return f"{two / one - 1:+.1%}"

@@ -32,6 +32,8 @@ _Takeover = Annotated[
     ),
 ]
 
+_NO_BACKENDS = "backends: none is named, so only `stagegate up`, which starts a Triton, can use this file"
+
 
 def up(config: _Config = None, takeover: _Takeover = False) -> None:
     """Start everything on this machine: Triton, a gateway, SQLite state, a folder registry.
@@ -79,7 +81,10 @@ def check_config(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Configuration file (YAML).")],
     as_json: Json = False,
 ) -> None:
-    """Check a configuration, with the environment's overrides and its certificates; list every mistake."""
+    """Check a configuration, with the environment's overrides and its certificates; list every mistake.
+
+    A file without mistakes is ok; what may not be meant so is told below that.
+    """
     from gateway.certificates import read_material
     from gateway.cli import output
     from gateway.config import describe_problems, load_config
@@ -98,7 +103,10 @@ def check_config(
             for line in describe_problems(error):
                 print(line)
         raise typer.Exit(exits.USAGE) from None
+    found = (*config.not_served, *([] if config.backends else [_NO_BACKENDS]))
     if as_json:
-        output.print_json({"file": str(file), "ok": True, "problems": []})
-    else:
-        print(f"{file}: ok")
+        output.print_json({"file": str(file), "ok": True, "problems": [], "remarks": found})
+        return
+    print(f"{file}: ok")
+    for remark in found:
+        print(f"  {remark}")

@@ -370,9 +370,9 @@ class GatewayConfig(Section):
 
     @property
     def not_served(self) -> tuple[str, ...]:
-        """Keys that are right and have no effect in this version, each with what it would be."""
+        """Keys that are right and have no effect in this version, each as a sentence."""
         found = [
-            f"backends[{index}].memory: memory budgets"
+            f"backends[{index}].memory: memory budgets are not served by this version; the key has no effect"
             for index, backend in enumerate(self.backends)
             if backend.memory is not None
         ]

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.cli.inspecting import change
 from gateway.cli.output import print_json
 from router.errors import (
     ArtifactMissing,
@@ -91,6 +92,24 @@ async def test_a_version_against_itself_breaks_nobody(terminal: Terminal) -> Non
     assert "the same files" in out
     assert "+0.0%" in out
     assert "takes and gives is the same" in out
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "told"),
+    [
+        (100, 137, "+37.0%"),
+        (100, 950, "+850.0%"),
+        (4_096, 3_024_000, "738 times"),
+        (3_024_000, 4_096, "1/738"),
+        (100, 11, "-89.0%"),
+        (100, 0, "-100.0%"),
+        (0, 100, ""),
+        (None, 100, ""),
+    ],
+)
+def test_what_is_many_times_as_much_is_told_so(one: float | None, two: float, told: str) -> None:
+    """Nobody can picture +73730.1%."""
+    assert change(one, two) == told
 
 
 async def test_a_version_that_is_not_there_cannot_be_shown(terminal: Terminal) -> None:

@@ -36,6 +36,28 @@ def test_a_right_file_is_ok(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == f"{file}: ok\n"
 
 
+def test_a_file_without_backends_is_for_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is no mistake, and `stagegate gateway` would refuse it: that is said here already."""
+    file = tmp_path / "s.yaml"
+    file.write_text("state: memory://\n")
+
+    assert run("check-config", str(file)) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"{file}: ok"
+    assert second.startswith("  backends: none is named, so only `stagegate up`")
+
+
+def test_a_key_without_effect_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a start logs it."""
+    file = tmp_path / "s.yaml"
+    file.write_text("backends: [{name: t0, grpc: '127.0.0.1:9001', memory: 8GiB}]\n")
+
+    assert run("check-config", str(file), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ok"], found["problems"]) == (True, [])
+    assert [remark.partition(": ")[0] for remark in found["remarks"]] == ["backends[0].memory"]
+
+
 def test_five_mistakes_are_five_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each with file, line and path; exit code 2."""
     file = tmp_path / "s.yaml"

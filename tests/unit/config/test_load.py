@@ -370,7 +370,7 @@ def test_keys_of_the_next_version_are_checked_and_told() -> None:
     """A file for a later version starts here too, and says what has no effect yet."""
     config = parse("state: memory://\nbackends: [{name: a, grpc: 'h:1', memory: 8GiB}]\n")
 
-    assert config.not_served == ("backends[0].memory: memory budgets",)
+    assert [told.split(" are ")[0] for told in config.not_served] == ["backends[0].memory: memory budgets"]
     assert config.backends[0].to_backend().memory == 8 << 30
 
 
