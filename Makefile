@@ -17,6 +17,9 @@ help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | \
 	  while IFS='|' read -r target text; do printf '%-24s %s\n' "$$target" "$$text"; done
 
+# What is to be installed while Rust compiles, beside what `make run` needs.
+test check: EXTRAS := test
+
 .PHONY: run
 run: $(STAMPS)/extension $(STAMPS)/examples ## build everything, train the example models, start Triton and the gateway
 	@exec .venv/bin/stagegate up --config examples/stagegate.yaml
@@ -61,7 +64,7 @@ $(STAMPS)/venv: scripts/venv
 	@mkdir -p $(@D) && touch $@
 
 $(STAMPS)/run: $(STAMPS)/venv $(PACKAGES)
-	@scripts/prepare
+	@scripts/prepare $(EXTRAS)
 	@touch $@
 
 $(STAMPS)/test: $(STAMPS)/run
