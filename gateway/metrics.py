@@ -621,6 +621,12 @@ def _gauge_families(gauges: Gauges) -> Iterator[Metric]:
         ("registry",),
         (((r.name,), r.lost) for r in gauges.registries),
     )
+    yield _gauge(
+        "stagegate_registry_pointers_lost",
+        "Stages and aliases that a registry has no more and that go on, because it lost most at once.",
+        ("registry",),
+        (((r.name,), r.pointers_lost) for r in gauges.registries),
+    )
     webhooks = CounterMetricFamily(
         "stagegate_registry_webhooks",
         "Notices that were posted for a registry, by what came of them.",

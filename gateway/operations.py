@@ -565,12 +565,14 @@ class RegistryGauge:
     Attributes:
         age: seconds since it was read whole; None where it never was.
         lost: models that it has no more and that go on, because it lost so many at once.
+        pointers_lost: stages and aliases of the same kind.
     """
 
     name: str
     age: float | None
     problems: int
     lost: int = 0
+    pointers_lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)

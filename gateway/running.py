@@ -588,10 +588,10 @@ class RunningGateway:
             for name, state in self._controller.registries.items()
         )
 
-    def _lost(self, registry: str) -> int:
-        """Models that a registry has no more and that go on."""
-        loss = self._controller.registries[registry].readings.loss
-        return 0 if loss is None else len(loss.models)
+    def _gauge(self, status: RegistryStatus) -> RegistryGauge:
+        readings = self._controller.registries[status.name].readings
+        lost, unpointed = (len(loss.gone) if loss else 0 for loss in (readings.loss, readings.unpointed))
+        return RegistryGauge(status.name, status.age, len(status.problems), lost, unpointed)
 
     def _problems(self) -> list[Problem]:
         found = [Problem(item.subject, item.reason) for item in self._controller.unservable]
@@ -625,10 +625,7 @@ class RunningGateway:
                 for arm in entry.serving.arms
             ),
             backends={state.name: state.up for state in self._controller.residents.backends.values()},
-            registries=tuple(
-                RegistryGauge(status.name, status.age, len(status.problems), self._lost(status.name))
-                for status in self._registries(now)
-            ),
+            registries=tuple(map(self._gauge, self._registries(now))),
             certificates=self._certificates.expiry if self._certificates else {},
             certificates_refused=self._certificates.refused if self._certificates else 0,
             shadows=tuple(self._comparisons()),

@@ -314,7 +314,7 @@ class ResidencyConfig(Section):
     )
     loss_window: Annotated[float | None, Duration(0, 365 * _DAY, never=True)] = Field(
         default=3_600.0,
-        description="for which models go on that their registry lost more than half of at once, or never",
+        description="for which models, stages and aliases go on that a registry lost most of at once",
     )
     load_timeout: Annotated[float, Duration(1, _DAY)] = Field(
         default=120.0, description="for one load; then it counts as failed"

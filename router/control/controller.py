@@ -86,7 +86,8 @@ class ControllerSettings:
         idle_unload: seconds without a request after which an unnamed version is unloaded.
         load_timeout: seconds that one load may take.
         rollback_window: seconds for which a version stays loaded that a stage, alias or arm went away from.
-        loss_window: seconds for which models go on that their registry lost more than half of at once.
+        loss_window: seconds for which models, or stages and aliases, go on that their registry lost more than
+            half of at once.
     """
 
     default_registry: str
@@ -336,7 +337,7 @@ class Controller:
         self._loader.load_timeout = settings.load_timeout
         for reader in self._readers.values():
             reader.state.loss_window = settings.loss_window
-            if reader.state.readings.loss is not None:
+            if reader.state.readings.losses:
                 reader.notice(ANYTHING)  # it may be believed now
         self._sources_changed = True
         self._wake.set()

@@ -1,19 +1,28 @@
-"""Models that a registry lost so many of at once that it is not believed at first. Pure.
+"""What a registry lost so much of at once that it is not believed at first: models, stages and aliases. Pure.
 
 A folder that is not mounted, a bucket that is another one, a database that began anew: all answer well, and
-say that there is nothing. What is served must not go by that, as it would not where nobody answers.
+say that there is nothing; half a file or half an answer may have all models and nothing that points to their
+versions. What is served must not go by that, as it would not where nobody answers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from router.model import ModelName, RegistryView
+from router.model import ModelName, PointerKind, RegisteredModel, RegistryView
+from router.traffic.overlay import pointers
 
 LOSS_WINDOW = 3_600.0
 """Default seconds for which models go on that a registry lost more than half of at once."""
 
+POINTERS = "stages and aliases"
+"""What a `Loss` is about that is not about models."""
+
 _NAMED = 3
+_FEWEST = 2
+
+_Named = tuple[ModelName, PointerKind, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,22 +31,29 @@ class Loss:
 
     Attributes:
         since: when the first reading without them ended, in monotonic seconds.
-        models: what it had and has no more, or not with any version.
+        gone: what it had and has no more; models also where they have no version any more.
         of: how many it had.
+        what: what that is, in the plural.
     """
 
     since: float
-    models: tuple[ModelName, ...]
+    gone: tuple[str, ...]
     of: int
+    what: str = "models"
+
+    @property
+    def sentence(self) -> str:
+        """What is gone."""
+        some = ", ".join(self.gone[:_NAMED])
+        more = f" and {len(self.gone) - _NAMED} more" if len(self.gone) > _NAMED else ""
+        return f"lost {len(self.gone)} of {self.of} {self.what} at once ({some}{more})"
 
     def told(self, now: float, window: float) -> str:
         """It, for people."""
-        some = ", ".join(self.models[:_NAMED])
-        more = f" and {len(self.models) - _NAMED} more" if len(self.models) > _NAMED else ""
         left = max(0.0, self.since + window - now)
         until = "only" if left == float("inf") else f"in {left:.0f} s, or at once"
         return (
-            f"lost {len(self.models)} of {self.of} models at once ({some}{more}); they go on as they were; "
+            f"{self.sentence}; they go on as they were; "
             f"believed {until} with `residency.loss_window: 0s` and a reload"
         )
 
@@ -65,3 +81,55 @@ def weigh(
         return now, None
     models = {**now.models, **{name: before.models[name] for name in gone}}
     return replace(now, models=models), loss
+
+
+def weigh_pointers(
+    before: RegistryView | None, now: RegistryView, known: Loss | None, at: float, window: float
+) -> tuple[RegistryView, Loss | None]:
+    """What is to be believed of the stages and aliases in a reading, and which it lost that are not.
+
+    More than half of them, and more than one, must be gone from models that are there. Those that went with
+    their version, or whose version has a new name, are what somebody did.
+
+    Args:
+        As those of `weigh`; `now` is what that believes.
+    """
+    had = list(_lasting(before, now)) if before is not None else []
+    gone = [named for named in had if _is_gone(named, before, now)] if before is not None else []
+    if before is None or len(gone) < _FEWEST or len(gone) * 2 <= len(had):
+        return now, None
+    told = tuple(f"{kind} {name} of {model}" for model, kind, name in gone)
+    loss = Loss(at if known is None else known.since, told, len(had), POINTERS)
+    if at - loss.since >= window:
+        return now, None
+    models = dict(now.models)
+    for model, kind, name in gone:
+        models[model] = _with_pointer(models[model], before.models[model], kind, name)
+    return replace(now, models=models), loss
+
+
+def _lasting(before: RegistryView, now: RegistryView) -> Iterator[_Named]:
+    """Stages and aliases that could still name what they named."""
+    for name, model in before.models.items():
+        there = now.models.get(name)
+        if there is None:
+            continue
+        for kind in PointerKind:
+            for pointer, version in sorted(pointers(model, kind).items()):
+                if version in there.versions:
+                    yield name, kind, pointer
+
+
+def _is_gone(named: _Named, before: RegistryView, now: RegistryView) -> bool:
+    """Whether a stage or alias is not there any more, and its version has no new one instead."""
+    model, kind, name = named
+    was, there = pointers(before.models[model], kind), pointers(now.models[model], kind)
+    new = {version for pointer, version in there.items() if pointer not in was}
+    return name not in there and was[name] not in new
+
+
+def _with_pointer(
+    model: RegisteredModel, before: RegisteredModel, kind: PointerKind, name: str
+) -> RegisteredModel:
+    kept = {**pointers(model, kind), name: pointers(before, kind)[name]}
+    return replace(model, aliases=kept) if kind is PointerKind.ALIAS else replace(model, stages=kept)

@@ -76,8 +76,9 @@ class RegistryState:
         progress: how far a reading that takes long is; "" where none is under way.
         took: seconds of the last good reading of everything.
         old: whether people were told that the last good reading is old.
-        loss_window: seconds for which models go on that it lost more than half of at once.
-        loss_told: when people were told last that it lost so many, in monotonic seconds.
+        loss_window: seconds for which models, or stages and aliases, go on that it lost more than half of at
+            once.
+        loss_told: when people were told last that it lost so many, in monotonic seconds, by what that is.
         since: monotonic seconds from which on it is followed.
     """
 
@@ -91,7 +92,7 @@ class RegistryState:
     took: float = 0.0
     old: bool = False
     loss_window: float = LOSS_WINDOW
-    loss_told: float = float("-inf")
+    loss_told: dict[str, float] = field(default_factory=dict)
 
     @property
     def view(self) -> RegistryView | None:
@@ -109,8 +110,7 @@ class RegistryState:
 
     def warning(self, now: float) -> str:
         """That it is old, or lost so much that it is not believed; "" for neither."""
-        loss = self.readings.loss
-        return self._old(now) or ("" if loss is None else loss.told(now, self.loss_window))
+        return self._old(now) or "; ".join(one.told(now, self.loss_window) for one in self.readings.losses)
 
     def _old(self, now: float) -> str:
         """That the last good reading is old, or that there is none after so long; "" while it is not."""
@@ -130,19 +130,22 @@ class RegistryState:
             LOG.info("registry %s is read again", self.registry.name)
         self.old = bool(warning)
 
-    def note_loss(self, before: Loss | None, now: float) -> None:
-        """Tell people that it lost most of its models, and what came of that.
+    def note_losses(self, before: tuple[Loss, ...], now: float) -> None:
+        """Tell people what it lost most of, and what came of that.
 
         One that says two things in turns is told of once a minute.
         """
-        after, name = self.readings.loss, self.registry.name
-        if before is None and after is not None and now - self.loss_told >= TELL_SECONDS:
-            self.loss_told = now
-            LOG.warning("registry %s %s", name, after.told(now, self.loss_window))
-        elif before is not None and after is None and now - before.since >= self.loss_window:
-            LOG.warning("registry %s: the loss of %d models is believed now", name, len(before.models))
-        elif before is not None and after is None and before.since == self.loss_told:
-            LOG.info("registry %s has most of its models again", name)
+        was, name = {loss.what: loss for loss in before}, self.registry.name
+        for loss in self.readings.losses:
+            long_ago = now - self.loss_told.get(loss.what, float("-inf")) >= TELL_SECONDS
+            if was.pop(loss.what, None) is None and long_ago:
+                self.loss_told[loss.what] = now
+                LOG.warning("registry %s %s", name, loss.told(now, self.loss_window))
+        for what, loss in was.items():
+            if now - loss.since >= self.loss_window:
+                LOG.warning("registry %s: the loss of %d %s is believed now", name, len(loss.gone), what)
+            elif loss.since == self.loss_told.get(what):
+                LOG.info("registry %s has most of its %s again", name, what)
 
 
 class RegistryReader:
@@ -287,9 +290,9 @@ class RegistryReader:
     def _take(self, begun: int, hint: Hint, view: RegistryView) -> None:
         state = self.state
         known = frozenset(state.view.problems) if state.view else frozenset()
-        loss, now = state.readings.loss, self._clock.now()
+        losses, now = state.readings.losses, self._clock.now()
         changed = state.readings.take(begun, hint, view, now, state.loss_window)
-        state.note_loss(loss, now)
+        state.note_losses(losses, now)
         for trouble in state.view.problems if state.view else ():
             if trouble not in known:
                 LOG.warning("registry %s: %s: %s", state.registry.name, trouble.subject, trouble.message)

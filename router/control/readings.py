@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from router.control.losses import LOSS_WINDOW, Loss, weigh
+from router.control.losses import LOSS_WINDOW, Loss, weigh, weigh_pointers
 from router.model import ModelName, RegistryView
 from router.ports import Hint
 
@@ -33,16 +33,23 @@ class Readings:
 
     Attributes:
         view: what is believed; None before the first reading.
-        loss: what the last reading lost and `view` still has, because so much of it is missing.
+        loss: models that the last reading lost and `view` still has, because so many are missing.
+        unpointed: the same of stages and aliases.
     """
 
     def __init__(self, view: RegistryView | None = None) -> None:
         self.view = view
         self.loss: Loss | None = None
+        self.unpointed: Loss | None = None
         self._certain = view is not None
         self._begun = 0
         self._whole = 0
         self._each: dict[ModelName, int] = {}
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """All that is not believed now."""
+        return tuple(loss for loss in (self.loss, self.unpointed) if loss is not None)
 
     @property
     def whole(self) -> bool:
@@ -81,7 +88,8 @@ class Readings:
             if begun > self._whole:
                 told = self._but_newer(begun, view)
                 known = before if self._certain else None
-                self.view, self.loss = weigh(known, told, self.loss, at, window)
+                view, self.loss = weigh(known, told, self.loss, at, window)
+                self.view, self.unpointed = weigh_pointers(known, view, self.unpointed, at, window)
                 self._certain = True
                 self._whole = begun
         elif begun > max(self._whole, self._each.get(hint.model, 0)):

@@ -329,6 +329,9 @@ class WriteBacks:
         state = self._controller.registries.get(write.registry)
         if state is None:
             raise _LaterError(f"no registry {write.registry!r} is configured")
+        losses = state.readings.losses
+        if losses:  # what it names now is nobody's move
+            raise _LaterError(f"registry {write.registry!r} is not believed: {losses[0].sentence}")
         return state
 
     async def _ask(self, write: WriteBack, state: RegistryState) -> str:

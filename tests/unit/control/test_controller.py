@@ -628,6 +628,30 @@ async def test_an_empty_registry_is_believed_in_the_end(world: World, by: str) -
     assert (kept, triton.loaded) == ({("m.1", "1")}, set())
 
 
+async def test_a_registry_that_lost_what_points_to_versions_takes_nothing_away(world: World) -> None:
+    """Clients go on to meet what they met; one alias that is deleted is gone at once."""
+    world.add_triton().loaded |= {("m.1", "1"), ("m.2", "1")}
+    world.shelf.set("m", "12", {"production": "1"}, {"champion": "1", "next": "2"})
+    await world.settle()
+    world.shelf.set("m", "12", {"production": "1"}, {"champion": "1"})
+    await world.settle()
+    assert {one.name for one in world.plane.models["m"].pointers} == {"production", "champion"}
+
+    world.shelf.set("m", "12")
+    await world.settle()
+    state = world.controller.registries["local"]
+    assert state.warning(world.clock.now()).startswith(
+        "lost 2 of 2 stages and aliases at once (alias champion of m, stage production of m); they go on as"
+    )
+    assert world.plane.arms("m") == {"stable": ("1", 10_000)}
+    assert {one.name for one in world.plane.models["m"].pointers} == {"production", "champion"}
+
+    await world.later(3_600.0)
+    world.shelf.hint()
+    await world.settle()
+    assert (world.plane.arms("m"), world.plane.models["m"].pointers) == ({"stable": ("2", 10_000)}, ())
+
+
 async def test_a_registry_that_is_full_and_empty_in_turns_changes_nothing(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

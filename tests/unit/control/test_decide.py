@@ -410,9 +410,9 @@ async def test_an_arm_that_never_named_anything_else_asks_for_a_version() -> Non
 
 async def test_a_model_whose_highest_version_answers_gets_a_route() -> None:
     """There is no pointer that could be moved."""
-    async with a_desk() as desk:
-        desk.shelf.set("m", "12")
-        await desk.settle()
+    shelf = Writable()
+    shelf.set("m", "12")
+    async with a_desk(shelf=shelf) as desk:
         with pytest.raises(InvalidInput, match="highest version answers"):
             await desk.rollback(name="")
         outcome = await desk.rollback("1", name="")

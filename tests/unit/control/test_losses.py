@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.control.losses import Loss, weigh
+from router.control.losses import Loss, weigh, weigh_pointers
 from router.model import ModelName, RegisteredModel, RegistryView, Version, VersionId
 
 WINDOW = 100.0
@@ -100,3 +102,73 @@ def test_one_that_says_two_things_in_turns_never_takes_anything_away(turns: list
 def test_people_are_told_of_it(loss: Loss, window: float, text: str) -> None:
     """How much, what, for how long, and what to do."""
     assert loss.told(10.0, window) == text
+
+
+def pointed(**models: str) -> RegistryView:
+    """A reading: of each model, aliases as `a1` (alias a to version 1) and stages as `P1`; versions 1-3."""
+    made = {}
+    for name, pointers in models.items():
+        versions = {VersionId(v): Version("r", ModelName(name), VersionId(v)) for v in "123"}
+        to = {word[0]: VersionId(word[1]) for word in pointers.split()}
+        made[ModelName(name)] = RegisteredModel(
+            "r",
+            ModelName(name),
+            versions,
+            {key: version for key, version in to.items() if key.isupper()},
+            {key: version for key, version in to.items() if key.islower()},
+        )
+    return RegistryView("r", made)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "lost"),
+    [
+        ({"m": "P1 c1"}, {"m": ""}, ("alias c of m", "stage P of m")),
+        ({"m": "P1 c1 s2"}, {"m": "s2"}, ("alias c of m", "stage P of m")),
+        ({"m": "P1", "n": "P2", "o": "c3"}, {"m": "", "n": "", "o": "c3"}, ("stage P of m", "stage P of n")),
+        ({"m": "c1"}, {"m": ""}, ()),
+        ({"m": "P1 c1"}, {"m": "P1"}, ()),
+        ({"m": "P1 c1 s2 t3"}, {"m": "s2 t3"}, ()),
+        ({"m": "P1 c1"}, {"m": "P2 c3"}, ()),
+        ({"m": "P1 S2"}, {"m": "A2 B1"}, ()),
+        ({"m": "a1 b2"}, {"m": "x1 y2"}, ()),
+        ({"m": "P1 c1", "n": "c1"}, {"n": "c1"}, ()),
+        ({}, {"m": ""}, ()),
+    ],
+)
+def test_more_than_half_of_the_stages_and_aliases_must_be_gone(
+    before: dict[str, str], now: dict[str, str], lost: tuple[str, ...]
+) -> None:
+    """One that was deleted, those of a model that was, and what has another name now, somebody did."""
+    believed, loss = weigh_pointers(pointed(**before), pointed(**now), None, 10.0, WINDOW)
+
+    count = sum(len(words.split()) for words in before.values())
+    assert loss == (Loss(10.0, lost, count, "stages and aliases") if lost else None)
+    assert believed == (pointed(**before) if lost else pointed(**now))
+
+
+def test_a_pointer_whose_version_is_gone_went_with_it() -> None:
+    """To go on naming it would be of no use."""
+    before, now = pointed(m="P1 c1"), pointed(m="")
+    model = now.models[ModelName("m")]
+    without = {key: version for key, version in model.versions.items() if key != "1"}
+    now = RegistryView("r", {ModelName("m"): replace(model, versions=without)})
+
+    assert weigh_pointers(before, now, None, 0.0, WINDOW) == (now, None)
+
+
+def test_what_else_a_reading_tells_counts_while_pointers_are_not_believed() -> None:
+    """New pointers and moves; in the end the loss is believed, counted from its beginning."""
+    known, loss = weigh_pointers(pointed(m="P1 c1 s1"), pointed(m="s2"), None, 0.0, WINDOW)
+    assert known == pointed(m="P1 c1 s2")
+    known, loss = weigh_pointers(known, pointed(m="s3 n3"), loss, 99.0, WINDOW)
+    assert (known, loss and loss.since) == (pointed(m="P1 c1 s3 n3"), 0.0)
+    assert weigh_pointers(known, pointed(m="s3 n3"), loss, 100.0, WINDOW) == (pointed(m="s3 n3"), None)
+
+
+def test_pointers_that_are_there_again_end_the_loss() -> None:
+    """And a first reading is believed."""
+    known, loss = weigh_pointers(pointed(m="P1 c1"), pointed(m=""), None, 0.0, WINDOW)
+    assert weigh_pointers(known, pointed(m="P2 c1"), loss, 9.0, WINDOW) == (pointed(m="P2 c1"), None)
+    assert weigh_pointers(None, pointed(m=""), None, 0.0, WINDOW) == (pointed(m=""), None)
+    assert weigh_pointers(pointed(m="P1 c1"), pointed(m=""), None, 0.0, 0.0) == (pointed(m=""), None)

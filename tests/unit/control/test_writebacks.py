@@ -354,6 +354,29 @@ async def test_what_a_registry_refuses_stays_a_decision(problem: Exception) -> N
         assert await desk.ended() == ("cleared", "given up by ben")
 
 
+@pytest.mark.parametrize("left", ["nothing", "models without pointers"])
+async def test_nothing_is_written_where_a_registry_lost_most_of_what_it_had(left: str) -> None:
+    """It is not believed, so what it names now is nobody's move; when all is back the decision goes on."""
+    async with a_desk() as desk:
+        if left == "nothing":
+            desk.shelf.models.clear()
+        else:
+            desk.shelf.set("m", "123")
+        desk.shelf.hint()
+        await desk.settle()
+        await desk.promote("2")
+        await desk.settle()
+        await desk.later(60)
+        (write,) = desk.controller.writes
+        assert (desk.served(), desk.stable(), write.state, desk.shelf.asked) == ("2", "1", "pending", [])
+        assert write.note.startswith("registry 'local' is not believed: lost ")
+
+        desk.shelf.set("m", "123", {"production": "1"}, {"champion": "1"})
+        await desk.later(60)
+
+        assert (desk.served(), desk.shelf.named(), await desk.ended()) == ("2", "2", ("agreed", ""))
+
+
 async def test_a_refused_decision_ends_when_the_registry_says_the_same() -> None:
     """Somebody with the right to do it did it there."""
     async with a_desk() as desk:

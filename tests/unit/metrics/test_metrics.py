@@ -105,6 +105,7 @@ def test_histograms_are_cumulative_and_in_seconds() -> None:
         ("stagegate_backend_up", {labels(backend="t0"): 1, labels(backend="t1"): 0}),
         ("stagegate_registry_age_seconds", {labels(registry="local"): 0.4}),
         ("stagegate_registry_models_lost", {labels(registry="local"): 0.0, labels(registry="away"): 7.0}),
+        ("stagegate_registry_pointers_lost", {labels(registry="local"): 0.0, labels(registry="away"): 9.0}),
         (
             "stagegate_registry_writes_total",
             {
