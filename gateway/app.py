@@ -36,8 +36,9 @@ from gateway.log import set_up_logging
 from gateway.metrics import LoadRecorder
 from gateway.progress import Progress
 from gateway.reload import Reloader, check_names
-from gateway.running import Addresses, RunningGateway
+from gateway.running import RunningGateway
 from gateway.shadow import ShadowComparer
+from gateway.standing import Addresses
 from gateway.threads import OwnThreads
 from router.artifacts.fetch import Fetcher
 from router.artifacts.layout import TritonRepository
@@ -328,7 +329,7 @@ async def _start(stack: AsyncExitStack, start: _Start, taken: Taken | None) -> _
     stack.push_async_callback(_cancel, watch)
     await _begin(controller, config, make_backends)
     await _synced(controller, stop, last, all_up=taken is not None)
-    gateway.synced = True
+    gateway.standing.synced = True
     _serve(data_plane, begin=taken is None)
     stack.push_async_callback(reloader.idle)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.on_signal)
@@ -346,7 +347,7 @@ async def _start(stack: AsyncExitStack, start: _Start, taken: Taken | None) -> _
     inference = replace(config.listen.inference, port=data_plane.inference_port)
     owner = _owner(start, store, data_plane, doors, writing)
     await stack.enter_async_context(offer(inference, owner))
-    _tell_ready(config, gateway.addresses, controller, progress, up=start.up)
+    _tell_ready(config, gateway.standing.addresses, controller, progress, up=start.up)
     return _Parts(gateway, data_plane)
 
 
@@ -612,7 +613,7 @@ async def _warm(controller: Controller, progress: Progress, stop: _Stop) -> None
 async def _drain(parts: _Parts, stop: _Stop) -> None:
     """Not ready, no new connections, let requests in flight finish; a second signal cuts it short."""
     LOG.info("stopping: waiting for requests in flight, at most %.0f s", DRAIN_SECONDS)
-    parts.gateway.draining = True
+    parts.gateway.standing.draining = True
     parts.data_plane.set_ready(False)
     draining = asyncio.create_task(parts.data_plane.drain(DRAIN_SECONDS))
     at_once = asyncio.create_task(stop.at_once.wait())

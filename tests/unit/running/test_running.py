@@ -11,7 +11,8 @@ import pytest
 
 from gateway.bridge import DataPlane
 from gateway.operations import AcceptedVersion, Change, ReloadReport, ShadowComparison, VersionState
-from gateway.running import Addresses, RunningGateway
+from gateway.running import RunningGateway
+from gateway.standing import Addresses
 from router.control.residents import files_of
 from router.errors import (
     ContractBroken,
