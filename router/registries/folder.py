@@ -302,13 +302,30 @@ def _signature_of(status: os.stat_result, horizon: int) -> Signature:
 def _read_text(path: str) -> str:
     try:
         # To open a pipe waits for its other end, unless told not to.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode):
                 raise Unreadable([Complaint(1, "is no regular file")])
-            data = file.read(MAX_FILE + 1)
+            data = _read_all(file, status.st_size)
+        finally:
+            os.close(file)
     except OSError as error:
         raise Unreadable([Complaint(1, f"cannot be read: {error.strerror}")]) from error
     return decoded(data)
+
+
+def _read_all(file: int, size: int) -> bytes:
+    """All of a regular file of about this size, or more than a manifest may have."""
+    data = b""
+    while len(data) <= MAX_FILE:
+        # One byte more than there should be: an answer that is shorter than asked for was the last.
+        asked = min(max(size - len(data), 0), MAX_FILE) + 1
+        more = os.read(file, asked)
+        data += more
+        if len(more) < asked:
+            break
+    return data
 
 
 class _Files:
@@ -337,8 +354,12 @@ class _Files:
 
 def _is_linked(folder: str, path: str) -> bool:
     """Whether anything on the way from a folder along a path without `..` is a link."""
-    parts = path.split("/")
-    return any(os.path.islink("/".join((folder, *parts[:count]))) for count in range(1, len(parts) + 1))
+    while True:
+        if os.path.islink(f"{folder}/{path}"):
+            return True
+        path, separator, _ = path.rpartition("/")
+        if not separator:
+            return False
 
 
 def _open(name: str, options: Mapping[str, object]) -> FolderRegistry:

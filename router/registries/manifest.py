@@ -168,17 +168,34 @@ def _created(reader: _Reader) -> float:
     return created
 
 
+_MOST_KNOWN = 1024
+_known: dict[str, Contract] = {}
+"""Contracts without a mistake, by the text that says them: those of a model's versions are mostly one."""
+
+
 def _contract(reader: _Reader) -> Contract:
+    source = reader.source("contract")
+    known = _known.get(source)
+    if known is not None:
+        return known
+    mistakes = reader.mistakes
+    contract = _shared(_read_contract(reader))
+    if source and reader.mistakes == mistakes:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[source] = contract
+    return contract
+
+
+def _read_contract(reader: _Reader) -> Contract:
     path = ("contract",)
     found = reader.mapping(path, _CONTRACT_KEYS)
     for key in _CONTRACT_KEYS:
         if key not in found:
             reader.error(path, f"contract.{key}: is missing")
-    return _shared(
-        Contract(
-            inputs=_tensors(reader, ("contract", "inputs")) if "inputs" in found else (),
-            outputs=_tensors(reader, ("contract", "outputs")) if "outputs" in found else (),
-        )
+    return Contract(
+        inputs=_tensors(reader, ("contract", "inputs")) if "inputs" in found else (),
+        outputs=_tensors(reader, ("contract", "outputs")) if "outputs" in found else (),
     )
 
 
@@ -244,6 +261,15 @@ class _Reader:
         self._errors: list[Complaint] = []
         self.complaints: list[Complaint] = []
 
+    @property
+    def mistakes(self) -> int:
+        """How many errors and complaints there are so far."""
+        return len(self._errors) + len(self.complaints)
+
+    def source(self, key: str) -> str:
+        """The text of a top-level key with all that belongs to it; "" where it is not known by itself."""
+        return self._document.sources.get(key, "")
+
     def finish(self) -> None:
         """Raises Unreadable if there was an error."""
         if self._errors:
@@ -280,16 +306,20 @@ class _Reader:
         return value
 
     def text(self, path: Path) -> str:
-        value = self._at(path)
+        value = self._root().get(str(path[0])) if len(path) == 1 else self._at(path)
         if not isinstance(value, str):
             self._wrong(path, value, "text")
             return ""
         return value
 
     def text_map(self, key: str) -> dict[str, str]:
-        """An optional mapping of text to text."""
-        if key not in self._root():
+        """An optional mapping of text to text; not to be changed."""
+        root = self._root()
+        if key not in root:
             return {}
+        found = root[key]
+        if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
+            return found
         return {name: self.text((key, name)) for name in self.mapping((key,))}
 
     def pointers(self, key: str, normalise: Callable[[str], str]) -> dict[str, VersionId]:

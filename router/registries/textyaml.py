@@ -5,13 +5,14 @@ Duplicate keys, anchors and tags that build objects are refused; lines are kept 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import yaml
 
 from router.artifacts.bounded_yaml import events
+from router.registries.plainyaml import read_plain
 
 MAX_DEPTH = 32
 """Deeper nesting is refused; no document of ours needs more than six."""
@@ -20,7 +21,7 @@ Path = tuple[str | int, ...]
 """Where in a document: keys and list indexes."""
 
 
-class YamlProblem(Exception):
+class YamlProblem(ValueError):
     """A document that cannot be read; `line` is 1-based."""
 
     def __init__(self, line: int, message: str) -> None:
@@ -37,18 +38,31 @@ class Span(NamedTuple):
     line: int
 
 
-@dataclass(frozen=True, slots=True)
 class Document:
     """A parsed document.
 
-    Attributes:
-        value: dicts, lists and text; None for a key without a value and for an empty document.
-        keys, values: where the key and the value of each path stand.
+    Args:
+        text: all of it.
+        value: dicts, lists and text; None for a key without a value and for an empty document. Parts of it
+            may be shared with other documents: it is not to be changed.
+        sources: the text of some top-level keys, each with all that belongs to it; where two documents have
+            the same text for a key, they have the same value.
     """
 
-    value: object
-    keys: dict[Path, Span] = field(default_factory=dict)
-    values: dict[Path, Span] = field(default_factory=dict)
+    def __init__(self, text: str, value: object, sources: Mapping[str, str]) -> None:
+        self.value = value
+        self.sources = sources
+        self._text = text
+
+    @property
+    def keys(self) -> Mapping[Path, Span]:
+        """Where the key of each path stands."""
+        return self._places[0]
+
+    @property
+    def values(self) -> Mapping[Path, Span]:
+        """Where the value of each path stands."""
+        return self._places[1]
 
     def line(self, path: Path) -> int:
         """The line of a path, else of the nearest thing around it; 1 for the document."""
@@ -59,6 +73,13 @@ class Document:
             path = path[:-1]
         return 1
 
+    @functools.cached_property
+    def _places(self) -> tuple[Mapping[Path, Span], Mapping[Path, Span]]:
+        # Only who has something to say about a document, or to change in it, asks.
+        builder = _Builder(events(self._text))
+        builder.value()
+        return builder.keys, builder.values
+
 
 def parse(text: str) -> Document:
     """Parse one YAML document.
@@ -66,9 +87,17 @@ def parse(text: str) -> Document:
     Raises:
         YamlProblem: it is not YAML, holds several documents, a duplicate key, an anchor, or is too deep.
     """
+    plain = read_plain(text, parse_whole)
+    if plain is not None:
+        return Document(text, plain.value, plain.sources)
+    return Document(text, parse_whole(text), {})
+
+
+def parse_whole(text: str) -> object:
+    """The value of a document, by the parser of all of YAML. Raises YamlProblem as `parse` does."""
     try:
         # Event by event: the parser's time grows with the square of the depth, and the builder stops it.
-        return _Builder(events(text)).document()
+        return _Builder(events(text)).value()
     except yaml.MarkedYAMLError as error:
         raise _syntax_problem(text, error) from error
     except yaml.YAMLError as error:
@@ -89,11 +118,11 @@ class _Builder:
     """Turns the parser's events into values and spans."""
 
     def __init__(self, events: Iterator[yaml.Event]) -> None:
+        self.keys: dict[Path, Span] = {}
+        self.values: dict[Path, Span] = {}
         self._events = events
-        self._keys: dict[Path, Span] = {}
-        self._values: dict[Path, Span] = {}
 
-    def document(self) -> Document:
+    def value(self) -> object:
         value: object = None
         documents = 0
         for event in self._events:
@@ -102,7 +131,7 @@ class _Builder:
                 if documents > 1:
                     raise YamlProblem(_line(event), "holds more than one document")
                 value = self._node(next(self._events), ())
-        return Document(value, self._keys, self._values)
+        return value
 
     def _node(self, event: yaml.Event, path: Path) -> object:
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
@@ -110,7 +139,7 @@ class _Builder:
         if len(path) > MAX_DEPTH:
             raise YamlProblem(_line(event), f"is nested deeper than {MAX_DEPTH} levels")
         if isinstance(event, yaml.ScalarEvent):
-            self._values[path] = _span(event, event)
+            self.values[path] = _span(event, event)
             # A plain nothing is "no value"; a quoted nothing is an empty text.
             return None if event.value == "" and not event.style else str(event.value)
         if isinstance(event, yaml.MappingStartEvent):
@@ -121,14 +150,14 @@ class _Builder:
         found: dict[str, object] = {}
         for event in self._events:
             if isinstance(event, yaml.MappingEndEvent):
-                self._values[path] = _span(start, event)
+                self.values[path] = _span(start, event)
                 return found
             if not isinstance(event, yaml.ScalarEvent):
                 raise YamlProblem(_line(event), "a key must be plain text")
             key = str(event.value)
             if key in found:
                 raise YamlProblem(_line(event), f"key {key!r} is given twice")
-            self._keys[(*path, key)] = _span(event, event)
+            self.keys[(*path, key)] = _span(event, event)
             found[key] = self._node(next(self._events), (*path, key))
         raise YamlProblem(_line(start), "ends in the middle of a mapping")
 
@@ -136,7 +165,7 @@ class _Builder:
         found: list[object] = []
         for event in self._events:
             if isinstance(event, yaml.SequenceEndEvent):
-                self._values[path] = _span(start, event)
+                self.values[path] = _span(start, event)
                 return found
             found.append(self._node(event, (*path, len(found))))
         raise YamlProblem(_line(start), "ends in the middle of a list")
