@@ -537,7 +537,13 @@ class Controller:
         self._wake.set()
 
     def _forget_gone(self) -> None:
-        """Versions come and go for as long as a gateway runs: what is known of those gone goes too."""
+        """Versions come and go for as long as a gateway runs: what is known of those gone goes too.
+
+        Their names are only made where much is gone: of very many versions that takes long.
+        """
+        self._known_left = sum(len(model.versions) for model in self._roster.models.values())
+        if self.residents.known() <= 2 * self._known_left + FORGET_BEYOND:
+            return
         there = [version for model in self._roster.models.values() for version in model.versions.values()]
         versions = {(version.model, version.version) for version in there}
         if self.residents.forget(versions, self.places.names(there)):

@@ -67,7 +67,7 @@ class Settling:
         """What is known of the contracts of a model's versions beside what its registry says."""
         learned = {
             name: contract
-            for name, version in model.versions.items()
+            for name, version in (model.versions.items() if self._residents.contracts else ())
             if (contract := self._residents.learned(version)) is not None
         }
         return Gate(learned, self._orders.accepted_of(model, learned))

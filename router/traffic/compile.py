@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 from router.model import Capacity, MatchRule, RegisteredModel, Sticky, Version, VersionId
@@ -24,6 +24,7 @@ READY = "ready"
 COLD = "cold"
 FAILED = "failed"
 _STATES = (READY, COLD, FAILED)
+_NOT_KNOWN = Capacity()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class VersionPlacement:
     backend_model: str = ""
     backend_version: str = ""
     reason: str = ""
-    capacity: Capacity = field(default_factory=Capacity)
+    capacity: Capacity = _NOT_KNOWN
 
     def __post_init__(self) -> None:
         if self.state not in _STATES:

@@ -383,10 +383,11 @@ class _Settling:
             said = self.old_assignment
         names = {arm.name for arm in arms}
         weights = {arm.name: arm.weight for arm in arms}
-        assignment = replace(
-            said,
-            rules=tuple(rule for rule in said.rules if rule.arm in names),
-            buckets=served_buckets(self.route, self.old_assignment.buckets, weights),
+        assignment = Assignment(
+            said.sticky,
+            tuple(rule for rule in said.rules if rule.arm in names),
+            said.arm_header,
+            served_buckets(self.route, self.old_assignment.buckets, weights),
         )
         return _BY_CHANCE if assignment == _BY_CHANCE else assignment
 
@@ -470,10 +471,12 @@ class _Settling:
     def _resolve(self, text: str, pointers: Sequence[Pointer]) -> VersionId:
         """The version that a reference names as served (rule 2)."""
         reference = parse_reference(text)
-        as_served = replace(
-            self.model,
-            aliases={p.name: p.version for p in pointers if p.kind is PointerKind.ALIAS},
+        as_served = RegisteredModel(
+            self.model.registry,
+            self.model.name,
+            self.model.versions,
             stages={p.name: p.version for p in pointers if p.kind is PointerKind.STAGE},
+            aliases={p.name: p.version for p in pointers if p.kind is PointerKind.ALIAS},
         )
         try:
             return resolve(as_served, reference).version

@@ -719,3 +719,27 @@ async def test_what_is_known_of_versions_that_are_gone_goes_too(
     assert max(len(residents.seats), len(residents.last_use), len(residents.failures)) <= 30
     assert len(residents.faults.held(0.0)) <= 30
     assert next(state for state in residents.backends.values() if state.up).ready == {Seat("m.a", "1")}
+
+
+async def test_names_of_all_versions_are_not_made_to_find_that_nothing_is_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of very many versions that takes seconds, and each second asks for it."""
+    monkeypatch.setattr(controller, "FORGET_BEYOND", 2)
+    made: list[str] = []
+    name = world.controller.places._triton_name
+    monkeypatch.setattr(
+        world.controller.places,
+        "_triton_name",
+        lambda version: (made.append(version.version), name(version))[1],
+    )
+    world.add_triton()
+    world.shelf.set("m", ascii_letters)
+    await world.settle()
+    assert world.controller.models
+    made.clear()
+
+    for _ in range(3):
+        await world.later(1)
+
+    assert not made
