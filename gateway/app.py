@@ -27,6 +27,7 @@ from gateway.artifacts import Artifacts
 from gateway.bridge import DataPlane, Settings
 from gateway.certificates import Certificates, FrontTls, read_material
 from gateway.clock import SystemClock
+from gateway.collector import settled, starting
 from gateway.config import Address, GatewayConfig
 from gateway.handover import Owner, Taken, offer, take_over
 from gateway.http import serve_http
@@ -118,7 +119,8 @@ async def serve(config: GatewayConfig, *, up: bool, progress: Progress, takeover
     try:
         async with _signals(stop), AsyncExitStack() as stack:
             start = _Start(config, stack, up=up, progress=progress, stop=stop)
-            running = await _start(stack, start, await _take_over(start) if takeover else None)
+            with starting():
+                running = await _start(stack, start, await _take_over(start) if takeover else None)
             if running is not None:
                 await stop.asked.wait()
                 await _drain(running, stop)
@@ -329,6 +331,7 @@ async def _start(stack: AsyncExitStack, start: _Start, taken: Taken | None) -> _
     stack.push_async_callback(_cancel, watch)
     await _begin(controller, config, make_backends)
     await _synced(controller, stop, last, all_up=taken is not None)
+    settled()
     gateway.standing.synced = True
     _serve(data_plane, begin=taken is None)
     stack.push_async_callback(reloader.idle)
