@@ -11,13 +11,13 @@ There is no index beside this: what is there after a crash is what is in the cac
 one folder. A file of some size is handed out as a hard link where cache and target share a disk: copying
 would cost the time and the room a second time. It is read-only, and smaller files, which are those that
 people and tools edit, are copied. Whoever writes into a linked file all the same changes its time: then the
-file is hashed again before it is handed out the next time, and an entry that fails is dropped.
+file is hashed again before it is handed out the next time, and an entry that fails is dropped. What belongs
+to another user of this machine, who might put something else there at any time, is hashed as it is copied.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -25,37 +25,24 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from router.artifacts.digest import copy_file, file_digest
-from router.artifacts.folders import sync_folder, sync_tree
+from router.artifacts.digest import digest_of_hashes
+from router.artifacts.folders import empty, sync_folder, sync_tree
+from router.artifacts.handing import Kept, hand_out, is_own
+from router.artifacts.paths import check_names
 from router.errors import ArtifactError
 from router.model import Version
 from router.ports import RemoteFile
-
-LINKED_FROM = 1 << 20
-"""Bytes from which a file is linked, not copied."""
 
 MOST_SEEN = 10_000
 """Versions without a digest whose first fetch is remembered."""
 
 _READ_ONLY = 0o444
-_CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES)
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """One file as it was when it was verified."""
-
-    path: str
-    size: int
-    sha256: str
-    mtime_ns: int
-    inode: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +75,8 @@ class ArtifactCache:
         self._path, self.size = path, size
         self._objects, self._seen, self._incoming = path / "objects", path / "seen", path / "incoming"
         try:
-            for folder in (self._objects, self._seen, self._incoming):
-                folder.mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
+            self._make_folders()
             self._clean()
         except OSError as problem:
             raise ArtifactError(
@@ -97,8 +84,10 @@ class ArtifactCache:
                 hint="name a folder in artifacts.cache.path that this process may write to",
             ) from None
 
-    def take(self, digest: str, target: Path) -> bool:
-        """Put the files of a digest into a folder; False where they are not here or were damaged.
+    def take(self, digest: str, target: Path, check: Callable[[], None] = lambda: None) -> bool:
+        """Put the files of a digest into an empty folder; False where they are not here or were damaged.
+
+        `check`: called again and again; raises to give up.
 
         Raises:
             OSError: the target cannot be written.
@@ -107,15 +96,14 @@ class ArtifactCache:
         with self._in_use(entry) as used:
             if not used:
                 return False
-            kept = _read_entry(entry)
-            if kept is None or not all(_is_as_kept(entry / "files" / one.path, one) for one in kept):
-                _log.warning("the cache's files of %s were damaged; they are dropped", digest)
-                damaged = True
-            else:
-                damaged = False
-                for one in kept:
-                    _hand_out(entry / "files" / one.path, target / one.path, one.size)
-        if damaged:
+            kept = _read_entry_of(entry, digest)
+            whole = kept is not None and all(
+                hand_out(entry / "files" / one.path, target / one.path, one, own=kept.own, check=check)
+                for one in kept.files
+            )
+        if not whole:
+            _log.warning("the cache's files of %s were damaged; they are dropped", digest)
+            empty(target)
             self._drop(entry)
             return False
         sync_tree(target)
@@ -125,16 +113,23 @@ class ArtifactCache:
 
     def size_of(self, digest: str) -> int | None:
         """Bytes of the files of a digest; None where they are not here."""
-        kept = _read_entry(self._entry(digest))
-        return None if kept is None else sum(one.size for one in kept)
+        kept = _read_entry_of(self._entry(digest), digest)
+        return None if kept is None else sum(one.size for one in kept.files)
 
     def same_disk(self, target: Path) -> bool:
         """Whether a folder can have links to what is kept here."""
-        return target.stat().st_dev == self._objects.stat().st_dev
+        with contextlib.suppress(OSError):
+            return target.stat().st_dev == self._objects.stat().st_dev
+        return False
 
     @contextlib.contextmanager
     def incoming(self) -> Iterator[Path]:
-        """A new empty folder on the cache's disk, gone afterwards if it was not kept."""
+        """A new empty folder on the cache's disk, gone afterwards if it was not kept.
+
+        Raises:
+            OSError: the cache's disk refuses.
+        """
+        self._make_folders()
         with self._locked():
             work = self._incoming / secrets.token_hex(8)
             work.mkdir()
@@ -152,24 +147,48 @@ class ArtifactCache:
         Raises:
             OSError: the disk refuses.
         """
+        with self.keeping(digest, files, hashes) as there:
+            return there
+
+    @contextlib.contextmanager
+    def keeping(self, digest: str, files: Path, hashes: Mapping[str, str]) -> Iterator[bool]:
+        """As `keep`; while the block lasts nobody drops what was taken in, however short room is.
+
+        Where another process was first, its files are there, and these stay where they are.
+        """
         kept = []
         for path, sha256 in hashes.items():
             file = files / path
             file.chmod(_READ_ONLY)
             status = file.lstat()
-            kept.append(_Kept(path, status.st_size, sha256, status.st_mtime_ns, status.st_ino))
-        work = files.parent
+            kept.append(Kept(path, status.st_size, sha256, status.st_mtime_ns, status.st_ino))
+        work, entry = files.parent, self._entry(digest)
         _write(work / "entry.json", json.dumps({"files": [asdict(one) for one in kept]}))
         sync_tree(work)
+        held = -1
         with self._locked():
-            entry = self._entry(digest)
-            if entry.is_dir():
-                return True
-            if not self._make_room(sum(one.size for one in kept)):
-                return False
-            work.rename(entry)
-            sync_folder(self._objects)
+            if _read_entry_of(entry, digest) is not None or self._move_in(work, entry, kept):
+                held = _lock(entry / "entry.json", fcntl.LOCK_SH)
+        try:
+            yield held >= 0
+        finally:
+            if held >= 0:
+                os.close(held)
+
+    def _move_in(self, work: Path, entry: Path, kept: Sequence[Kept]) -> bool:
+        """Give files their place; what is there is damaged. False where there is no room."""
+        if not self._make_room(sum(one.size for one in kept)):
+            return False
+        if entry.is_dir() and not self._drop_unused(entry):
+            return False
+        work.rename(entry)
+        sync_folder(self._objects)
         return True
+
+    def _make_folders(self) -> None:
+        """Also anew, where somebody emptied the cache while it is in use."""
+        for folder in (self._path, self._objects, self._seen, self._incoming):
+            folder.mkdir(exist_ok=True)
 
     def evict(self) -> bool:
         """Drop what was used longest ago and nobody uses now; False where there is no such thing."""
@@ -297,16 +316,44 @@ def listing_of(files: Sequence[RemoteFile]) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def _read_entry(entry: Path) -> list[_Kept] | None:
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What an entry says of itself.
+
+    Attributes:
+        own: whether nobody else can have written that.
+    """
+
+    files: Sequence[Kept]
+    own: bool
+
+
+def _read_entry(entry: Path) -> _Entry | None:
+    """None where it is damaged."""
     try:
-        told = json.loads((entry / "entry.json").read_text())
-        return [_Kept(**one) for one in told["files"]]
+        with (entry / "entry.json").open() as file:
+            own = is_own(os.fstat(file.fileno()))
+            return _Entry([Kept(**one) for one in json.load(file)["files"]], own)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
+def _read_entry_of(entry: Path, digest: str) -> _Entry | None:
+    """As `_read_entry`; also None where its files are not those of the digest."""
+    found = _read_entry(entry)
+    if found is None:
+        return None
+    try:
+        check_names(one.path for one in found.files)
+        actual = digest_of_hashes({one.path: one.sha256 for one in found.files})
+    except (TypeError, AttributeError, ArtifactError):
+        return None
+    return found if actual == digest else None
+
+
 def _size_of(entry: Path) -> int:
-    return sum(one.size for one in _read_entry(entry) or ())
+    found = _read_entry(entry)
+    return sum(one.size for one in found.files) if found else 0
 
 
 def _last_use(entry: Path) -> float:
@@ -322,35 +369,12 @@ def _changed(file: Path) -> float:
 
 def _is_linked(entry: Path) -> bool:
     """Whether a model folder shares a file with an entry: dropping it would free nothing."""
-    for one in _read_entry(entry) or ():
+    found = _read_entry(entry)
+    for one in found.files if found else ():
         with contextlib.suppress(OSError):
             if (entry / "files" / one.path).lstat().st_nlink > 1:
                 return True
     return False
-
-
-def _is_as_kept(file: Path, kept: _Kept) -> bool:
-    try:
-        status = file.lstat()
-        if status.st_size != kept.size:
-            return False
-        same = status.st_mtime_ns == kept.mtime_ns and status.st_ino == kept.inode
-        return same or file_digest(file) == kept.sha256
-    except OSError:
-        return False
-
-
-def _hand_out(file: Path, target: Path, size: int) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if size >= LINKED_FROM:
-        try:
-            os.link(file, target, follow_symlinks=False)
-        except OSError as problem:
-            if problem.errno not in _CANNOT_LINK:
-                raise
-        else:
-            return
-    copy_file(file, target)
 
 
 def _lock(path: Path, how: int) -> int:

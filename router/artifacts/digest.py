@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from router.artifacts.paths import check_names
 from router.errors import ArtifactError, ArtifactMissing
 
 _CHUNK = 1 << 20
@@ -23,9 +24,12 @@ def digest_of(artifact: Path) -> str:
 
     Raises:
         ArtifactMissing: there is nothing at that path.
-        ArtifactError: it holds something that is neither a file nor a folder, such as a link.
+        ArtifactError: it holds something that is neither a file nor a folder, such as a link, or what
+            `check_names` refuses.
     """
-    return digest_of_hashes({path: file_digest(file) for path, file in files_of(artifact)})
+    files = dict(files_of(artifact))
+    check_names(files)
+    return digest_of_hashes({path: file_digest(file) for path, file in files.items()})
 
 
 def digest_of_hashes(hashes: Mapping[str, str]) -> str:

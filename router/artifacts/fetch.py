@@ -31,7 +31,7 @@ from router.artifacts.policy import (
     S3Place,
 )
 from router.artifacts.signature import check_signature
-from router.artifacts.space import Space, of_disk
+from router.artifacts.space import DiskFailed, Space, of_disk
 from router.artifacts.telling import Progress, Telling
 from router.artifacts.web import WebFile
 from router.errors import (
@@ -197,8 +197,9 @@ class Fetcher:
         if self._cache is None:
             yield
             return
+        digest = version.digest.lower()
         with self._guard_busy:
-            key = (version.digest,) if version.digest else (version.registry, version.model, version.version)
+            key = (digest,) if digest else (version.registry, version.model, version.version)
             turn = self._busy.setdefault(key, _Turn())
         while not turn.lock.acquire(timeout=_WAIT_SECONDS):
             check_wanted(cancel)
@@ -238,7 +239,7 @@ class Fetcher:
         """False where the cache's disk is of no use; a fetch can do without."""
         try:
             self._from_cache(cache, job)
-        except OSError as problem:
+        except (OSError, DiskFailed) as problem:
             said = str(problem)
         except NoSpace as problem:
             if cache.same_disk(job.target):
@@ -252,12 +253,12 @@ class Fetcher:
 
     def _from_cache(self, cache: ArtifactCache, job: _Job) -> None:
         version = job.version
-        if version.digest and self._take(cache, version.digest, job.target):
+        if version.digest and self._take(cache, version.digest.lower(), job):
             return
         files = self._listed(job)
         seen = None if version.digest else cache.seen(version)
         unchanged = seen is not None and seen.listing == listing_of(files)
-        if seen is not None and unchanged and self._take(cache, seen.digest, job.target):
+        if seen is not None and unchanged and self._take(cache, seen.digest, job):
             return
         self._through(cache, job, files, seen)
 
@@ -266,17 +267,19 @@ class Fetcher:
     ) -> None:
         """Fetch into the cache, and from there into the target."""
         version = job.version
-        with cache.incoming() as folder, self._room(cache, folder, _known(files)) as grow:
-            hashes = self._download(job, files, folder, grow)
+        with cache.incoming() as folder:
+            with self._room(cache, folder, _known(files)) as grow:
+                hashes = self._download(job, files, folder, grow)
             digest = check_digest(version, hashes)
             if not version.digest:
                 check_first(version, digest, seen.digest if seen else "", cache.seen_file(version))
                 cache.remember(version, Seen(digest, listing_of(files)))
-            if not cache.keep(digest, folder, hashes):
+            with cache.keeping(digest, folder, hashes) as kept:
+                if kept and self._take(cache, digest, job):
+                    return
+                if not folder.is_dir():
+                    raise ArtifactChanged("the cache lost the files", hint="look at the disk of the cache")
                 self._move(folder, job.target, hashes)
-                return
-        if not self._take(cache, digest, job.target):
-            raise ArtifactChanged("the cache lost the files at once", hint="look at the disk of the cache")
 
     @contextlib.contextmanager
     def _room(self, cache: ArtifactCache, folder: Path, size: int) -> Iterator[Callable[[int], None]]:
@@ -291,13 +294,13 @@ class Fetcher:
                         raise
             yield grow
 
-    def _take(self, cache: ArtifactCache, digest: str, target: Path) -> bool:
+    def _take(self, cache: ArtifactCache, digest: str, job: _Job) -> bool:
         size = cache.size_of(digest)
         if size is None:
             return False
-        linked = cache.same_disk(target)
-        with self._space.claim(target, 0 if linked else size, "it"):
-            return cache.take(digest, target)
+        linked = cache.same_disk(job.target)
+        with self._space.claim(job.target, 0 if linked else size, "it"):
+            return cache.take(digest, job.target, lambda: self._check_going_on(job, "copied from the cache"))
 
     def _move(self, folder: Path, target: Path, hashes: Mapping[str, str]) -> None:
         """What the cache has no room for goes into the target alone."""
@@ -336,11 +339,11 @@ class Fetcher:
             clock=self._clock,
         )
 
-    def _check_going_on(self, job: _Job) -> None:
+    def _check_going_on(self, job: _Job, doing: str) -> None:
         check_wanted(job.cancel)
         if self._clock() >= job.until:
             raise ArtifactUnavailable(
-                "the fetch took too long; it was being unpacked",
+                f"the fetch took too long; it was being {doing}",
                 hint="raise artifacts.timeout for artifacts this large",
             )
 
@@ -354,7 +357,7 @@ class Fetcher:
                 def claim(size: int) -> None:
                     stack.enter_context(self._space.claim(job.target, size, "it, unpacked,"))
 
-                unpack(moved, job.target, claim, lambda: self._check_going_on(job))
+                unpack(moved, job.target, claim, lambda: self._check_going_on(job, "unpacked"))
         if self._policy.must_be_signed(job.version):
             check_signature(job.target, self._settings.signature)
         check_wanted(job.cancel)

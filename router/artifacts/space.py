@@ -16,6 +16,10 @@ from router.errors import ArtifactError, NoSpace
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+class DiskFailed(ArtifactError):
+    """A disk of this machine refused, and not for want of room."""
+
+
 def free_bytes(folder: Path) -> int:
     """Bytes that this process may still write to a folder's disk."""
     return shutil.disk_usage(folder).free
@@ -26,7 +30,7 @@ def of_disk(what: str, problem: OSError) -> ArtifactError:
     said = f"{what}: {problem.strerror or problem}"
     if problem.errno in _FULL:
         return NoSpace(said, hint="free some of the disk, or let it have a larger one")
-    return ArtifactError(said)
+    return DiskFailed(said)
 
 
 @dataclass

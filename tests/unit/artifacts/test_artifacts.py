@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,15 @@ def test_a_single_file_has_one_line_with_its_name(onnx: Path) -> None:
     line = f"{hashlib.sha256(b'weights').hexdigest()}  model.onnx\n"
 
     assert digest_of(onnx) == "sha256:" + hashlib.sha256(line.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("name", [b"a\nb", b"no text \xff", "a\u202eb".encode()])
+def test_a_name_that_nobody_could_fetch_has_no_digest(tmp_path: Path, name: bytes) -> None:
+    """It is refused when it is registered, and not when it is to be served."""
+    (tmp_path / os.fsdecode(name)).write_text("x")
+
+    with pytest.raises(ArtifactRefused, match="characters that are not taken"):
+        digest_of(tmp_path)
 
 
 def test_a_link_in_an_artifact_is_refused(onnx: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Mapping
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from router.artifacts.cache import LINKED_FROM, ArtifactCache, Seen, listing_of
+from router.artifacts.cache import ArtifactCache, Seen, listing_of
 from router.artifacts.digest import digest_of, file_digest
+from router.artifacts.handing import LINKED_FROM
 from router.errors import ArtifactError
 from router.model import ModelName, Version, VersionId
 from router.ports import RemoteFile
@@ -75,6 +77,97 @@ def test_a_damaged_entry_is_dropped(cache: ArtifactCache, tmp_path: Path, damage
     assert taken(cache, digest, tmp_path / "x") is None
     assert put(cache, {"a": b"1", "b": content}) == digest
     assert taken(cache, digest, tmp_path / "y") is not None
+
+
+@pytest.mark.parametrize("size", [1, LINKED_FROM])
+@pytest.mark.parametrize("name", ["link", "pipe", "folder"])
+def test_what_others_put_in_the_place_of_a_file_is_not_handed_out(
+    cache: ArtifactCache, tmp_path: Path, name: str, size: int
+) -> None:
+    """A link, a pipe or a folder; whatever it leads to, nothing of it gets into a model folder."""
+    digest = put(cache, {"f": bytes(size), "g": b"1"})
+    (file,) = (tmp_path / "cache").rglob("files/f")
+    status = file.stat()
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(size))
+    file.rename(tmp_path / "away")
+    match name:
+        case "link":
+            file.symlink_to(secret)
+        case "pipe":
+            os.mkfifo(file)
+        case "folder":
+            file.mkdir()
+    if name != "link":
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    assert taken(cache, digest, tmp_path / "x") is None
+    assert list((tmp_path / "x").iterdir()) == []
+    assert put(cache, {"f": bytes(size), "g": b"1"}) == digest
+    assert taken(cache, digest, tmp_path / "y") is not None
+
+
+def test_an_entry_that_somebody_else_wrote_is_not_believed(
+    cache: ArtifactCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its times, nor that its files stay as they are: they are hashed as they are copied."""
+    digest = put(cache, {"f": LARGE})
+    (file,) = (tmp_path / "cache").rglob("files/f")
+    monkeypatch.setattr("router.artifacts.handing._ROOT", -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    folder = taken(cache, digest, tmp_path / "x")
+    assert folder is not None
+    assert (folder / "f").stat().st_nlink == 1
+
+    before = file.stat()
+    with file.open("r+b") as opened:
+        opened.write(b"other")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert taken(cache, digest, tmp_path / "y") is None
+
+
+@pytest.mark.parametrize("path", ["../../../out", "/out", "a/../../out"])
+def test_an_entry_whose_list_lies_is_dropped(cache: ArtifactCache, tmp_path: Path, path: str) -> None:
+    """It must be the list that hashes to the digest, and no path may lead out."""
+    digest = put(cache, {"f": b"1"})
+    (told,) = (tmp_path / "cache").rglob("entry.json")
+    listed = json.loads(told.read_text())
+    for number, change in enumerate(({"path": path}, {"sha256": "0" * 64}, {"path": 1})):
+        told.write_text(json.dumps({"files": [{**listed["files"][0], **change}]}))
+        assert cache.size_of(digest) is None
+        assert taken(cache, digest, tmp_path / f"x{number}") is None
+        put(cache, {"f": b"1"})
+
+    assert not (tmp_path / "out").exists()
+    assert taken(cache, digest, tmp_path / "y") is not None
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"files": []}'])
+def test_an_entry_without_its_list_is_kept_anew(cache: ArtifactCache, tmp_path: Path, damage: str) -> None:
+    """Without a start in between."""
+    digest = put(cache, {"f": b"1"})
+    (told,) = (tmp_path / "cache").rglob("entry.json")
+    told.unlink()
+    if damage:
+        told.write_text(damage)
+
+    assert put(cache, {"f": b"1"}) == digest
+    assert taken(cache, digest, tmp_path / "x") is not None
+
+
+def test_what_is_just_taken_in_is_dropped_by_nobody(cache: ArtifactCache, tmp_path: Path) -> None:
+    """Others want room at that very moment; they look elsewhere, or go without."""
+    with cache.incoming() as folder:
+        (folder / "f").write_bytes(LARGE)
+        digest = digest_of(folder)
+        with cache.keeping(digest, folder, {"f": file_digest(folder / "f")}) as kept:
+            others = ArtifactCache(tmp_path / "cache", 3 * LINKED_FROM + 100)
+            evicted = others.evict()
+            there = taken(cache, digest, tmp_path / "x")
+    (tmp_path / "x/f").unlink()
+
+    assert (kept, evicted, there is not None) == (True, False, True)
+    assert cache.evict()
 
 
 def test_a_file_that_was_only_touched_is_hashed_and_kept(cache: ArtifactCache, tmp_path: Path) -> None:

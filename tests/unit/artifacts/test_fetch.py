@@ -15,19 +15,27 @@ import tarfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from router.artifacts.cache import LINKED_FROM, ArtifactCache
+from router.artifacts.cache import ArtifactCache
 from router.artifacts.digest import digest_of_hashes
 from router.artifacts.fetch import Fetcher
+from router.artifacts.handing import LINKED_FROM
 from router.artifacts.layout import TritonRepository
 from router.artifacts.policy import Allow, ArtifactSettings, CacheSettings, SignatureSettings
 from router.artifacts.space import Space
-from router.errors import ArtifactError, ArtifactRefused, ArtifactUnavailable, DigestMismatch, NoSpace
+from router.errors import (
+    ArtifactError,
+    ArtifactRefused,
+    ArtifactUnavailable,
+    DigestMismatch,
+    NoSpace,
+    StagegateError,
+)
 from router.model import Contract, ModelName, TensorSpec, TritonName, Version, VersionId
 from router.ports import RemoteFile
 from tests.unit.artifacts.shelf import everything
@@ -195,6 +203,73 @@ def test_a_cache_that_fails_is_gone_without(tmp_path: Path, part: str, digest: b
     (tmp_path / "cache" / part).write_text("a file, where there was a folder")
 
     assert fetched(fetcher, version_of(digest=digest), tmp_path / "t") == FILES
+
+
+def test_a_cache_that_somebody_emptied_is_filled_again(tmp_path: Path) -> None:
+    """While it is in use: to make room, an operator deletes what is in it."""
+    store = Store(FILES)
+    fetcher = fetcher_of(store, tmp_path / "cache")
+    assert fetched(fetcher, version_of(), tmp_path / "a") == FILES
+    shutil.rmtree(tmp_path / "cache")
+    for target in "bc":
+        assert fetched(fetcher, version_of(), tmp_path / target) == FILES
+
+    assert len(store.reads) == 2 * len(FILES)
+
+
+def test_a_cache_whose_disk_breaks_is_gone_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a fetch; the disk of the model folders is another one."""
+    store = Store(FILES)
+    fetcher = fetcher_of(store, tmp_path / "cache")
+    write = os.pwrite
+
+    def written(descriptor: int, *rest: Any) -> int:
+        if "/cache/" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EIO, "Input/output error")
+        return write(descriptor, *rest)
+
+    monkeypatch.setattr(os, "pwrite", written)
+
+    assert fetched(fetcher, version_of(), tmp_path / "t") == FILES
+
+
+@pytest.mark.parametrize("end", ["cancelled", "late"])
+def test_copying_from_the_cache_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Ten thousand files, or a cache on another disk, may take long; nothing of it is left."""
+    files = {str(number): b"x" for number in range(50)}
+    now, cancel = [0.0], threading.Event()
+    settings = ArtifactSettings(cache=CacheSettings(tmp_path / "cache"), timeout=60, reserve=0)
+    fetcher = Fetcher(settings, sources=lambda _: Store(files), clock=lambda: now[0])
+    fetched(fetcher, version_of(files=files), tmp_path / "a")
+    synced = []
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) == 10:
+            cancel.set()
+            now[0] += 0.0 if end == "cancelled" else 61.0
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(StagegateError, match="given up" if end == "cancelled" else "copied from the cache"):
+        fetched(fetcher, version_of(files=files), tmp_path / "b", cancel=None if end == "late" else cancel)
+
+    assert len(synced) == 10
+    assert list((tmp_path / "b").iterdir()) == []
+
+
+def test_a_digest_is_the_same_in_capital_letters(tmp_path: Path) -> None:
+    """Some registries write it so: its files are found in the cache all the same."""
+    store = Store(FILES)
+    fetcher, version = fetcher_of(store, tmp_path / "cache"), version_of()
+    capital = replace(version, digest=version.digest.upper())
+    for number, one in enumerate((capital, version, capital)):
+        assert fetched(fetcher, one, tmp_path / str(number)) == FILES
+
+    assert len(store.reads) == len(FILES)
 
 
 def test_a_cache_that_fails_does_not_let_a_changed_version_in(tmp_path: Path) -> None:
