@@ -22,8 +22,6 @@ POINTERS = "stages and aliases"
 _NAMED = 3
 _FEWEST = 2
 
-_Named = tuple[ModelName, PointerKind, str]
-
 
 @dataclass(frozen=True, slots=True)
 class Loss:
@@ -72,11 +70,13 @@ def weigh(
         at: monotonic seconds.
         window: seconds for which a loss is not believed.
     """
-    had = [name for name, model in before.models.items() if model.versions] if before else []
-    gone = tuple(name for name in had if name not in now.models or not now.models[name].versions)
-    if before is None or len(gone) * 2 <= len(had):
+    gone = tuple(name for name, was, there in _changed(before, now) if was.versions and not _has_any(there))
+    if before is None or not gone:
         return now, None
-    loss = Loss(at if known is None else known.since, gone, len(had))
+    had = sum(1 for model in before.models.values() if model.versions)
+    if len(gone) * 2 <= had:
+        return now, None
+    loss = Loss(at if known is None else known.since, gone, had)
     if at - loss.since >= window:
         return now, None
     models = {**now.models, **{name: before.models[name] for name in gone}}
@@ -94,12 +94,24 @@ def weigh_pointers(
     Args:
         As those of `weigh`; `now` is what that believes.
     """
-    had = list(_lasting(before, now)) if before is not None else []
-    gone = [named for named in had if _is_gone(named, before, now)] if before is not None else []
-    if before is None or len(gone) < _FEWEST or len(gone) * 2 <= len(had):
+    gone = [
+        (name, kind, pointer)
+        for name, was, there in _changed(before, now)
+        if there is not None
+        for kind, pointer in _lasting(was, there)
+        if _is_gone(kind, pointer, was, there)
+    ]
+    if before is None or len(gone) < _FEWEST:
+        return now, None
+    had = sum(
+        len(list(_lasting(was, there)))
+        for name, was in before.models.items()
+        if (there := now.models.get(name)) is not None
+    )
+    if len(gone) * 2 <= had:
         return now, None
     told = tuple(f"{kind} {name} of {model}" for model, kind, name in gone)
-    loss = Loss(at if known is None else known.since, told, len(had), POINTERS)
+    loss = Loss(at if known is None else known.since, told, had, POINTERS)
     if at - loss.since >= window:
         return now, None
     models = dict(now.models)
@@ -108,24 +120,36 @@ def weigh_pointers(
     return replace(now, models=models), loss
 
 
-def _lasting(before: RegistryView, now: RegistryView) -> Iterator[_Named]:
-    """Stages and aliases that could still name what they named."""
-    for name, model in before.models.items():
+def _changed(
+    before: RegistryView | None, now: RegistryView
+) -> Iterator[tuple[ModelName, RegisteredModel, RegisteredModel | None]]:
+    """Models of before that may differ now, with what they are now: those that are the very same do not.
+
+    A registry of very many models is read again and again, and hardly anything in it changes.
+    """
+    for name, was in before.models.items() if before is not None else ():
         there = now.models.get(name)
-        if there is None:
-            continue
-        for kind in PointerKind:
-            for pointer, version in sorted(pointers(model, kind).items()):
-                if version in there.versions:
-                    yield name, kind, pointer
+        if there is not was:
+            yield name, was, there
 
 
-def _is_gone(named: _Named, before: RegistryView, now: RegistryView) -> bool:
+def _has_any(model: RegisteredModel | None) -> bool:
+    return model is not None and bool(model.versions)
+
+
+def _lasting(was: RegisteredModel, there: RegisteredModel) -> Iterator[tuple[PointerKind, str]]:
+    """Stages and aliases of a model that could still name what they named."""
+    for kind in PointerKind:
+        for pointer, version in sorted(pointers(was, kind).items()):
+            if version in there.versions:
+                yield kind, pointer
+
+
+def _is_gone(kind: PointerKind, name: str, was: RegisteredModel, there: RegisteredModel) -> bool:
     """Whether a stage or alias is not there any more, and its version has no new one instead."""
-    model, kind, name = named
-    was, there = pointers(before.models[model], kind), pointers(now.models[model], kind)
-    new = {version for pointer, version in there.items() if pointer not in was}
-    return name not in there and was[name] not in new
+    before, now = pointers(was, kind), pointers(there, kind)
+    new = {version for pointer, version in now.items() if pointer not in before}
+    return name not in now and before[name] not in new
 
 
 def _with_pointer(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.control import losses
 from router.control.losses import Loss, weigh, weigh_pointers
-from router.model import ModelName, RegisteredModel, RegistryView, Version, VersionId
+from router.model import ModelName, PointerKind, RegisteredModel, RegistryView, Version, VersionId
+from router.traffic.overlay import pointers as pointers_of
 
 WINDOW = 100.0
 
@@ -172,3 +175,19 @@ def test_pointers_that_are_there_again_end_the_loss() -> None:
     assert weigh_pointers(known, pointed(m="P2 c1"), loss, 9.0, WINDOW) == (pointed(m="P2 c1"), None)
     assert weigh_pointers(None, pointed(m=""), None, 0.0, WINDOW) == (pointed(m=""), None)
     assert weigh_pointers(pointed(m="P1 c1"), pointed(m=""), None, 0.0, 0.0) == (pointed(m=""), None)
+
+
+def test_models_that_are_the_very_same_are_not_gone_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry of very many models is read again and again; the loop must not be held up by what stands."""
+    asked: list[str] = []
+
+    def counted(model: RegisteredModel, kind: PointerKind) -> Mapping[str, VersionId]:
+        asked.append(model.name)
+        return pointers_of(model, kind)
+
+    monkeypatch.setattr(losses, "pointers", counted)
+    before = pointed(m="P1 c1", **{f"other-{number}": "P1 c1" for number in range(50)})
+    now = replace(before, models={**before.models, **pointed(m="P2 c1").models})
+
+    assert weigh_pointers(before, now, None, 0.0, WINDOW) == (now, None)
+    assert set(asked) == {"m"}
