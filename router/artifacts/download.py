@@ -41,6 +41,8 @@ _TICK = 0.2
 _TRIES = 7
 _LONGEST_PAUSE = 5.0
 _GROWTH = 64 << 20
+_SMALL = 256 << 10
+"""Bytes that a file counts for at least: to ask for it takes a store longer than to give a few bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Pace:
 
     Attributes:
         until: the clock's time at which it must be done.
-        stall: seconds over which `slowest` bytes a second must be reached.
+        stall: seconds over which `slowest` bytes a second must be reached; a file counts for some at least.
         pause: seconds before the first try again; doubled for each further one without progress.
     """
 
@@ -256,6 +258,7 @@ class _Download:
         self._stopped = threading.Event()
         self._failure: Exception | None = None
         self._bytes = 0
+        self._small = 0
 
     @property
     def count(self) -> int:
@@ -266,12 +269,13 @@ class _Download:
         self, cancel: threading.Event | None, tell: Callable[[int], None], clock: Callable[[], float]
     ) -> None:
         """Return when all files are whole; raise what failed, or that it is too slow."""
-        samples: deque[tuple[float, int]] = deque([(clock(), 0)])
+        samples: deque[tuple[float, int, int]] = deque([(clock(), 0, 0)])
         while True:
             with self._changed:
                 if self._left and self._failure is None:
                     self._changed.wait(_TICK)
                 left, failure, come, reading = self._left, self._failure, self._bytes, self._reading
+                small = self._small
             if failure is not None:
                 raise failure
             tell(come)
@@ -285,15 +289,16 @@ class _Download:
                     hint="raise artifacts.timeout for artifacts this large",
                 )
             if reading:
-                self._check_speed(samples, now, come)
+                self._check_speed(samples, now, come, small)
 
-    def _check_speed(self, samples: deque[tuple[float, int]], now: float, come: int) -> None:
-        samples.append((now, come))
+    def _check_speed(self, samples: deque[tuple[float, int, int]], now: float, come: int, small: int) -> None:
+        """`small`: what files that came whole count for beyond their bytes."""
+        samples.append((now, come, small))
         while len(samples) > 1 and samples[1][0] <= now - self._pace.stall:
             samples.popleft()
-        since, before = samples[0]
-        seconds = now - since
-        if seconds >= self._pace.stall and come - before < self._pace.slowest * seconds:
+        since, before, before_small = samples[0]
+        seconds, counted = now - since, come - before + small - before_small
+        if seconds >= self._pace.stall and counted < self._pace.slowest * seconds:
             raise ArtifactUnavailable(
                 f"the store stalled: {come - before} bytes in the last {seconds:.0f} s",
                 hint="artifacts.stall and artifacts.slowest say what is too slow",
@@ -409,6 +414,7 @@ class _Download:
         file, handle = part.file, part.file.handle
         with self._changed:
             part.done = True
+            self._small += max(0, _SMALL - (part.at - part.start)) if part.alone else 0
             self._reading -= 1
             file.waiting -= 1
             last = not file.waiting
