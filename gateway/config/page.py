@@ -26,7 +26,8 @@ _HEAD = """\
 
 One YAML file, `stagegate gateway --config FILE`. Every key is optional but `backends` (which `stagegate up`
 does not need). `stagegate check-config FILE` lists every mistake with its line, and what has no
-effect. Paths are relative to the file. A key is overridden from the environment as `STAGEGATE_` and its path with `__` between the parts:
+effect. Paths are relative to the file. A key is overridden from the environment as `STAGEGATE_` and its path
+with `__` between the parts:
 `STAGEGATE_LISTEN__INFERENCE=0.0.0.0:8001`, `STAGEGATE_BACKENDS__0__GRPC=10.0.0.7:8001`. Sizes are written as
 `64MiB`, durations as `30s`, `5m`, `500ms`. A value that begins with `@` must be quoted.
 
