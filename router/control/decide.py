@@ -7,6 +7,7 @@ loading, traffic, the registry, is done by others, who read it in the state.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -390,9 +391,12 @@ class Decider:
             )
         placement = self._controller.places.placement(entry.registered, version)
         if placement.state == "failed":
+            failure = self._controller.residents.failures.get((name, version.version))
+            left = math.ceil(failure.retry_at - self._clock.now()) if failure is not None else 0
             raise LoadFailed(
                 f"version {version.version!r} of model {name!r} cannot be loaded: {placement.reason}",
-                hint="nothing was changed",
+                hint="nothing was changed"
+                + (f"; its load may be tried again in {left} s" if left > 0 else ""),
             )
 
     def _accepted(self, entry: ModelEntry, outcome: Outcome, order: Order) -> tuple[Accepted, ...]:

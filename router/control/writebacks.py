@@ -213,9 +213,11 @@ class WriteBacks:
             told = f"{write.action} to version {write.version}: {waits}; the registry is written after that"
             return told + clear
         named = self.named(write) or "nothing"
-        if named == write.version and write.state is WriteState.PENDING:
-            return f"{what}: {write.action} to version {write.version} is being confirmed by the registry"
         why = f": {write.note}" if write.note else ""
+        if named == write.version and write.state is WriteState.PENDING:
+            return (
+                f"{what}: {write.action} to version {write.version} is being confirmed by the registry{why}"
+            )
         stands = "is not written yet" if write.state is WriteState.PENDING else "cannot be written"
         return (
             f"{what}: registry {write.registry!r} names {named}, traffic follows {write.version}, "

@@ -19,7 +19,8 @@ import yaml
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gateway.cli.admin_client import connect
-from router.errors import Unavailable
+from gateway.operations import Moved
+from router.errors import InvalidInput, LoadFailed, Unavailable
 from router.ports import WriteBack
 from router.stores import SqliteStore
 from tests.e2e.conftest import UP, Gateway, start_gateway, wait_until
@@ -125,6 +126,39 @@ def test_a_registry_that_cannot_be_written_holds_nothing_up(gateway: Gateway) ->
     assert load.versions == sorted(load.versions, key=lambda version: version == new)
     assert "model.yaml" in told
     assert model_file(gateway.models)["aliases"]["champion"] == new
+
+
+def test_a_name_that_is_new_gets_into_the_registry_when_its_version_is_loaded(gateway: Gateway) -> None:
+    """Not while its files are gone: people are told, the promotion can be given up, and a name that the
+    registry could not have is refused."""
+    files = gateway.models / "digits/3/model.onnx"
+    away = files.rename(gateway.folder / "model.onnx")
+    with connect(gateway.admin, actor="test", timeout=10) as client:
+
+        def promote(to: str = "@night") -> Moved:
+            return client.promote("digits", "3", to, keep_existing=False, force=False, reason="")
+
+        write = promote().write
+        wait_until("its load failed", lambda: "there is no artifact at" in client.writes(0)[0].note)
+        problems = gateway.cli("status").stdout
+        with pytest.raises(InvalidInput, match=f"`stagegate writes clear {write}`"):
+            client.rollback("digits", "@night", "", reason="")
+        named = (client.clear_write(write, reason="").registry_names, model_file(gateway.models)["aliases"])
+        away.rename(files)
+
+        def promoted() -> bool:
+            with contextlib.suppress(LoadFailed, Unavailable):
+                return promote().after == "3"
+            return False
+
+        wait_until("its load may be tried again", promoted)
+        wait_until("the registry has it", lambda: model_file(gateway.models)["aliases"].get("night") == "3")
+        with pytest.raises(InvalidInput, match="129 characters"):
+            promote("@" + "x" * 129)
+
+    assert f"`stagegate writes clear {write}`" in " ".join(problems.split())
+    assert named[0] == ""
+    assert "night" not in named[1]
 
 
 # === killed in the middle ===

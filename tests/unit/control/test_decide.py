@@ -145,8 +145,9 @@ async def test_a_version_whose_load_failed_is_refused() -> None:
         desk.triton.bad = {"m.3"}
         desk.controller.want(M, VersionId("3"))
         await desk.settle()
-        with pytest.raises(LoadFailed, match="this model cannot be loaded"):
+        with pytest.raises(LoadFailed, match="this model cannot be loaded") as refused:
             await desk.promote("3")
+        assert refused.value.hint == "nothing was changed; its load may be tried again in 1 s"
         assert await desk.store.revision() == 0
 
 

@@ -208,6 +208,22 @@ async def test_a_registry_that_is_away_is_written_when_it_is_back() -> None:
         assert await desk.ended() == ("agreed", "")
 
 
+async def test_a_way_back_that_cannot_be_confirmed_says_why() -> None:
+    """The registry that is away named the old version when it was read last."""
+    async with a_desk() as desk:
+        desk.shelf.fault = AWAY
+        await desk.promote("2")
+        await desk.settle()
+        await desk.rollback()
+        await desk.settle()
+        (write,) = desk.controller.writes
+
+        assert desk.writes.sentence(write) == (
+            "alias champion: rollback to version 1 is being confirmed by the registry: registry 'local': "
+            "connection refused"
+        )
+
+
 async def test_what_waits_is_written_when_the_registry_is_read_again() -> None:
     """And does not wait for the end of a pause that grew; one return is one try."""
     async with a_desk() as desk:
