@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from router.artifacts.paths import check_names
+from router.artifacts.paths import DEEPEST, check_names
 from router.errors import ArtifactError, ArtifactMissing
 
 _CHUNK = 1 << 20
@@ -65,6 +65,8 @@ def _below(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             inside = f"{prefix}{entry.name}"
+            if prefix.count("/") >= DEEPEST:
+                raise ArtifactError(f"{entry.path[:200]} lies deeper than {DEEPEST} folders")
             if entry.is_dir(follow_symlinks=False):
                 yield from _below(Path(entry.path), f"{inside}/")
             elif entry.is_file(follow_symlinks=False):

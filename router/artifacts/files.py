@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from router.artifacts.digest import files_of
+from router.artifacts.paths import MOST_FILES
 from router.artifacts.policy import local_path
 from router.errors import (
     ArtifactChanged,
@@ -36,7 +38,9 @@ class LocalFiles:
         """One file, or all below a folder; `uri` is a path or a file URI."""
         base = self._base(uri)
         try:
-            return [_told(inside, os.lstat(path)) for inside, path in files_of(base)]
+            # One more than may be is enough to be refused.
+            found = itertools.islice(files_of(base), MOST_FILES + 1)
+            return [_told(inside, os.lstat(path)) for inside, path in found]
         except FileNotFoundError as problem:
             raise ArtifactChanged(f"{problem.filename} went away while it was looked at") from None
         except OSError as problem:

@@ -10,7 +10,8 @@ from router.ports import RemoteFile
 MOST_FILES = 10_000
 _LONGEST_PART = 255
 _LONGEST_PATH = 1024
-_DEEPEST = 32
+DEEPEST = 32
+"""Parts that a path may have."""
 
 
 def check_path(path: str) -> None:
@@ -21,7 +22,7 @@ def check_path(path: str) -> None:
     if not path.isprintable() or "\\" in path:
         raise ArtifactRefused(f"the artifact holds {path[:200]!r}, a name with characters that are not taken")
     longest = max(len(part.encode()) for part in parts)
-    if longest > _LONGEST_PART or len(path.encode()) > _LONGEST_PATH or len(parts) > _DEEPEST:
+    if longest > _LONGEST_PART or len(path.encode()) > _LONGEST_PATH or len(parts) > DEEPEST:
         raise ArtifactRefused(f"the artifact holds a path that is too long: {path[:200]!r}")
 
 

@@ -29,8 +29,10 @@ PIECE = 1 << 18
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_KEPT = 16
-_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_IDEMPOTENT = _SAFE | {"PUT", "DELETE"}
 """Methods whose requests may be sent again where nobody knows whether they arrived (RFC 9110, 9.2.2)."""
+_PRECONDITIONS = frozenset({"if-match", "if-none-match", "if-unmodified-since"})
 _SECRETS = frozenset({"authorization", "cookie", "x-amz-security-token", "x-api-key"})
 _CUT = 300
 
@@ -268,7 +270,8 @@ class Client:
 
         Secrets among the headers go to the first origin only; of redirects, those of GET and HEAD are
         followed. A request over a kept connection that turns out to be closed is sent again over another
-        one, unless doing it twice would be other than doing it once, as with POST: its peer may have had it.
+        one, unless doing it twice would be other than doing it once, as with POST, or with a PUT whose
+        condition its first arrival may have ended: its peer may have had it.
 
         Raises:
             Refused: the URL, its address, or where it redirects to is not allowed.
@@ -320,7 +323,7 @@ class Client:
                 self._drop(connection)
                 # A kept connection may have been closed by the peer while it was idle.
                 stale = connection.uses > 0 and isinstance(problem, ConnectionError)
-                if stale and method in _IDEMPOTENT and not self._closed:
+                if stale and _repeatable(method, headers) and not self._closed:
                     continue
                 raise Unreachable(f"{origin} does not answer: {_said(problem)}") from None
             return Response(raw, url, partial(self._give_back, origin, connection))
@@ -367,6 +370,12 @@ class Client:
         with self._lock:
             self._live.discard(connection)
         connection.close()
+
+
+def _repeatable(method: str, headers: Mapping[str, str]) -> bool:
+    """Whether it is all the same to its peer, and to whoever reads the answer, if a request comes twice."""
+    conditional = not _PRECONDITIONS.isdisjoint(name.lower() for name in headers)
+    return method in _SAFE or (method in _IDEMPOTENT and not conditional)
 
 
 def shown(url: str) -> str:

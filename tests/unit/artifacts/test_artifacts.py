@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.artifacts.digest import digest_of
+from router.artifacts.files import LocalFiles
 from router.artifacts.layout import TritonRepository
 from router.artifacts.naming import triton_model_name
 from router.artifacts.policy import local_path
@@ -75,6 +76,27 @@ def test_a_name_that_nobody_could_fetch_has_no_digest(tmp_path: Path, name: byte
 
     with pytest.raises(ArtifactRefused, match="characters that are not taken"):
         digest_of(tmp_path)
+
+
+def test_folders_without_end_are_refused(tmp_path: Path) -> None:
+    """Before anything is made of them, here or by a fetch."""
+    (tmp_path / "a" / "/".join("d" * 40)).mkdir(parents=True)
+
+    with pytest.raises(ArtifactError, match="deeper than 32 folders"):
+        digest_of(tmp_path / "a")
+    with pytest.raises(ArtifactError, match="deeper than 32 folders"):
+        LocalFiles([tmp_path]).files(str(tmp_path / "a"))
+
+
+def test_a_folder_of_too_many_files_is_not_read_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused all the same; a folder of millions would fill the memory first."""
+    monkeypatch.setattr("router.artifacts.files.MOST_FILES", 10)
+    for number in range(30):
+        (tmp_path / str(number)).touch()
+
+    assert len(LocalFiles([tmp_path]).files(str(tmp_path))) == 11
 
 
 def test_a_link_in_an_artifact_is_refused(onnx: Path) -> None:

@@ -211,15 +211,18 @@ def wavering() -> Iterator[Wavering]:
     made.close()
 
 
-@pytest.mark.parametrize("method", ["POST", "PATCH"])
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [("POST", {}), ("PATCH", {}), ("PUT", {"If-None-Match": "*"}), ("DELETE", {"if-match": '"a"'})],
+)
 def test_what_may_have_been_done_is_not_asked_for_twice(
-    client: Client, wavering: Wavering, method: str
+    client: Client, wavering: Wavering, method: str, headers: dict[str, str]
 ) -> None:
     """The peer had the request and ended the connection: nobody knows what it did about it."""
     with client.request("GET", wavering.url) as first:
         first.read(10)
     with pytest.raises(Unreachable):
-        client.request(method, wavering.url, {}, b"one more")
+        client.request(method, wavering.url, headers, b"one more")
     client.close()
 
     assert wavering.heard.count(method) == 1
