@@ -1,7 +1,7 @@
 """What operators can ask of a running gateway: the seam between admin API, HTTP endpoints and the app.
 
 `gateway.admin`, `gateway.http` and `gateway.metrics` translate these values to their wire and hold no
-decision; `gateway.app` implements `Operations` over the control loop. All results are frozen values, so
+decision; `gateway.running` implements `Operations` over the control loop. All results are frozen values, so
 that a caller may read them on another thread. Weights are hundredths of a percent, times unix seconds,
 durations and ages seconds.
 """
@@ -782,4 +782,4 @@ class Process(Protocol):
 
 
 class Operations(Catalogue, Routing, Accepting, Moving, Process, Protocol):
-    """All of it; what `gateway.app` implements."""
+    """All of it; what `gateway.running` implements."""

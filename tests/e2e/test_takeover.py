@@ -119,7 +119,8 @@ def instead_of(gateway: Gateway) -> Gateway:
         gateway.environment,
         gateway.rest,
     )
-    wait_until("it serves", lambda: " models on " in taken.said() or process.poll() is not None)
+    serves = f" on {gateway.inference} (REST "
+    wait_until("it serves", lambda: serves in taken.said() or process.poll() is not None)
     assert process.poll() is None, taken.said()
     return taken
 

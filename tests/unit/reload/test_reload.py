@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app import controller_settings
-from gateway.app import make_backend_states as make_backends
+from gateway.assembly import make_backend_states as make_backends
 from gateway.config import load_config
 from gateway.reload import Reloader, check_names
+from gateway.settings import controller_settings
 from router.control.controller import Controller
 from router.errors import ArtifactError, ConfigInvalid, InvalidInput
 from router.model import ModelName
