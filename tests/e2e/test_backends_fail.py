@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import queue
 import shutil
 import signal
+import threading
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
+from tritonclient.grpc import service_pb2_grpc
 
 from router.artifacts.layout import TritonRepository
 from router.backends.process import TritonOptions, TritonProcess
@@ -191,3 +195,76 @@ async def test_requests_wait_while_the_only_triton_is_killed_and_started_again(
         assert load.failures == []
     finally:
         gateway.stop()
+
+
+class Talk:
+    """One stream of a client, which sends when it is told to and remembers what comes."""
+
+    def __init__(self, stub: service_pb2_grpc.GRPCInferenceServiceStub, request: object) -> None:
+        self.answers: list[str] = []
+        self.status: tuple[grpc.StatusCode, str] | None = None
+        self.sent = 0
+        self._request = request
+        self._said: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._call = stub.ModelStreamInfer(iter(self._said.get, None), timeout=60)
+        self._hearing = threading.Thread(target=self._hear, daemon=True)
+        self._hearing.start()
+
+    @property
+    def waits(self) -> bool:
+        """Whether something that was sent has no answer, and none was refused."""
+        return self.status is None and len(self.answers) < self.sent
+
+    def say(self) -> None:
+        """Send one message more."""
+        self.sent += 1
+        self._said.put(self._request)
+
+    def end(self) -> tuple[grpc.StatusCode, str] | None:
+        """Say no more, and give how it ended."""
+        self._said.put(None)
+        self._hearing.join(20)
+        return self.status
+
+    def _hear(self) -> None:
+        try:
+            for answer in self._call:
+                self.answers.append(answer.error_message or answer.infer_response.model_version)
+        except grpc.RpcError:
+            pass
+        self.status = self._call.code(), self._call.details()
+
+
+async def test_streams_of_a_triton_that_dies_go_on_elsewhere_or_say_what_happened(pair: Pair) -> None:
+    """Where no answer had come, nobody notices; a stream that was answered before, and asked again, is told
+    that its backend is gone, and by no message twice."""
+    request = pair.load().request()
+    with ExitStack() as stack:
+        channels = [stack.enter_context(grpc.insecure_channel(pair.gateway.inference)) for _ in range(2)]
+        stubs = [service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in channels]
+        old = [Talk(stubs[at % 2], request) for at in range(8)]
+        for talk in old:
+            talk.say()
+        wait_until("all are answered", lambda: not any(talk.waits for talk in old))
+        os.kill(pair.one.pid, signal.SIGSTOP)
+        new = [Talk(stubs[at % 2], request) for at in range(12)]
+        for talk in (*new, *old):
+            talk.say()
+        await asyncio.sleep(0.5)
+        owed = [talk for talk in (*old, *new) if talk.waits]
+        os.kill(pair.one.pid, signal.SIGKILL)
+        wait_until("everybody has an answer or a reason", lambda: not any(talk.waits for talk in owed), 15)
+        for talk in new:
+            talk.say()
+        wait_until("those go on", lambda: not any(talk.waits for talk in new), 15)
+        ended = {talk: talk.end() for talk in (*old, *new)}
+
+    assert {talk in owed for talk in old} == {talk in owed for talk in new} == {True, False}
+    assert [(talk.answers, ended[talk]) for talk in new] == [(["1", "1"], (grpc.StatusCode.OK, ""))] * 12
+    for talk in old:
+        status, text = ended[talk] or (None, "")
+        if talk in owed:
+            assert (talk.answers, status) == (["1"], grpc.StatusCode.UNAVAILABLE)
+            assert text.startswith("backend 'one': ")
+        else:
+            assert (talk.answers, status) == (["1", "1"], grpc.StatusCode.OK), text
