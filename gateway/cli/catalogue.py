@@ -189,17 +189,19 @@ def _show_status(report: StatusReport) -> None:
     from gateway.cli import output
 
     totals = report.totals
+    versions, routes = output.count(totals.versions, "version"), output.count(totals.routes, "route")
+    connections = output.count(report.connections, "connection")
     ready = "yes" if report.ready else f"no: {'; '.join(report.reasons)}"
     output.facts(
         [
             ("stagegate", f"{report.version}, up {output.ago(report.uptime)}"),
             ("ready", ready),
-            ("inference", f"{report.inference} ({report.connections} connections)"),
+            ("inference", f"{report.inference} ({connections})"),
             ("metrics", report.metrics),
             ("admin", report.admin),
             ("config", report.config),
             ("state", f"{report.state} at revision {report.revision}"),
-            ("models", f"{totals.models} with {totals.versions} versions, {totals.routes} routes"),
+            ("models", f"{totals.models} with {versions}, {routes}"),
             ("versions", f"{totals.ready} ready, {totals.loading} loading, {totals.failed} failed"),
             ("requests", str(report.requests)),
         ]

@@ -140,6 +140,11 @@ def share(value: int) -> str:
     return f"{value / WHOLE:g}"
 
 
+def count(number: int, noun: str) -> str:
+    """`1 route`, `2 routes`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def ago(seconds: float) -> str:
     """A duration at a glance: `12 s`, `5 min`, `3 h`, `2 d`."""
     for unit, length in (("d", _DAY), ("h", _HOUR), ("min", _MINUTE)):

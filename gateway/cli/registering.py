@@ -36,6 +36,7 @@ _Config = Annotated[
     ),
 ]
 _Pairs = list[str] | None
+_BUILT_IN_CHECKED = "without --config FILE or STAGEGATE_CONFIG only the registry ./models is looked at"
 _Answer = TypeVar("_Answer")
 
 
@@ -75,6 +76,8 @@ def check(
         output.print_json(found)
     else:
         _show_checked(found)
+        if config is None and any(one.error for one in found):
+            print(_BUILT_IN_CHECKED)
     if any(one.error for one in found):
         raise typer.Exit(exits.UNAVAILABLE)
 

@@ -59,3 +59,9 @@ def test_a_pipe_gets_all_columns(capsys: pytest.CaptureFixture[str]) -> None:
     heading, _, *rows = capsys.readouterr().out.splitlines()
     assert heading.split() == ["A", "B", "REASON"]
     assert len(rows) == 2
+
+
+@pytest.mark.parametrize(("number", "told"), [(0, "0 routes"), (1, "1 route"), (2, "2 routes")])
+def test_one_is_told_as_one(number: int, told: str) -> None:
+    """Not `1 routes`."""
+    assert output.count(number, "route") == told

@@ -32,3 +32,16 @@ def test_a_registry_that_hangs_does_not_hold_up_the_command(
     assert hung
     assert end.value.code == 5
     assert "was not read within 0.1 s" in capsys.readouterr().out
+
+
+def test_a_check_without_a_file_says_what_it_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever runs a gateway with a file of its own would look for a folder that it does not use."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STAGEGATE_CONFIG", raising=False)
+    with pytest.raises(SystemExit) as end:
+        main(("registry", "check"))
+
+    assert end.value.code == 5
+    assert capsys.readouterr().out.endswith("only the registry ./models is looked at\n")
