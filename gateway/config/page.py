@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from gateway.config.fields import Duration, Size
 from gateway.config.schema import (
     BackendConfig,
     BackendTlsConfig,
@@ -50,30 +51,7 @@ Each section of `registries` has a `type`, which decides what else it may hold. 
 written: `{env: NAME}` or `{file: PATH}`. Packages that offer more types describe theirs themselves.
 """
 
-_SIZES = {
-    "limits.max_message",
-    "limits.max_header_list",
-    "limits.max_frame",
-    "limits.replay",
-    "limits.shadow_bytes",
-    "artifacts.cache.size",
-    "artifacts.reserve",
-    "artifacts.slowest",
-}
 _WORDS = {"limits.connections_per_address": "off", "limits.max_connection_age": "never"}
-_DURATIONS = {
-    "limits.default_deadline",
-    "limits.handshake_timeout",
-    "limits.idle_timeout",
-    "limits.answer_timeout",
-    "limits.shadow_deadline",
-    "residency.idle_unload",
-    "residency.load_timeout",
-    "residency.rollback_window",
-    "residency.loss_window",
-    "artifacts.timeout",
-    "artifacts.stall",
-}
 
 
 def configuration_page() -> str:
@@ -152,16 +130,11 @@ def _default(key: str, field: FieldInfo) -> str:
         return "required"
     if default is None or default in ("", ()):
         return f"`{_WORDS[key]}`" if key in _WORDS else ""
-    if key in _SIZES:
+    if any(isinstance(kind, Size) for kind in field.metadata):
         return f"`{format_size(default)}`"
-    if key in _DURATIONS:
-        return f"`{_duration(default)}`"
+    if any(isinstance(kind, Duration) for kind in field.metadata):
+        return f"`{format_duration(default)}`"
     return f"`{default}`" if isinstance(default, (str, int, float, Address)) else ""
-
-
-def _duration(seconds: float) -> str:
-    whole = int(seconds)
-    return f"{whole // 60}m" if whole >= 60 and whole % 60 == 0 else f"{whole}s"  # noqa: PLR2004
 
 
 if __name__ == "__main__":
