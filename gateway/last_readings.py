@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import io
 import json
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
-from router.model import RegistryView
+from router.model import Contract, RegistryView
 
 if TYPE_CHECKING:
     from gateway.config.registries import RegistryConfig
@@ -37,6 +39,9 @@ FORMAT = 1
 SAVE_SECONDS = 5.0
 """How often it is looked whether there is something new to keep."""
 
+REST = 20.0
+"""It rests this many times as long as it took: a large registry of which something always changes."""
+
 PATIENCE = 10.0
 """How long a start waits for a registry of which it knows what it said last."""
 
@@ -51,8 +56,20 @@ def origin_of(section: RegistryConfig) -> str:
 
 def encode(view: RegistryView, origin: str) -> bytes:
     """A file's content."""
-    document = {"format": FORMAT, "origin": origin, "view": _plain(view)}
-    return gzip.compress(json.dumps(document).encode(), compresslevel=1, mtime=0)
+    content = io.BytesIO()
+    with gzip.GzipFile(fileobj=content, mode="wb", compresslevel=1, mtime=0) as file:
+        for piece in _pieces(view, origin):
+            file.write(piece.encode())
+    return content.getvalue()
+
+
+def _pieces(view: RegistryView, origin: str) -> Iterator[str]:
+    """The document, model by model: while one is made nobody else gets to work in Python."""
+    yield json.dumps({"format": FORMAT, "origin": origin})[:-1] + ', "view": '
+    yield json.dumps({"registry": view.registry, "problems": _plain(view.problems)})[:-1] + ', "models": {'
+    for number, (name, model) in enumerate(view.models.items()):
+        yield f"{', ' if number else ''}{json.dumps(str(name))}: {json.dumps(_plain(model))}"
+    yield "}}}"
 
 
 def decode(content: bytes, origin: str) -> RegistryView | None:
@@ -126,10 +143,11 @@ class LastReadings:
         self._found.clear()
 
     async def run(self) -> None:
-        """Keep what is new, until cancelled."""
+        """Keep what is new, until cancelled; what takes long is kept less often."""
         while True:
+            begun = self._clock.now()
             await self.save()
-            await asyncio.sleep(SAVE_SECONDS)
+            await asyncio.sleep(max(SAVE_SECONDS, REST * (self._clock.now() - begun)))
 
     async def save(self) -> None:
         """Keep what is new. A disk that takes nothing is told once."""
@@ -189,17 +207,36 @@ class LastReadings:
 
 def _plain(value: object) -> object:
     """A value as JSON knows it; fields that hold their default are left out."""
+    if value is None or isinstance(value, str | float):
+        return value
+    if isinstance(value, Contract):
+        return _contract(value)
     if is_dataclass(value):
-        return {
-            field.name: _plain(held)
-            for field in fields(value)
-            if (held := getattr(value, field.name)) != _default(field)
-        }
+        plain = {}
+        kind: type = type(value)
+        for name, default in _fields(kind):
+            held = getattr(value, name)
+            # All defaults say nothing; to compare what says something takes a while.
+            if held or held != default:
+                plain[name] = _plain(held)
+        return plain
     if isinstance(value, Mapping):
         return {str(name): _plain(held) for name, held in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, Sequence):
         return [_plain(held) for held in value]
     return value
+
+
+@lru_cache(maxsize=1024)
+def _contract(contract: Contract) -> object:
+    """One for all that are equal: the versions of a model mostly have the same contract."""
+    return {side: [_plain(tensor) for tensor in getattr(contract, side)] for side in ("inputs", "outputs")}
+
+
+@cache
+def _fields(kind: type) -> tuple[tuple[str, object], ...]:
+    """Names and defaults of a class's fields."""
+    return tuple((field.name, _default(field)) for field in fields(kind))
 
 
 def _default(field: object) -> object:

@@ -84,6 +84,21 @@ def test_a_reading_comes_back_as_it_was(view: RegistryView) -> None:
     ]
 
 
+def test_no_piece_of_a_document_is_long() -> None:
+    """While one is made nobody else gets to work in Python, whatever the number of models."""
+    models = {ModelName(f"m{number}"): _model(f"m{number}") for number in range(300)}
+
+    pieces = list(module._pieces(RegistryView("local", models), "here"))
+
+    assert json.loads("".join(pieces))["view"]["registry"] == "local"
+    assert max(map(len, pieces)) < 1_000 < len("".join(pieces)) / 20
+
+
+def _model(name: str) -> RegisteredModel:
+    version = Version("local", ModelName(name), VersionId("1"), "onnx", f"/models/{name}/model.onnx")
+    return RegisteredModel("local", ModelName(name), {VersionId("1"): version})
+
+
 def test_one_of_another_registry_or_format_is_not_used() -> None:
     """A section that says something else is about another registry."""
     view = RegistryView("local", {})
@@ -274,6 +289,26 @@ async def test_a_file_is_written_where_something_is_new_only(
 
     assert len(written) == 1
     assert (file.name, file.stat().st_mode & 0o777, file.stat().st_mtime) == ("local.json.gz", 0o600, 1_030.0)
+
+
+async def test_what_takes_long_is_kept_less_often(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large registry of which something always changes does not keep a core busy."""
+    pauses: list[float] = []
+
+    async def save() -> None:
+        site.world.clock.time += 3.0 * len(pauses)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(site.last, "save", save)
+    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await site.last.run()
+
+    assert pauses == [module.SAVE_SECONDS, module.REST * 3.0]
 
 
 async def test_a_disk_that_takes_nothing_is_told_once(
