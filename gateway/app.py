@@ -29,7 +29,7 @@ from gateway.progress import Progress
 from gateway.reload import check_names
 from gateway.standing import Addresses
 from gateway.stopping import Stop, cancel, signals, unless_stopped
-from gateway.threads import OwnThreads
+from gateway.threads import OwnThreads, take_turns
 from router.control.controller import Controller
 from router.control.reader import READING
 from router.control.watchers import Watchers
@@ -69,6 +69,7 @@ async def serve(config: GatewayConfig, *, up: bool, progress: Progress, takeover
         StagegateError: something that a start needs is not to be had; everything begun was stopped.
     """
     stop_logging = set_up_logging(config.log.format, config.log.level)
+    take_turns()
     asyncio.get_running_loop().set_default_executor(OwnThreads(READING.get))
     stop = Stop()
     try:

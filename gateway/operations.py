@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from router.model import Contract, ModelName, Route
 
@@ -531,9 +531,11 @@ class Readiness:
     reasons: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RouteWeight:
-    """Weight in force of one arm (hundredths of a percent) and the version that answers."""
+class RouteWeight(NamedTuple):
+    """Weight in force of one arm (hundredths of a percent) and the version that answers.
+
+    A tuple, because each scrape makes one for each model while the control loop waits.
+    """
 
     model: str
     arm: str

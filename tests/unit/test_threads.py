@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gateway import threads as module
-from gateway.threads import OwnThreads
+from gateway.threads import OwnThreads, take_turns
 from router.errors import Unavailable
 
 
@@ -135,3 +135,14 @@ print("ended")
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environ, check=False)
 
     assert (ran.stdout, ran.returncode) == ("ended\n", 0), ran.stderr
+
+
+def test_a_thread_that_computes_lets_others_have_their_turn_soon() -> None:
+    """The control loop is one of them."""
+    before = sys.getswitchinterval()
+    try:
+        take_turns()
+
+        assert sys.getswitchinterval() <= before / 2
+    finally:
+        sys.setswitchinterval(before)
