@@ -217,6 +217,24 @@ class TritonServer:
         # gRPC gives None for an answer that is no message of that kind.
         return Capacity() if answer is None else capacity_of(answer.config)
 
+    async def last_used(self, name: TritonName, version: str = "") -> float | None:
+        """When a ready model got its last request from anybody, in unix seconds by the clock of its Triton.
+
+        None where it got none, is not ready, or does not tell.
+
+        Raises:
+            BackendUnavailable: it does not answer.
+        """
+        request = service_pb2.ModelStatisticsRequest(name=name, version=version)
+        try:
+            answer = await self._stub().ModelStatistics(request, timeout=self._timeout)
+        except grpc.aio.AioRpcError as problem:
+            if await self._is_away(problem):
+                raise self._away(problem) from None
+            return None
+        last = max((told.last_inference for told in answer.model_stats), default=0) if answer else 0
+        return last / 1_000 or None
+
     async def close(self) -> None:
         """Close its channel. A later call opens a new one."""
         late = [*self._late.values(), *self._closing]

@@ -90,7 +90,8 @@ class Acting:
             version = version_of(self._models, key)
             stale = key not in self._demand.left if version is None else self._places.seat(version) != seat
             if not (stale and (seat.name, backend) in self._residents.unloading):
-                yield Resident(key, backend, stale)
+                foreign = seat.name in self._residents.backends[backend].foreign
+                yield Resident(key, backend, stale, foreign)
 
     def _unloading(self) -> frozenset[tuple[Key, BackendId]]:
         """Copies on their way out that still are the version (not stale ones)."""

@@ -474,11 +474,15 @@ class Controller:
         await self._probes.ask_capacities(state)
 
     def _remember_lost(self, state: BackendState, seats: Iterable[Seat]) -> None:
-        """A Triton that restarts gets its set back, unless we unloaded it ourselves."""
+        """A Triton that restarts gets its set back, unless we unloaded it ourselves, or would."""
         for seat in seats:
             key = self.residents.seats.get(seat.name)
-            if key is not None and (seat.name, state.name) not in self.residents.unloading:
-                self._demand.lose(key, self.residents.last_use.get(key, 0.0))
+            if key is None or (seat.name, state.name) in self.residents.unloading:
+                continue
+            used = self.residents.last_use.get(key, 0.0)
+            idle = key in self.residents.last_use and self._clock.now() - used >= self.settings.idle_unload
+            if not idle or named_by(self.models, key) or self.kept(key):
+                self._demand.lose(key, used)
 
     async def _follow_events(self) -> None:
         while True:

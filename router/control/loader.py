@@ -26,6 +26,9 @@ DRAIN_SECONDS = 30.0
 
 DRAIN_LOOK_SECONDS = 0.05
 
+READ_APART = 0.1
+"""Seconds between the readings of two clocks at most: one request must not count as two."""
+
 
 class Recorder(Protocol):
     """Where loads and unloads are counted."""
@@ -120,6 +123,7 @@ class Loader:
             await state.folders.put(version, seat.name, partial(self._residents.fetching.__setitem__, key))
         finally:
             self._residents.fetching.pop(key, None)
+        state.asked.add(seat.name)
         await state.server.load(seat.name, timeout=self.load_timeout)
         # Asked before anybody is sent there, so that nobody is held back too much or too little, nor meets
         # a version that does not take what the one before it did.
@@ -144,6 +148,9 @@ class Loader:
 
     async def _unload(self, key: Key, seat: Seat, state: BackendState, why: str) -> None:
         try:
+            if why == "idle" and await self._used_by_others(key, seat, state):
+                LOG.info("%s %s: others use it on %s; unload put off", *key, state.name)
+                return
             if not await self._drained(key):
                 LOG.info("%s %s: still answering requests; unload put off", *key)
                 self._residents.last_use[key] = self._clock.now()
@@ -164,6 +171,24 @@ class Loader:
         finally:
             self._residents.unloading.discard((seat.name, state.name))
             self._hooks.changed(key)
+
+    async def _used_by_others(self, key: Key, seat: Seat, state: BackendState) -> bool:
+        """Whether a version got requests that did not come from here: by another gateway, or none.
+
+        Its last one counts from then on; where Triton's clock is ahead, no later than now.
+
+        Raises:
+            BackendUnavailable: its Triton does not answer.
+        """
+        told = await state.server.last_used(seat.name, seat.version)
+        if told is None:
+            return False
+        now = self._clock.now()
+        last = min(now, now - self._clock.unix() + told)
+        if last <= self._residents.last_use.get(key, now) + READ_APART:
+            return False
+        self._residents.last_use[key] = last
+        return True
 
     async def _drained(self, key: Key) -> bool:
         """Wait until nothing is in flight; the table no longer sends anything there."""

@@ -132,9 +132,21 @@ class Probes:
         if state.up and state.loads_for_us:
             self._hooks.lost(state, state.ready - ready)
         changed = ready ^ state.ready
+        self._note_foreign(state, ready)
         state.up, state.reason, state.ready, state.index = True, "", ready, index
         state.had = frozenset()
         for seat in changed:
             state.capacities.pop(seat, None)
         self._hooks.changed(state, changed)
         self._hooks.looked()
+
+    def _note_foreign(self, state: BackendState, ready: frozenset[Seat]) -> None:
+        """Who loads a version unloads it; what was there when we came may be an earlier process's of ours."""
+        came = {seat.name for seat in ready - state.ready} if state.up and state.loads_for_us else set()
+        for name in came:
+            key = self._residents.seats.get(name)
+            if key is not None and name not in state.asked:
+                LOG.info("%s %s: somebody else loaded it on %s, and unloads it", *key, state.name)
+                self._residents.last_use[key] = self._clock.now()
+        foreign = (state.foreign if state.up else frozenset()) | (came - state.asked)
+        state.foreign = foreign & {seat.name for seat in ready}

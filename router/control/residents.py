@@ -52,6 +52,8 @@ class BackendState:
             before that is stale.
         misses: failed looks in a row.
         capacities: what the copies work on at once, of those that were asked; asked longest ago first.
+        asked: names that we had loaded there and did not unload.
+        foreign: names that somebody else had loaded there while we were there.
     """
 
     backend: Backend
@@ -67,6 +69,8 @@ class BackendState:
     server_name: str = ""
     server_version: str = ""
     capacities: dict[Seat, Capacity] = field(default_factory=dict)
+    asked: set[TritonName] = field(default_factory=set)
+    foreign: frozenset[TritonName] = frozenset()
 
     @property
     def name(self) -> BackendId:
@@ -109,6 +113,7 @@ class BackendState:
     def note_gone(self, seat: Seat, now: float) -> None:
         """An unload of ours ended."""
         self.ready -= {seat}
+        self.asked.discard(seat.name)
         self.capacities.pop(seat, None)
         self.touched = now
 

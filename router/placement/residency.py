@@ -48,11 +48,13 @@ class Resident:
     Attributes:
         stale: it holds files that the registry no longer names (another digest, a version that is
             gone): it does not count as the version, and goes as soon as nothing is in flight.
+        foreign: somebody else loaded it while we were there, such as another gateway, who unloads it.
     """
 
     key: VersionKey
     backend: BackendId
     stale: bool = False
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +198,7 @@ def _unloads(now: ResidencyInput) -> list[Unload]:
 
 def _unload(now: ResidencyInput, resident: Resident) -> Unload | None:
     key = resident.key
-    if now.inflight.get(key, 0) > 0:
+    if resident.foreign or now.inflight.get(key, 0) > 0:
         return None
     if resident.stale:
         return Unload(key, resident.backend, "stale", "the registry no longer has these files")

@@ -73,6 +73,16 @@ class ModelServer(Protocol):
         """
         ...
 
+    async def last_used(self, name: TritonName, version: str = "") -> float | None:
+        """When a ready model got its last request from anybody, in unix seconds by the clock of its Triton.
+
+        None where it got none, is not ready, or does not tell.
+
+        Raises:
+            BackendUnavailable: it does not answer.
+        """
+        ...
+
     async def close(self) -> None:
         """Close its channel."""
         ...

@@ -191,6 +191,16 @@ async def test_capacity(world: World) -> None:
     assert await world.server.capacity(NOPE) == Capacity()
 
 
+async def test_last_use(world: World) -> None:
+    """Of a model that nobody asked anything, or that is not loaded, there is none."""
+    await world.server.load(GOOD, timeout=30)
+    loaded = await world.server.last_used(GOOD, "1")
+    await world.server.unload(GOOD, timeout=30)
+
+    assert loaded is None
+    assert await world.server.last_used(NOPE) is None
+
+
 async def test_server_away(world: World) -> None:
     """A server that is gone is not ready, every call names it, and closing twice is fine. Last test here."""
     await world.take_away()
@@ -200,6 +210,7 @@ async def test_server_away(world: World) -> None:
         world.server.info(),
         world.server.index(),
         world.server.capacity(GOOD),
+        world.server.last_used(GOOD),
         world.server.contract(GOOD),
         world.server.load(GOOD, timeout=5),
         world.server.unload(GOOD, timeout=5),

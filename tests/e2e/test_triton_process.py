@@ -137,6 +137,22 @@ async def test_two_side_by_side(install: TritonInstall, tmp_path: Path) -> None:
     assert one.grpc in told[-1]
 
 
+async def test_it_knows_of_requests_that_others_sent(install: TritonInstall, tmp_path: Path) -> None:
+    """By the time of its last one."""
+    async with running(make(install, tmp_path)) as process:
+        server = TritonServer(process.backend())
+        await load(process)
+        before = await server.last_used(DOUBLE, "1")
+        asked = time.time()
+        await asyncio.to_thread(ask, process.backend().grpc, [1.0])
+        after = await server.last_used(DOUBLE, "1")
+        await server.close()
+
+    assert before is None
+    assert after is not None
+    assert asked - 1 < after < time.time() + 1
+
+
 async def test_loading_again_changes_nothing(install: TritonInstall, tmp_path: Path) -> None:
     """Serving writes nothing into a model's folder, so a second load keeps the running stub."""
     async with running(make(install, tmp_path)) as process:

@@ -91,6 +91,10 @@ class FakeModelServer:
         self._answers()
         return Capacity(1) if self._states.get(name, ("", ""))[0] == "READY" else Capacity()
 
+    async def last_used(self, name: TritonName, version: str = "") -> float | None:
+        self._answers()
+        return None
+
     async def close(self) -> None:
         pass
 

@@ -116,6 +116,8 @@ class Triton:
         self.hold: asyncio.Event | None = None
         self.capacity_of: dict[str, Capacity] = {}
         self.contract_of: dict[str, Contract] = {}
+        self.used: dict[str, float] = {}
+        self.silent = False
 
     async def ready(self) -> bool:
         return not self.away
@@ -158,6 +160,11 @@ class Triton:
 
     async def capacity(self, name: TritonName, version: str = "") -> Capacity:
         return self.capacity_of.get(name, Capacity())
+
+    async def last_used(self, name: TritonName, version: str = "") -> float | None:
+        if self.away or self.silent:
+            raise BackendUnavailable(f"{self.backend.name} is away")
+        return self.used.get(name)
 
     async def close(self) -> None:
         pass
