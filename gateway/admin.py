@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
@@ -62,7 +63,8 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
         self, request: admin_pb2.ListModelsRequest, context: _Context
     ) -> admin_pb2.ListModelsResponse:
         """All models."""
-        return messages.write_models(await self._operations.models())
+        models = await self._operations.models()
+        return await asyncio.to_thread(messages.write_models, models)
 
     async def ListVersions(
         self, request: admin_pb2.ListVersionsRequest, context: _Context

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from operator import attrgetter
 
 from gateway.bridge import DataPlane
 from gateway.detail import stable_version, version_detail
@@ -16,6 +18,9 @@ from router.control.controller import Controller
 from router.control.entries import ModelEntry
 from router.model import ModelName
 
+AT_ONCE = 250
+"""Models that are told of before others in the control loop have their turn: about ten milliseconds."""
+
 
 class Catalogue:
     """Answers from what the control loop holds now."""
@@ -28,16 +33,24 @@ class Catalogue:
         self._moving = moving
         self._versions = versions
 
-    def models(self) -> tuple[ModelSummary, ...]:
-        """All models by name, those that cannot be served included, with the reason."""
-        served = [self._summary(entry) for entry in self._controller.models.values()]
-        names = {summary.name for summary in served}
+    async def models(self) -> tuple[ModelSummary, ...]:
+        """All models by name, those that cannot be served included, with the reason.
+
+        Each is told of as it is at one moment, but not all at the same.
+        """
+        served: list[ModelSummary] = []
+        names = tuple(self._controller.models)
+        for start in range(0, len(names), AT_ONCE):
+            entries = (self._controller.models.get(name) for name in names[start : start + AT_ONCE])
+            served += [self._summary(entry) for entry in entries if entry is not None]
+            await asyncio.sleep(0)
+        known = {summary.name for summary in served}
         unserved = [
             ModelSummary(name=problem.subject, registry="", versions=(), problem=problem.message)
             for problem in self._problems()
-            if problem.subject not in names and "/" not in problem.subject
+            if problem.subject not in known and "/" not in problem.subject
         ]
-        return tuple(sorted((*served, *unserved), key=lambda summary: summary.name))
+        return await asyncio.to_thread(_by_name, (*served, *unserved))
 
     def _summary(self, entry: ModelEntry) -> ModelSummary:
         model, serving = entry.registered, entry.serving
@@ -88,3 +101,7 @@ class Catalogue:
         row = self._versions.row(entry, version)
         counters = self._data_plane.counters()
         return await asyncio.to_thread(version_detail, self._controller, entry, version, row, counters)
+
+
+def _by_name(models: Sequence[ModelSummary]) -> tuple[ModelSummary, ...]:
+    return tuple(sorted(models, key=attrgetter("name")))

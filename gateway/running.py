@@ -101,7 +101,7 @@ class RunningGateway:
 
     async def models(self) -> tuple[ModelSummary, ...]:
         """All models by name, those that cannot be served included, with the reason."""
-        return self._catalogue.models()
+        return await self._catalogue.models()
 
     async def versions(self, model: ModelName) -> ModelVersions:
         """One model with all its versions. Raises ModelNotFound."""

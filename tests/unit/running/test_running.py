@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 
+from gateway import catalogue
 from gateway.bridge import DataPlane
 from gateway.operations import AcceptedVersion, Change, ReloadReport, ShadowComparison, VersionState
 from gateway.running import RunningGateway
@@ -314,3 +315,31 @@ async def test_a_version_that_is_fetched_says_how_far_it_is(house: House) -> Non
     assert (new.state, new.reason) == (VersionState.READY, "")
     told = (await house.gateway.status()).problems
     assert [one for one in told if one.subject.startswith("model")] == []
+
+
+async def test_others_have_their_turn_while_a_long_list_is_made(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of very many models it takes long, and loads and routes must not wait for it."""
+    monkeypatch.setattr(catalogue, "AT_ONCE", 2)
+    for letter in "nopqrstuvw":
+        house.world.shelf.set(letter, "1")
+    await house.world.settle()
+    told: list[int] = []
+    summary = house.gateway._catalogue._summary
+    monkeypatch.setattr(
+        house.gateway._catalogue, "_summary", lambda entry: (told.append(len(told)), summary(entry))[1]
+    )
+    seen: set[int] = set()
+
+    async def other() -> None:
+        while True:
+            seen.add(len(told))
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    models = await house.gateway.models()
+    task.cancel()
+
+    assert [model.name for model in models] == list("mnopqrstuvw")
+    assert {2, 4, 6, 8, 10} <= seen
