@@ -38,7 +38,8 @@ async def test_who_waits_is_answered_by_the_triton_that_comes_after_it(tmp_path:
     """It was no failure of the version: nobody is told of one, and the load is made again."""
     begun = tmp_path / "begun"
     registered(tmp_path / "models", begun)
-    options = TritonOptions("t0", tmp_path / "repository", tmp_path / "work", *free_ports(3))
+    grpc, http, metrics = free_ports(3)
+    options = TritonOptions("t0", tmp_path / "repository", tmp_path / "work", grpc, http, metrics)
     async with TritonProcess(find_triton(), options) as process:
         body = (
             "registries:\n  local: {type: folder, path: ./models}\n"

@@ -304,7 +304,7 @@ async def test_what_takes_long_is_kept_less_often(site: Site, monkeypatch: pytes
             raise asyncio.CancelledError
 
     monkeypatch.setattr(site.last, "save", save)
-    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     with pytest.raises(asyncio.CancelledError):
         await site.last.run()
 

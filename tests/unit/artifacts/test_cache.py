@@ -132,7 +132,8 @@ def test_an_entry_whose_list_lies_is_dropped(cache: ArtifactCache, tmp_path: Pat
     digest = put(cache, {"f": b"1"})
     (told,) = (tmp_path / "cache").rglob("entry.json")
     listed = json.loads(told.read_text())
-    for number, change in enumerate(({"path": path}, {"sha256": "0" * 64}, {"path": 1})):
+    changes: list[dict[str, object]] = [{"path": path}, {"sha256": "0" * 64}, {"path": 1}]
+    for number, change in enumerate(changes):
         told.write_text(json.dumps({"files": [{**listed["files"][0], **change}]}))
         assert cache.size_of(digest) is None
         assert taken(cache, digest, tmp_path / f"x{number}") is None

@@ -20,6 +20,7 @@ from router.model import (
     ModelName,
     Route,
     TritonName,
+    Version,
     VersionId,
 )
 from router.ports import BackendDown, ColdWanted, VersionUse, WebhookArrived
@@ -718,7 +719,9 @@ async def test_what_is_known_of_versions_that_are_gone_goes_too(
     assert {"m.a", "m.Z"} <= residents.seats.keys()
     assert max(len(residents.seats), len(residents.last_use), len(residents.failures)) <= 30
     assert len(residents.faults.held(0.0)) <= 30
-    assert next(state for state in residents.backends.values() if state.up).ready == {Seat("m.a", "1")}
+    assert next(state for state in residents.backends.values() if state.up).ready == {
+        Seat(TritonName("m.a"), "1")
+    }
 
 
 async def test_names_of_all_versions_are_not_made_to_find_that_nothing_is_gone(
@@ -728,11 +731,12 @@ async def test_names_of_all_versions_are_not_made_to_find_that_nothing_is_gone(
     monkeypatch.setattr(controller, "FORGET_BEYOND", 2)
     made: list[str] = []
     name = world.controller.places._triton_name
-    monkeypatch.setattr(
-        world.controller.places,
-        "_triton_name",
-        lambda version: (made.append(version.version), name(version))[1],
-    )
+
+    def triton_name(version: Version) -> TritonName:
+        made.append(version.version)
+        return name(version)
+
+    monkeypatch.setattr(world.controller.places, "_triton_name", triton_name)
     world.add_triton()
     world.shelf.set("m", ascii_letters)
     await world.settle()

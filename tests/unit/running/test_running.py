@@ -11,9 +11,17 @@ import pytest
 
 from gateway import catalogue
 from gateway.bridge import DataPlane
-from gateway.operations import AcceptedVersion, Change, ReloadReport, ShadowComparison, VersionState
+from gateway.operations import (
+    AcceptedVersion,
+    Change,
+    ModelSummary,
+    ReloadReport,
+    ShadowComparison,
+    VersionState,
+)
 from gateway.running import RunningGateway
 from gateway.standing import Addresses
+from router.control.entries import ModelEntry
 from router.control.residents import files_of
 from router.errors import (
     ContractBroken,
@@ -327,9 +335,12 @@ async def test_others_have_their_turn_while_a_long_list_is_made(
     await house.world.settle()
     told: list[int] = []
     summary = house.gateway._catalogue._summary
-    monkeypatch.setattr(
-        house.gateway._catalogue, "_summary", lambda entry: (told.append(len(told)), summary(entry))[1]
-    )
+
+    def counted(entry: ModelEntry) -> ModelSummary:
+        told.append(len(told))
+        return summary(entry)
+
+    monkeypatch.setattr(house.gateway._catalogue, "_summary", counted)
     seen: set[int] = set()
 
     async def other() -> None:
