@@ -10,7 +10,7 @@ STAMPS := .venv/stamps
 DATAPLANE := gateway/dataplane
 PACKAGES := pyproject.toml constraints.txt scripts/prepare scripts/install scripts/requirements
 RUST := $(shell find $(DATAPLANE) -name target -prune -o -type f \
-          \( -name '*.rs' -o -name 'Cargo.*' -o -name '*.binpb' \) -print)
+          \( -name '*.rs' -o -name 'Cargo.*' -o -name '*.binpb' -o -name '*.profdata' \) -print)
 
 .PHONY: help
 help:
@@ -51,6 +51,10 @@ bench: $(STAMPS)/extension ## CPU per proxied request beside nginx, HAProxy and 
 .PHONY: bench-instructions
 bench-instructions: $(STAMPS)/run ## instructions per request of the data plane under callgrind, against the baseline
 	@scripts/bench-instructions
+
+.PHONY: profile
+profile: $(STAMPS)/test ## what is hot in the data plane, recorded anew for release builds by this rustc (minutes)
+	@scripts/rust .venv/bin/python -m loadtest.bench.profile
 
 .PHONY: clean
 clean: ## remove all that was built, installed or trained here

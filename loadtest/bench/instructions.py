@@ -143,13 +143,11 @@ def _count_before(load: Path, runs: int, folder: Path, console: Console) -> Mapp
 
 
 def _build_before(checkout: Path, console: Console) -> Path | None:
-    command = ["cargo", "build", "--release", "--quiet", "-p", "stagegate-bench", "--bin", "serve"]
     environment = {**os.environ, "CARGO_TARGET_DIR": str(_BASE_TARGET)}
-    workspace = checkout / tools.WORKSPACE.relative_to(tools.CHECKOUT)
-    if not (workspace / "bench").is_dir():
+    if not (checkout / tools.WORKSPACE.relative_to(tools.CHECKOUT) / "bench").is_dir():
         return None
     with console.status("building the commit before"):
-        done = subprocess.run(command, cwd=workspace, env=environment, check=False)  # noqa: S603
+        done = subprocess.run(tools.build_command(checkout, "serve"), env=environment, check=False)  # noqa: S603
     return _BASE_TARGET / "release" / "serve" if done.returncode == 0 else None
 
 

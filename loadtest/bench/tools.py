@@ -68,17 +68,19 @@ def build(*binaries: str) -> Path:
         The folder that they are in.
 
     Raises:
-        Missing: there is no cargo.
-        BenchError: the build failed.
+        BenchError: the build failed, or there is nothing to build with.
     """
-    cargo = shutil.which("cargo")
-    if not cargo:
-        raise Missing("cargo", "apt-get install cargo-web, or rustup")
-    command = [cargo, "build", "--release", "--quiet", "-p", "stagegate-bench"]
-    command += [word for name in binaries for word in ("--bin", name)]
-    if subprocess.run(command, cwd=WORKSPACE, check=False).returncode != 0:  # noqa: S603
+    if subprocess.run(build_command(CHECKOUT, *binaries), check=False).returncode != 0:  # noqa: S603
         raise BenchError(f"cargo could not build {', '.join(binaries)}; its message is above")
     return built()
+
+
+def build_command(checkout: Path, *binaries: str) -> list[str]:
+    """What builds binaries of the crate `stagegate-bench` of a checkout as its users' builds are made."""
+    manifest = checkout / WORKSPACE.relative_to(CHECKOUT) / "Cargo.toml"
+    command = [str(checkout / "scripts" / "rust"), "cargo", "build", "--release", "--locked", "--quiet"]
+    command += ["--manifest-path", str(manifest), "-p", "stagegate-bench"]
+    return command + [word for name in binaries for word in ("--bin", name)]
 
 
 def built() -> Path:

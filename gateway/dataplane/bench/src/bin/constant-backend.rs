@@ -9,14 +9,19 @@
 
 use std::cell::Cell;
 use std::error::Error;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::RecvStream;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{spawn_local, LocalSet};
 
 use stagegate_bench::args::Args;
@@ -67,21 +72,32 @@ async fn serve(port: u16, backend: Rc<Backend>) -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     lines::say(&format!("{{\"port\": {}}}", listener.local_addr()?.port()))?;
     let mut commands = lines::commands();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                let (socket, _) = accepted?;
-                let backend = Rc::clone(&backend);
-                spawn_local(async move {
-                    // A client that goes away ends its connection with an error; the next one is as good.
-                    let _ = connection(socket, backend).await;
-                });
-            }
-            command = commands.recv() => if command.is_none() { break },
-        }
+    while let Some(accepted) = next(&listener, &mut commands).await {
+        let (socket, _) = accepted?;
+        let backend = Rc::clone(&backend);
+        spawn_local(async move {
+            // A client that goes away ends its connection with an error; the next one is as good.
+            let _ = connection(socket, backend).await;
+        });
     }
     lines::say(&format!("{{\"requests\": {}}}", backend.requests.get()))?;
     Ok(())
+}
+
+/// The next connection; `None` when stdin has ended.
+async fn next(
+    listener: &TcpListener,
+    commands: &mut UnboundedReceiver<String>,
+) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+    poll_fn(|cx| {
+        while let Poll::Ready(line) = commands.poll_recv(cx) {
+            if line.is_none() {
+                return Poll::Ready(None);
+            }
+        }
+        listener.poll_accept(cx).map(Some)
+    })
+    .await
 }
 
 async fn connection(socket: TcpStream, backend: Rc<Backend>) -> Result<(), Box<dyn Error>> {

@@ -3,8 +3,10 @@
 //! ejection, counters, deadline) as in a gateway.
 //!
 //! `serve --backend HOST:PORT [--port 0] [--model digits] [--backend-model m] [--backend-version 1]
-//! [--threads 1] [--extra-models 0] [--tls-cert FILE --tls-key FILE]` prints `{"port": P}` when it accepts connections and ends when stdin does.
-//! Extra models have three versions each and are asked by nobody.
+//! [--threads 1] [--extra-models 0] [--tls-cert FILE --tls-key FILE] [--backend-http HOST:PORT]` prints
+//! `{"port": P, "http": P}` when it accepts connections and ends when stdin does.
+//! Extra models have three versions each and are asked by nobody. REST is served where the backend's HTTP
+//! endpoint is named; else its port is 0.
 
 #![forbid(unsafe_code)]
 
@@ -47,7 +49,13 @@ fn pem(path: &str) -> std::io::Result<Vec<u8>> {
 
 fn start() -> Result<(), Box<dyn Error>> {
     let mut args = Args::from_env()?;
+    let http: String = args.take("backend-http", String::new())?;
     let settings = Settings {
+        http_host: if http.is_empty() {
+            String::new()
+        } else {
+            "127.0.0.1".to_owned()
+        },
         port: args.take("port", 0)?,
         threads: args.take("threads", 1)?,
         tls_cert: pem(&args.take("tls-cert", String::new())?)?,
@@ -67,13 +75,14 @@ fn start() -> Result<(), Box<dyn Error>> {
         backends: vec![BackendSpec {
             name: BACKEND.to_owned(),
             address,
-            ..BackendSpec::default()
+            http,
         }],
         models: (0..extra).map(extra_model).chain([asked]).collect(),
     })?;
     let dataplane = Dataplane::start(settings, published)?;
     dataplane.set_ready(true);
-    lines::say(&format!("{{\"port\": {}}}", dataplane.port()))?;
+    let (port, http) = (dataplane.port(), dataplane.http_port().unwrap_or(0));
+    lines::say(&format!("{{\"port\": {port}, \"http\": {http}}}"))?;
     std::io::stdin().read_to_end(&mut Vec::new())?;
     dataplane.stop();
     Ok(())

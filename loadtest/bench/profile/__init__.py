@@ -1,0 +1,1 @@
+"""What release builds of the data plane are told about what is hot in it (profile-guided optimization)."""
