@@ -19,6 +19,7 @@ from router.alias import parse_reference
 from router.errors import InvalidReference
 from router.model import Contract, TensorSpec, VersionId
 from router.registries.compact import compact
+from router.registries.plainyaml import LONGEST_KEPT
 from router.registries.textyaml import Document, Path, YamlProblem, parse
 
 _MODEL_KEYS = ("description", "stages", "aliases", "tags")
@@ -180,7 +181,7 @@ def _contract(reader: _Reader) -> Contract:
         return known
     mistakes = reader.mistakes
     contract = _shared(_read_contract(reader))
-    if source and reader.mistakes == mistakes:
+    if 0 < len(source) <= LONGEST_KEPT and reader.mistakes == mistakes:
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
         _known[source] = contract

@@ -19,6 +19,9 @@ _FLOW_PLAIN = rf"-?[A-Za-z0-9_./](?:[{_SAFE}]| (?=[{_SAFE}]))*+"
 _QUOTED = r'"[ !#-\[\]-~]*+"'
 _KEY = r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}"
 
+# YAML has other characters that end a line: after one, `...` ends a document in the middle of a part.
+_IN_LINE = r"[^\n\r\x85\u2028\u2029]"
+
 _PREAMBLE = re.compile(r"(?:#[ -~]*+\n|\n)*+")
 _TOP = r"[A-Za-z_][A-Za-z0-9_-]{0,127}"
 _FLOW_ENTRY = rf"{_KEY}: +(?:{_FLOW_PLAIN}|{_QUOTED})"
@@ -26,7 +29,8 @@ _PART = re.compile(
     rf"(?P<key>{_TOP}):(?:"
     rf"(?: +(?:(?P<plain>{_PLAIN})|(?P<quoted>{_QUOTED})"
     rf"|\{{(?P<flow>(?:{_FLOW_ENTRY}(?:, *{_FLOW_ENTRY})*+)?)\}}))?(?:\n++|\Z)(?=[A-Za-z_]|\Z)"
-    r"|(?P<rest>(?: [^\n]*+)?)(?:\n|\Z)(?P<below>(?:[ #][^\n]*+\n|\n)*+(?:[ #][^\n]*+\Z)?))"
+    rf"|(?P<rest>(?: {_IN_LINE}*+)?)(?:\n|\Z)"
+    rf"(?P<below>(?:[ #]{_IN_LINE}*+\n|\n)*+(?:[ #]{_IN_LINE}*+\Z)?))"
 )
 """A top-level key and all that belongs to it: on one line and simple, or anything (`rest`, `below`). Where a
 value goes on in the first column, that is no whole one, which the parser tells."""
@@ -37,8 +41,12 @@ _BLOCK = re.compile(rf"(?P<indent> +){_BLOCK_ENTRY}(?:\n(?P=indent){_BLOCK_ENTRY
 _BLOCK_ENTRIES = re.compile(rf" +({_KEY}): +({_PLAIN}|{_QUOTED})\n*+")
 
 _MOST_KEPT = 1024
-_LONGEST_KEPT = 2048
+LONGEST_KEPT = 2048
+"""Characters of a part that is remembered with what it says."""
+_MOST_PARSED = 16
 
+_UNKNOWN = object()
+# Of all registries, each of which reads in threads of its own: another may forget all of it at any time.
 _kept: dict[str, object] = {}
 
 
@@ -70,49 +78,53 @@ def read_plain(text: str, parse: Callable[[str], object]) -> Plain | None:
     sources: dict[str, str] = {}
     while at < len(text):
         part = _PART.match(text, at)
-        if part is None:
-            return None
+        if part is None or part["key"] in value:
+            return None  # the parser says what is wrong, with its line
         at = part.end()
-        key, plain, quoted, flow, rest, below = part.groups()
-        if key in value:
-            return None  # the parser says so with its line
-        if plain is not None:
-            value[key] = plain
-        elif quoted is not None:
-            value[key] = quoted[1:-1]
-        elif flow is not None:
-            value[key] = found = _entries(_FLOW_ENTRIES.findall(flow))
-            if found is None:
-                return None
-        elif rest is None:
-            value[key] = None
-        elif not rest and _BLOCK.fullmatch(below):
-            value[key] = found = _entries(_BLOCK_ENTRIES.findall(below))
-            if found is None:
-                return None
-        else:
-            sources[key] = part[0]
-            try:
-                value[key] = _by_parser(key, part[0], parse)
-            except ValueError:
-                return None
+        try:
+            value[part["key"]] = _value(part, sources, parse)
+        except ValueError:
+            return None
     return Plain(value, sources) if value else None
 
 
-def _entries(pairs: list[tuple[str, str]]) -> dict[str, object] | None:
-    """A small mapping; None where a key is given twice."""
+def _value(part: re.Match[str], sources: dict[str, str], parse: Callable[[str], object]) -> object:
+    """The value of a part; its text is put into `sources` where the parser read it. Raises ValueError."""
+    key, plain, quoted, flow, rest, below = part.groups()
+    if plain is not None:
+        return plain
+    if quoted is not None:
+        return quoted[1:-1]
+    if flow is not None:
+        return _entries(_FLOW_ENTRIES.findall(flow))
+    if rest is None:
+        return None
+    if not rest and _BLOCK.fullmatch(below):
+        return _entries(_BLOCK_ENTRIES.findall(below))
+    if len(sources) >= _MOST_PARSED:
+        # To begin the parser for each costs more than to read the whole by it.
+        raise ValueError("it has too many parts that are not simple")
+    sources[key] = part[0]
+    return _by_parser(key, part[0], parse)
+
+
+def _entries(pairs: list[tuple[str, str]]) -> dict[str, object]:
+    """A small mapping. Raises ValueError where a key is given twice."""
     found: dict[str, object] = {key: to[1:-1] if to[0] == '"' else to for key, to in pairs}
-    return found if len(found) == len(pairs) else None
+    if len(found) != len(pairs):
+        raise ValueError("a key is given twice")
+    return found
 
 
 def _by_parser(key: str, source: str, parse: Callable[[str], object]) -> object:
     """The value of a part as the parser reads it. Raises ValueError where it is none by itself."""
-    if source in _kept:
-        return _kept[source]
+    known = _kept.get(source, _UNKNOWN)
+    if known is not _UNKNOWN:
+        return known
     read = parse(source)
     if not isinstance(read, dict) or list(read) != [key]:
         raise ValueError("it is more than one part")
-    if len(source) <= _LONGEST_KEPT:
+    if len(source) <= LONGEST_KEPT:
         if len(_kept) >= _MOST_KEPT:
             _kept.clear()
         _kept[source] = read[key]

@@ -117,6 +117,10 @@ def _read(text: str) -> object:
 @example('a: "x\nb: y"\n')
 @example("a:\n- x\n")
 @example("a: {k: v}\n# note\nb: 1")
+@example("a: b\r...\nb: 1\n")
+@example("a: [b] # note\x85...\nb: 1\n")
+@example("a:\n  - b\n #\u2028...\nb: 1\n")
+@example("# note\na: |\n  b\u2029...\nb: 1\n")
 def test_the_same_is_read(text: str) -> None:
     """Value or complaint, the order of keys included; also where parts are known already."""
     wanted = _by_the_parser(text)
@@ -160,3 +164,19 @@ def test_what_is_kept_has_an_end() -> None:
         read_plain(f"contract: [{number}]\n", parse_whole)
 
     assert plainyaml.kept() <= 1_024
+
+
+def test_a_document_of_very_many_parts_is_read_by_one_parser() -> None:
+    """Else one for each would be begun, which takes longer than to read all of it."""
+    asked: list[str] = []
+
+    def counted(text: str) -> object:
+        asked.append(text)
+        return parse_whole(text)
+
+    plainyaml.forget()
+    text = "".join(f"k{number}: [v]\n" for number in range(10_000))
+
+    assert read_plain(text, counted) is None
+    assert len(asked) <= 100
+    assert parse(text).value == parse_whole(text)
