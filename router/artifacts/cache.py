@@ -25,6 +25,7 @@ import logging
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,6 +42,9 @@ MOST_SEEN = 10_000
 """Versions without a digest whose first fetch is remembered."""
 
 _READ_ONLY = 0o444
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_LONGEST_LIST = 64 << 20
+"""Bytes of `entry.json`; that of the most files with the longest names has a quarter."""
 
 _log = logging.getLogger(__name__)
 
@@ -207,17 +211,29 @@ class ArtifactCache:
             os.utime(file)
         return found
 
-    def remember(self, version: Version, seen: Seen) -> None:
-        """Keep what a fetch found, of the versions that were fetched last. Raises OSError."""
+    def remember(self, version: Version, seen: Seen) -> Seen:
+        """Keep what a fetch found, of the versions that were fetched last.
+
+        Returns:
+            What holds: where another process found other files first, that. It is left as it is.
+
+        Raises:
+            OSError: the disk refuses.
+        """
         file = self._seen_file(version)
         about = {"registry": version.registry, "model": version.model, "version": version.version}
-        new = self._seen / f".{secrets.token_hex(8)}"
-        _write(new, json.dumps({**about, **asdict(seen)}))
         with self._locked():
+            before = self.seen(version)
+            if before is not None and before.digest != seen.digest:
+                return before
             if not file.exists():
                 self._forget_seen()
+            # Under the lock: a gateway that starts meanwhile would take it for what a stopped one left.
+            new = self._seen / f".{secrets.token_hex(8)}"
+            _write(new, json.dumps({**about, **asdict(seen)}))
             new.rename(file)
             sync_folder(self._seen)
+        return seen
 
     def seen_file(self, version: Version) -> Path:
         """Where a version's first fetch is remembered; whoever deletes the file lets it be seen anew."""
@@ -331,8 +347,11 @@ class _Entry:
 def _read_entry(entry: Path) -> _Entry | None:
     """None where it is damaged."""
     try:
-        with (entry / "entry.json").open() as file:
-            own = is_own(os.fstat(file.fileno()))
+        with open(os.open(entry / "entry.json", _OPEN)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST_LIST:
+                return None
+            own = is_own(status)
             return _Entry([Kept(**one) for one in json.load(file)["files"]], own)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -378,7 +397,7 @@ def _is_linked(entry: Path) -> bool:
 
 
 def _lock(path: Path, how: int) -> int:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, _OPEN)
     try:
         fcntl.flock(descriptor, how)
     except OSError:

@@ -260,11 +260,9 @@ class Fetcher:
         unchanged = seen is not None and seen.listing == listing_of(files)
         if seen is not None and unchanged and self._take(cache, seen.digest, job):
             return
-        self._through(cache, job, files, seen)
+        self._through(cache, job, files)
 
-    def _through(
-        self, cache: ArtifactCache, job: _Job, files: Sequence[RemoteFile], seen: Seen | None
-    ) -> None:
+    def _through(self, cache: ArtifactCache, job: _Job, files: Sequence[RemoteFile]) -> None:
         """Fetch into the cache, and from there into the target."""
         version = job.version
         with cache.incoming() as folder:
@@ -272,8 +270,8 @@ class Fetcher:
                 hashes = self._download(job, files, folder, grow)
             digest = check_digest(version, hashes)
             if not version.digest:
-                check_first(version, digest, seen.digest if seen else "", cache.seen_file(version))
-                cache.remember(version, Seen(digest, listing_of(files)))
+                first = cache.remember(version, Seen(digest, listing_of(files)))
+                check_first(version, digest, first.digest, cache.seen_file(version))
             with cache.keeping(digest, folder, hashes) as kept:
                 if kept and self._take(cache, digest, job):
                     return

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from router.artifacts import cache as cache_module
 from router.artifacts.cache import ArtifactCache, Seen, listing_of
 from router.artifacts.digest import digest_of, file_digest
 from router.artifacts.handing import LINKED_FROM
@@ -310,6 +311,53 @@ def test_use_keeps_a_first_fetch_known(cache: ArtifactCache) -> None:
     cache.seen(version)
 
     assert cache.seen_file(version).stat().st_mtime > 1
+
+
+def test_of_two_first_fetches_at_once_one_is_the_first(cache: ArtifactCache, tmp_path: Path) -> None:
+    """Two gateways that fetch different files of one version hear of each other; a new listing is taken."""
+    version = Version("r", ModelName("m"), VersionId("1"))
+    other = ArtifactCache(tmp_path / "cache", 1)
+
+    assert cache.remember(version, Seen("sha256:1", "listing")) == Seen("sha256:1", "listing")
+    assert other.remember(version, Seen("sha256:2", "other")) == Seen("sha256:1", "listing")
+    assert other.remember(version, Seen("sha256:1", "newer")) == Seen("sha256:1", "newer")
+    assert cache.seen(version) == Seen("sha256:1", "newer")
+
+
+def test_a_first_fetch_is_not_lost_to_a_gateway_that_starts(
+    cache: ArtifactCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start cleans up what stopped processes left; what is just being written is none of that."""
+    version = Version("r", ModelName("m"), VersionId("1"))
+    write = cache_module._write
+    starting = threading.Thread(target=ArtifactCache, args=(tmp_path / "cache", 1))
+
+    def slowly(path: Path, text: str) -> None:
+        write(path, text)
+        starting.start()
+        starting.join(0.2)
+
+    monkeypatch.setattr(cache_module, "_write", slowly)
+    cache.remember(version, Seen("sha256:1", "listing"))
+    starting.join()
+
+    assert cache.seen(version) == Seen("sha256:1", "listing")
+
+
+def test_what_is_no_file_holds_nobody_up(cache: ArtifactCache, tmp_path: Path) -> None:
+    """To open a pipe waits for its other end, unless told not to."""
+    digest = put(cache, {"a": b"a"})
+    listed = next((tmp_path / "cache/objects").iterdir()) / "entry.json"
+    listed.unlink()
+    os.mkfifo(listed)
+    done = threading.Thread(target=lambda: taken(cache, digest, tmp_path / "x"), daemon=True)
+    done.start()
+    done.join(10)
+
+    assert not done.is_alive()
+    assert list((tmp_path / "x").iterdir()) == []
+    assert put(cache, {"a": b"a"}) == digest
+    assert taken(cache, digest, tmp_path / "y") is not None
 
 
 def test_a_listing_is_known_again_in_any_order() -> None:
