@@ -61,6 +61,7 @@ LONGEST_SECONDS = 30.0
 _SETTLE_LOOKS = 3
 _REST = 4
 _FRESH_NS = 100_000_000
+_PIECE = 1 << 16
 
 Tree = Mapping[str, ModelSignature]
 
@@ -318,13 +319,15 @@ def _read_text(path: str) -> str:
 def _read_all(file: int, size: int) -> bytes:
     """All of a regular file of about this size, or more than a manifest may have."""
     data = b""
+    # One byte more than there should be: an answer that is shorter than asked for was the last.
+    asked = min(size, MAX_FILE) + 1
     while len(data) <= MAX_FILE:
-        # One byte more than there should be: an answer that is shorter than asked for was the last.
-        asked = min(max(size - len(data), 0), MAX_FILE) + 1
         more = os.read(file, asked)
         data += more
-        if len(more) < asked:
+        # Disks over a network may give less than there is.
+        if not more or (len(more) < asked and len(data) >= size):
             break
+        asked = _PIECE
     return data
 
 

@@ -80,6 +80,38 @@ async def test_versions_are_in_order(registry: FolderRegistry, root: Path) -> No
     assert list((await digits(registry)).versions) == ["1", "2", "10"]
 
 
+async def test_a_disk_that_gives_a_file_in_pieces_gives_all_of_it(
+    registry: FolderRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As disks over a network may: half a file could be read as one that names fewer versions."""
+    read = os.read
+    monkeypatch.setattr(folder.os, "read", lambda file, most: read(file, min(most, 10)))
+    model = await digits(registry)
+
+    assert (model.stages, model.aliases) == ({"production": "1"}, {"champion": "2"})
+
+
+async def test_a_file_of_unknown_size_is_not_read_byte_by_byte(
+    registry: FolderRegistry, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some disks tell no size, and a file may have grown since it was told."""
+    (root / "digits/model.yaml").write_text(MODEL + "# note\n" * 10_000)
+    asked = []
+    read = os.read
+
+    def counted(file: int, most: int) -> bytes:
+        asked.append(most)
+        return read(file, most)
+
+    monkeypatch.setattr(folder.os, "read", counted)
+    file = os.open(root / "digits/model.yaml", os.O_RDONLY)
+    data = folder._read_all(file, 0)
+    os.close(file)
+
+    assert data == (root / "digits/model.yaml").read_bytes()
+    assert len(asked) <= 5
+
+
 @pytest.mark.parametrize("keep", range(1, len(MODEL) - 1))
 async def test_a_model_file_cut_anywhere_takes_nothing_away(
     registry: FolderRegistry, root: Path, keep: int
