@@ -51,9 +51,11 @@ part_ended() {
   unset "part_titles[$pid]"
 }
 
-# Ends what still runs: first as Ctrl-C does, so that each part ends what it has begun, after a minute at once.
+# Ends what still runs: first as Ctrl-C does, so that each part ends what it has begun, after a minute at once, and so
+# where Ctrl-C is pressed again.
 parts_stop() {
   local pid left=600
+  trap 'left=0' INT TERM HUP
   for pid in "${!part_titles[@]}"; do kill -INT -- "-$pid" 2>/dev/null || true; done
   for pid in "${!part_titles[@]}"; do
     while kill -0 -- "-$pid" 2>/dev/null && [ $((left--)) -gt 0 ]; do sleep 0.1; done

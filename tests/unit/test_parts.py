@@ -83,3 +83,28 @@ def test_ctrl_c_lets_every_part_end_what_it_has_begun(tmp_path: Path) -> None:
     assert cleaned.exists()
     with pytest.raises(ProcessLookupError):
         os.killpg(group, 0)
+
+
+def test_ctrl_c_again_waits_no_longer(tmp_path: Path) -> None:
+    """A part that does not end is killed then, with all that it started."""
+    begun, asked = tmp_path / "begun", tmp_path / "asked"
+    for fifo in (begun, asked):
+        os.mkfifo(fifo)
+    body = f"""
+        stubborn() {{
+          trap 'echo >{asked}' INT
+          echo $BASHPID >{begun}
+          while :; do tail -f /dev/null || true; done
+        }}
+        part Stubborn stubborn
+    """
+    with subprocess.Popen(script(body), cwd=ROOT, stdout=subprocess.DEVNULL) as running:
+        group = int(begun.read_text())
+        running.send_signal(signal.SIGINT)
+        asked.read_text()
+        running.send_signal(signal.SIGINT)
+
+        assert running.wait(30) == 130
+
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
