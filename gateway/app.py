@@ -34,7 +34,6 @@ from router.control.controller import Controller
 from router.control.reader import READING
 from router.control.watchers import Watchers
 from router.errors import InvalidInput
-from router.ports import StateStore
 from router.registries import open_registry
 from router.stores import SqliteStore
 
@@ -124,6 +123,8 @@ async def _start(start: _Start, taken: Taken | None) -> Parts | None:
     _warn(config)
     if start.runs_triton and not await _start_tritons(start, parts):
         return None
+    if taken is not None:
+        parts.controller.overlap()
     await _turn(start, parts)
     await looked_at(parts.controller, stop, parts.last, all_up=taken is not None)
     settled()
@@ -138,6 +139,7 @@ async def _start(start: _Start, taken: Taken | None) -> Parts | None:
             return None
         gateway.listens(metrics=await doors.metrics.open())
         _serve_instead(data_plane, taken)
+        parts.controller.overlapped(DRAIN_SECONDS)
     await _keep(start, parts, doors)
     _tell_ready(config, gateway.standing.addresses, parts.controller, start.progress, up=start.up)
     return parts
@@ -213,7 +215,7 @@ async def _keep(start: _Start, parts: Parts, doors: Doors) -> None:
     writing.start()
     start.stack.push_async_callback(writing.stop)
     inference = replace(start.config.listen.inference, port=parts.data_plane.inference_port)
-    owner = _owner(start, parts.store, parts.data_plane, doors, writing)
+    owner = _owner(start, parts, doors, writing)
     await start.stack.enter_async_context(offer(inference, owner))
 
 
@@ -233,19 +235,22 @@ class _Writing:
         await self._tasks.close()
 
 
-def _owner(start: _Start, store: StateStore, data_plane: DataPlane, doors: Doors, writing: _Writing) -> Owner:
+def _owner(start: _Start, parts: Parts, doors: Doors, writing: _Writing) -> Owner:
     """What the gateway lets go of when another process takes it over."""
+    store, controller = parts.store, parts.controller
 
     async def let_go() -> tuple[int, ...]:
+        controller.overlap()
         await doors.admin.close()
         await writing.stop()
         if isinstance(store, SqliteStore):
             await store.lend()
-        return (*data_plane.listeners, doors.metrics_socket.fileno())
+        return (*parts.data_plane.listeners, doors.metrics_socket.fileno())
 
     async def take_back() -> None:
         if isinstance(store, SqliteStore):
             await store.take_back()
+        controller.overlapped(0.0)
         writing.start()
         await doors.admin.open()
 

@@ -543,3 +543,8 @@ class IndexEntry:
     def ready(self) -> bool:
         """Whether this entry can take requests."""
         return self.state == "READY"
+
+    @property
+    def loading(self) -> bool:
+        """Whether a load of this entry is under way."""
+        return self.state == "LOADING"

@@ -118,7 +118,7 @@ class Acting:
         for seat in tuple(state.ready):
             current = version is not None and self._places.seat(version) == seat
             is_it = self._residents.seats.get(seat.name) == action.key
-            if not is_it or current == (action.cause == "stale"):
+            if not is_it or current == (action.cause == "stale") or seat.name in state.foreign:
                 continue
             if self._residents.may_unload(seat.name, state.name, self._clock.now()):
                 self._loader.unload(action.key, seat, state, action.cause)

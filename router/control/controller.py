@@ -324,6 +324,14 @@ class Controller:
         self._dirty.add(model)  # it may be ready by now: then nobody needs to wait
         self._wake.set()
 
+    def overlap(self) -> None:
+        """Another process of this same gateway loads as well, until one of the two ends: that is ours too."""
+        self.residents.overlap = math.inf
+
+    def overlapped(self, seconds: float) -> None:
+        """It ends, within that time; a load that it asked for last may end later, as loads may."""
+        self.residents.overlap = self._clock.now() + seconds + self.settings.load_timeout
+
     async def until(self, holds: Callable[[], bool]) -> None:
         """Return when something holds, looked at after each turn."""
         async with self._turned:

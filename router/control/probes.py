@@ -131,6 +131,8 @@ class Probes:
             LOG.info("backend %s: up (%s %s)", state.name, state.server_name, state.server_version)
         if state.up and state.loads_for_us:
             self._hooks.lost(state, state.ready - ready)
+        if not state.up:  # as what is ready when we come, what is on its way then
+            state.asked |= {entry.name for entry in index if entry.loading}
         changed = ready ^ state.ready
         self._note_foreign(state, ready)
         state.up, state.reason, state.ready, state.index = True, "", ready, index
@@ -143,10 +145,13 @@ class Probes:
     def _note_foreign(self, state: BackendState, ready: frozenset[Seat]) -> None:
         """Who loads a version unloads it; what was there when we came may be an earlier process's of ours."""
         came = {seat.name for seat in ready - state.ready} if state.up and state.loads_for_us else set()
-        for name in came:
-            key = self._residents.seats.get(name)
-            if key is not None and name not in state.asked:
-                LOG.info("%s %s: somebody else loaded it on %s, and unloads it", *key, state.name)
-                self._residents.last_use[key] = self._clock.now()
+        unasked = came - state.asked
+        for key in filter(None, map(self._residents.seats.get, unasked)):
+            self._residents.last_use[key] = self._clock.now()
+        if self._clock.now() <= self._residents.overlap:
+            state.asked |= unasked
         foreign = (state.foreign if state.up else frozenset()) | (came - state.asked)
         state.foreign = foreign & {seat.name for seat in ready}
+        for name in unasked & state.foreign & self._residents.seats.keys():
+            key = self._residents.seats[name]
+            LOG.info("%s %s: somebody else loaded it on %s, and unloads it", *key, state.name)

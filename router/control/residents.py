@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
@@ -52,7 +53,7 @@ class BackendState:
             before that is stale.
         misses: failed looks in a row.
         capacities: what the copies work on at once, of those that were asked; asked longest ago first.
-        asked: names that we had loaded there and did not unload.
+        asked: names that we, or a process of this gateway before, had loaded there and did not unload.
         foreign: names that somebody else had loaded there while we were there.
     """
 
@@ -131,6 +132,8 @@ class Residents:
         fetching: how far the files of a version that is being loaded are, in words.
         contracts: what versions take and give, as a Triton that had them told, with the files that it had:
             of those whose registry does not say it.
+        overlap: monotonic seconds until which another process of this same gateway may have copies loaded:
+            they are as those that this one asked for.
         failures: the last loads that failed by a fault of the version.
         faults: those that failed by a fault of their backend.
     """
@@ -145,6 +148,7 @@ class Residents:
     seats: dict[TritonName, Key] = field(default_factory=dict)
     unload_again: dict[tuple[TritonName, BackendId], float] = field(default_factory=dict)
     contracts: dict[Key, tuple[Files, Contract]] = field(default_factory=dict)
+    overlap: float = -math.inf
 
     def holders(self, seat: Seat) -> tuple[BackendId, ...]:
         """Backends where a version can take requests now."""

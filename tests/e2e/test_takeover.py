@@ -24,7 +24,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gateway.config import Address
 from gateway.handover import NothingToTakeOver, take_over
-from tests.e2e.conftest import START_SECONDS, Gateway, start_gateway, wait_until
+from tests.e2e.conftest import START_SECONDS, UP, Gateway, start_gateway, wait_until
+from tests.e2e.test_registry_moves import forget_aliases
 from tests.servers.ports import free_ports
 
 OPTIONS = (
@@ -260,6 +261,78 @@ def test_a_takeover_that_is_given_up_changes_nothing(gateway: Gateway) -> None:
         gateway.cli("route", "set", "m", "stable=1:100")
     assert callers.failures == []
     assert gateway.process.poll() is None
+
+
+class _Slow(_Model):
+    """A Triton whose loads end when the test lets them, and that tells of them only then."""
+
+    def __init__(self) -> None:
+        self.begun, self.go, self.gone = threading.Event(), threading.Event(), threading.Event()
+        self.ready: set[str] = set()
+
+    def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
+        answer = service_pb2.RepositoryIndexResponse()
+        for name in sorted(self.ready):
+            answer.models.add(name=name, version="1", state="READY")
+        return answer
+
+    def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        answer = service_pb2.ModelMetadataResponse(name=request.name, versions=["1"], platform="python")
+        answer.inputs.add(name="x", datatype="FP32", shape=[-1])
+        answer.outputs.add(name="y", datatype="FP32", shape=[-1])
+        return answer
+
+    def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return service_pb2.ModelStatisticsResponse()
+
+    def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.begun.set()
+        self.go.wait(60)
+        self.ready.add(request.model_name)
+        return service_pb2.RepositoryModelLoadResponse()
+
+    def RepositoryModelUnload(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.ready.discard(request.model_name)
+        self.gone.set()
+        return service_pb2.RepositoryModelUnloadResponse()
+
+
+@pytest.fixture
+def slow() -> Iterator[tuple[_Slow, str]]:
+    """That Triton and its address."""
+    triton = _Slow()
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=32))
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(triton, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield triton, f"127.0.0.1:{port}"
+    triton.go.set()
+    server.stop(0)
+
+
+def test_what_the_one_before_was_loading_is_answered_and_later_unloaded(
+    slow: tuple[_Slow, str], models: Path, tmp_path: Path
+) -> None:
+    """Its client gets an answer from the old process; the new one owns what came of it."""
+    triton, address = slow
+    forget_aliases(models, "digits")
+    place = f'grpc: "{address}", control: explicit, repository: {tmp_path / "shared"}'
+    text = UP.replace("./models", str(models)) + f"backends: [{{name: t0, {place}}}]\n"
+    text += "residency: {idle_unload: 2s, rollback_window: 0s}\n"
+    old = start_gateway(tmp_path, "gateway", text, models)
+    with grpc.insecure_channel(old.inference) as channel:
+        ask = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+        asked = ask.future(service_pb2.ModelInferRequest(model_name="digits", model_version="1"), timeout=60)
+        assert triton.begun.wait(30), old.said()
+        new = instead_of(old)
+        try:
+            triton.go.set()
+            assert asked.result().model_version == "1"
+            assert old.process.wait(START_SECONDS) == 0, old.said()
+            assert triton.gone.wait(30), new.said()
+            wait_until("the new one says so", lambda: "unloaded from t0 (idle)" in new.said())
+        finally:
+            new.stop(signal.SIGKILL)
 
 
 def test_there_must_be_something_to_take_over(gateway: Gateway, tmp_path: Path) -> None:

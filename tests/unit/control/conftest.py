@@ -106,6 +106,7 @@ class Triton:
     def __init__(self, name: str, control: Control) -> None:
         self.backend = Backend(BackendId(name), f"{name}:1", control=control, repository=Path("/repository"))
         self.loaded: set[tuple[str, str]] = set()
+        self.arriving: set[str] = set()
         self.bad: set[str] = set()
         self.fault: StagegateError | None = None
         self.away = False
@@ -132,7 +133,8 @@ class Triton:
             await asyncio.Event().wait()
         if self.away:
             raise BackendUnavailable(f"{self.backend.name} is away")
-        return tuple(IndexEntry(TritonName(name), version, "READY") for name, version in self.loaded)
+        ready = (IndexEntry(TritonName(name), version, "READY") for name, version in self.loaded)
+        return (*ready, *(IndexEntry(TritonName(name), "1", "LOADING") for name in self.arriving))
 
     async def load(self, name: TritonName, *, timeout: float) -> None:
         self.loads.append(name)
