@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
@@ -33,7 +34,7 @@ from gateway.threads import OwnThreads, take_turns
 from router.control.controller import Controller
 from router.control.reader import READING
 from router.control.watchers import Watchers
-from router.errors import InvalidInput
+from router.errors import InvalidInput, StateUnavailable
 from router.registries import open_registry
 from router.stores import SqliteStore
 
@@ -50,6 +51,11 @@ KEEP_AGAIN_SECONDS = 1.0
 
 COMPARE_AGAIN_SECONDS = 1.0
 """Pause after the comparing of shadows' answers broke."""
+
+TAKE_BACK_SECONDS = 5.0
+"""How long a gateway tries to have its state back from a process that was to take it over, and ended."""
+
+TAKE_BACK_AGAIN_SECONDS = 0.1
 
 WARM_MODELS = 16
 """`up` loads the stable version of at most this many models before it says that it is ready."""
@@ -248,11 +254,14 @@ def _owner(start: _Start, parts: Parts, doors: Doors, writing: _Writing) -> Owne
         return (*parts.data_plane.listeners, doors.metrics_socket.fileno())
 
     async def take_back() -> None:
-        if isinstance(store, SqliteStore):
-            await store.take_back()
         controller.overlapped(0.0)
-        writing.start()
-        await doors.admin.open()
+        try:
+            if isinstance(store, SqliteStore):
+                await _take_back(store)
+            await controller.load_routes()  # what the other one was told, and said yes to
+        finally:
+            writing.start()
+            await doors.admin.open()
 
     async def gone() -> None:
         await doors.metrics.close()
@@ -264,6 +273,22 @@ def _owner(start: _Start, parts: Parts, doors: Doors, writing: _Writing) -> Owne
     elif not isinstance(store, SqliteStore):
         refusal = f"its routes are kept in its memory (state: {start.config.state}) and would be lost"
     return Owner(refusal, let_go, take_back, gone)
+
+
+async def _take_back(store: SqliteStore) -> None:
+    """Hold the state again. A process that was killed may have it for a moment longer than its sockets.
+
+    Raises:
+        StateUnavailable: another one has it still, or it cannot be read any more.
+    """
+    until = time.monotonic() + TAKE_BACK_SECONDS
+    while True:
+        try:
+            return await store.take_back()
+        except StateUnavailable:
+            if time.monotonic() >= until:
+                raise
+        await asyncio.sleep(TAKE_BACK_AGAIN_SECONDS)
 
 
 async def _drain(parts: Parts, stop: Stop) -> None:

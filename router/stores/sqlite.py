@@ -217,7 +217,11 @@ class SqliteStore:
 
     async def take_back(self) -> None:
         """Hold it again after `lend`. Raises StateUnavailable, as `open` does."""
-        await self._run(self._open)
+        try:
+            await self._run(self._open)
+        except BaseException:
+            await self._run(self._close)
+            raise
 
     async def close(self) -> None:
         """Close the file and give the lock back; a second call does nothing."""

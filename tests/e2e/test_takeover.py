@@ -24,6 +24,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gateway.config import Address
 from gateway.handover import NothingToTakeOver, take_over
+from router.model import WHOLE, Arm, ModelName, Route
+from router.stores import SqliteStore
 from tests.e2e.conftest import START_SECONDS, UP, Gateway, start_gateway, wait_until
 from tests.e2e.test_registry_moves import forget_aliases
 from tests.servers.ports import free_ports
@@ -261,6 +263,25 @@ def test_a_takeover_that_is_given_up_changes_nothing(gateway: Gateway) -> None:
         gateway.cli("route", "set", "m", "stable=1:100")
     assert callers.failures == []
     assert gateway.process.poll() is None
+
+
+async def set_route(state: Path) -> None:
+    """As a process does that took the state over."""
+    store = await SqliteStore.open(state)
+    route = Route(ModelName("m"), (Arm("stable", "1", WHOLE), Arm("canary", "1", 0)))
+    await store.put_routes([route], expected_revision=None, actor="me", reason="")
+    await store.close()
+
+
+def test_what_was_decided_meanwhile_holds_where_a_takeover_is_given_up(gateway: Gateway) -> None:
+    """The admin API of the new one took it, and told so."""
+    host, _, port = gateway.inference.rpartition(":")
+    taken = asyncio.run(take_over(Address(host, int(port))))
+    asyncio.run(set_route(gateway.folder / "state" / "stagegate.db"))
+    taken.metrics.close()
+    taken.close()
+    wait_until("the admin API is back", lambda: gateway.cli("status", check=False).returncode == 0)
+    wait_until("it holds", lambda: len(gateway.json("route", "get", "m")["arms"]) == 2, 10)
 
 
 class _Slow(_Model):

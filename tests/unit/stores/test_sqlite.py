@@ -277,6 +277,22 @@ async def test_another_process_may_have_it_for_a_while(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_a_state_that_cannot_be_taken_back_is_not_held(tmp_path: Path) -> None:
+    """A newer version brought it to its own schema, and ended: nobody reads it by halves, and it is free."""
+    path = tmp_path / "state.db"
+    store = await SqliteStore.open(path)
+    await store.lend()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(StateUnavailable, match="schema 99"):
+        await store.take_back()
+    with pytest.raises(StateUnavailable, match="is not open"):
+        await store.revision()
+
+    assert not path.with_name("state.db.lock").exists()
+    await store.close()
+
+
 SCHEMA_3 = Path(__file__).parent / "data/schema-3.sql"
 """A state with a version that was accepted, as the third version of the schema had it."""
 SCHEMA_1 = Path(__file__).parent / "data/schema-1.sql"
