@@ -71,7 +71,7 @@ def hand_out(
         target.parent.mkdir(parents=True, exist_ok=True)
         if own and kept.size >= LINKED_FROM and _linked(file, target, status):
             return True
-        return _copied(reader, target, "" if own else kept.sha256, check)
+        return _copied(reader, target, kept.size, "" if own else kept.sha256, check)
 
 
 def _linked(file: Path, target: Path, status: os.stat_result) -> bool:
@@ -88,16 +88,24 @@ def _linked(file: Path, target: Path, status: os.stat_result) -> bool:
     return False
 
 
-def _copied(reader: BinaryIO, target: Path, sha256: str, check: Callable[[], None]) -> bool:
-    """Copy from the start and put it on the disk; whether it hashes to `sha256`, where that is given."""
+def _copied(reader: BinaryIO, target: Path, size: int, sha256: str, check: Callable[[], None]) -> bool:
+    """Copy from the start and put it on the disk.
+
+    Returns:
+        Whether it has `size` bytes, though it may be written to meanwhile, and hashes to `sha256`, where that
+        is given.
+    """
     reader.seek(0)
-    found = hashlib.sha256()
+    found, left = hashlib.sha256(), size
     with target.open("xb") as writer:
         while chunk := reader.read(_CHUNK):
             check()
+            left -= len(chunk)
+            if left < 0:
+                return False
             if sha256:
                 found.update(chunk)
             writer.write(chunk)
         writer.flush()
         os.fsync(writer.fileno())
-    return not sha256 or found.hexdigest() == sha256
+    return not left and (not sha256 or found.hexdigest() == sha256)

@@ -360,6 +360,27 @@ def test_what_is_no_file_holds_nobody_up(cache: ArtifactCache, tmp_path: Path) -
     assert taken(cache, digest, tmp_path / "y") is not None
 
 
+def test_a_file_that_grows_while_it_is_copied_does_not_fill_the_disk(
+    cache: ArtifactCache, tmp_path: Path
+) -> None:
+    """No more is copied than was kept, and that is no whole file."""
+    digest = put(cache, {"a": b"small"})
+    file = next((tmp_path / "cache/objects").iterdir()) / "files/a"
+    file.chmod(0o644)
+    checks = []
+
+    def grow() -> None:
+        checks.append(1)
+        if len(checks) < 20:
+            with file.open("ab") as writer:
+                writer.write(LARGE)
+
+    (tmp_path / "x").mkdir()
+
+    assert not cache.take(digest, tmp_path / "x", grow)
+    assert len(checks) <= 3
+
+
 def test_a_listing_is_known_again_in_any_order() -> None:
     """And any change of it is seen."""
     files = [RemoteFile("a", 1, seen="x"), RemoteFile("b", 2)]
