@@ -120,6 +120,16 @@ class ArtifactCache:
         kept = _read_entry_of(self._entry(digest), digest)
         return None if kept is None else sum(one.size for one in kept.files)
 
+    def room_for(self, digest: str, target: Path) -> int | None:
+        """Bytes of a folder's disk that the files of a digest take there; None where they are not here.
+
+        Links take none; what may not be linked is copied, also on the same disk.
+        """
+        kept = _read_entry_of(self._entry(digest), digest)
+        if kept is None:
+            return None
+        return 0 if kept.own and self.same_disk(target) else sum(one.size for one in kept.files)
+
     def same_disk(self, target: Path) -> bool:
         """Whether a folder can have links to what is kept here."""
         with contextlib.suppress(OSError):

@@ -293,11 +293,10 @@ class Fetcher:
             yield grow
 
     def _take(self, cache: ArtifactCache, digest: str, job: _Job) -> bool:
-        size = cache.size_of(digest)
+        size = cache.room_for(digest, job.target)
         if size is None:
             return False
-        linked = cache.same_disk(job.target)
-        with self._space.claim(job.target, 0 if linked else size, "it"):
+        with self._space.claim(job.target, size, "it"):
             return cache.take(digest, job.target, lambda: self._check_going_on(job, "copied from the cache"))
 
     def _move(self, folder: Path, target: Path, hashes: Mapping[str, str]) -> None:

@@ -48,6 +48,7 @@ def taken(cache: ArtifactCache, digest: str, folder: Path) -> Path | None:
 def test_what_is_kept_is_handed_out_whole(cache: ArtifactCache, tmp_path: Path) -> None:
     """Large files are links, small ones copies that may be written to."""
     digest = put(cache, {"weights": LARGE, "sub/config": b"small"})
+    assert cache.room_for(digest, tmp_path) == 0
     one, two = taken(cache, digest, tmp_path / "one"), taken(cache, digest, tmp_path / "two")
 
     assert one is not None
@@ -116,6 +117,7 @@ def test_an_entry_that_somebody_else_wrote_is_not_believed(
     (file,) = (tmp_path / "cache").rglob("files/f")
     monkeypatch.setattr("router.artifacts.handing._ROOT", -1)
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    assert cache.room_for(digest, tmp_path) == LINKED_FROM
     folder = taken(cache, digest, tmp_path / "x")
     assert folder is not None
     assert (folder / "f").stat().st_nlink == 1
@@ -137,6 +139,7 @@ def test_an_entry_whose_list_lies_is_dropped(cache: ArtifactCache, tmp_path: Pat
     for number, change in enumerate(changes):
         told.write_text(json.dumps({"files": [{**listed["files"][0], **change}]}))
         assert cache.size_of(digest) is None
+        assert cache.room_for(digest, tmp_path) is None
         assert taken(cache, digest, tmp_path / f"x{number}") is None
         put(cache, {"f": b"1"})
 
