@@ -249,12 +249,14 @@ def _owner(start: _Start, parts: Parts, doors: Doors, writing: _Writing) -> Owne
         controller.overlap()
         await doors.admin.close()
         await writing.stop()
+        await parts.last.lend()
         if isinstance(store, SqliteStore):
             await store.lend()
         return (*parts.data_plane.listeners, doors.metrics_socket.fileno())
 
     async def take_back() -> None:
         controller.overlapped(0.0)
+        parts.last.take_back()
         try:
             if isinstance(store, SqliteStore):
                 await _take_back(store)

@@ -7,6 +7,7 @@ no state of ours: what cannot be read is told and left, and a registry that answ
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 import io
@@ -41,6 +42,9 @@ SAVE_SECONDS = 5.0
 
 REST = 20.0
 """It rests this many times as long as it took: a large registry of which something always changes."""
+
+LEND_SECONDS = 5.0
+"""How long what is being written may take before another process keeps it."""
 
 PATIENCE = 10.0
 """How long a start waits for a registry of which it knows what it said last."""
@@ -111,6 +115,19 @@ class LastReadings:
         self._kept: dict[str, tuple[str, RegistryView]] = {}
         self._found: dict[str, tuple[RegistryView, float] | None] = {}
         self._told: set[str] = set()
+        self._saving = asyncio.Lock()
+        self._lent = False
+
+    async def lend(self) -> None:
+        """Keep nothing more until `take_back`: another process does, over the same folder."""
+        self._lent = True
+        with contextlib.suppress(TimeoutError):  # a disk that hangs holds up no takeover
+            async with asyncio.timeout(LEND_SECONDS), self._saving:
+                self._kept.clear()
+
+    def take_back(self) -> None:
+        """Keep it again after `lend`, whatever the other process left."""
+        self._lent = False
 
     def configure(self, sections: Mapping[str, RegistryConfig]) -> None:
         """Take a changed configuration over; nothing is kept of registries that are not in it."""
@@ -151,9 +168,15 @@ class LastReadings:
 
     async def save(self) -> None:
         """Keep what is new. A disk that takes nothing is told once."""
+        async with self._saving:
+            await self._save()
+
+    async def _save(self) -> None:
         now = self._clock.now()
         for name, state in tuple(self._controller.registries.items()):
             view, age, origin = state.view, state.age(now), self._origins.get(name)
+            if self._lent:
+                return
             if self._folder is None or view is None or age is None or origin is None:
                 continue
             if not state.readings.whole:

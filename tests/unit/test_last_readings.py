@@ -291,6 +291,44 @@ async def test_a_file_is_written_where_something_is_new_only(
     assert (file.name, file.stat().st_mode & 0o777, file.stat().st_mtime) == ("local.json.gz", 0o600, 1_030.0)
 
 
+async def test_of_two_processes_over_one_folder_only_the_new_one_keeps(site: Site) -> None:
+    """The old one drains for a while, by a configuration that may be another, and saves in the end."""
+    site.world.shelf.set("m", "12")
+    await site.followed()
+    old, world = site.last, site.world
+    await old.save()
+    await old.lend()
+    site.start(RegistryConfig("folder", {"path": Path("/other")}))
+    site.world.shelf.set("n", "1")
+    await site.followed()
+    await site.last.save()
+    (file,) = site.folder.iterdir()
+    new = file.read_bytes()
+    world.shelf.set("m", "123")
+    await world.settle()
+    await old.save()
+    meanwhile = file.read_bytes()
+    old.take_back()
+    await old.save()
+
+    assert meanwhile == new
+    assert decode(file.read_bytes(), origin_of(SECTION)) == world.controller.registries["local"].view
+
+
+async def test_what_another_process_kept_is_replaced_also_where_nothing_is_new(site: Site) -> None:
+    """It ended before it served, and was told of another registry under that name."""
+    site.world.shelf.set("m", "12")
+    await site.followed()
+    await site.last.save()
+    (file,) = site.folder.iterdir()
+    await site.last.lend()
+    file.write_bytes(encode(RegistryView("local", {}), "there"))
+    site.last.take_back()
+    await site.last.save()
+
+    assert decode(file.read_bytes(), origin_of(SECTION)) == site.world.controller.registries["local"].view
+
+
 async def test_what_takes_long_is_kept_less_often(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large registry of which something always changes does not keep a core busy."""
     pauses: list[float] = []
