@@ -211,6 +211,8 @@ class Residents:
         self.faults.keep(keys)
         self.last_use = {key: at for key, at in self.last_use.items() if key in keys}
         self.contracts = {key: told for key, told in self.contracts.items() if key in keys}
+        for state in self.backends.values():
+            state.asked &= self.seats.keys()
         self.unload_again = {copy: at for copy, at in self.unload_again.items() if copy[0] in self.seats}
         return True
 

@@ -712,6 +712,7 @@ async def test_what_is_known_of_versions_that_are_gone_goes_too(
         key = (ModelName("m"), VersionId(version))
         world.controller.residents.last_use[key] = world.clock.now()
         world.controller.residents.fail(key, "no memory", world.clock.now())
+        world.controller.residents.backends[BackendId("t0")].asked.add(TritonName(f"m.{version}"))
         world.controller.residents.faults.note(key, BackendId("t1"), "full", world.clock.now(), away=False)
         await world.later(1)
     residents = world.controller.residents
@@ -719,6 +720,7 @@ async def test_what_is_known_of_versions_that_are_gone_goes_too(
     assert {"m.a", "m.Z"} <= residents.seats.keys()
     assert max(len(residents.seats), len(residents.last_use), len(residents.failures)) <= 30
     assert len(residents.faults.held(0.0)) <= 30
+    assert len(residents.backends[BackendId("t0")].asked) <= 30
     assert next(state for state in residents.backends.values() if state.up).ready == {
         Seat(TritonName("m.a"), "1")
     }
