@@ -123,6 +123,8 @@ class Loader:
             await state.folders.put(version, seat.name, partial(self._residents.fetching.__setitem__, key))
         finally:
             self._residents.fetching.pop(key, None)
+        if self._residents.backends.get(state.name) is not state:
+            raise BackendUnavailable(f"backend {state.name!r} was changed or dropped while files came")
         state.asked.add(seat.name)
         await state.server.load(seat.name, timeout=self.load_timeout)
         # Asked before anybody is sent there, so that nobody is held back too much or too little, nor meets

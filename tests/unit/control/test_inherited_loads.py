@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.unit.control.conftest import Triton, World
+from router.model import ModelName, VersionId
+from tests.unit.control.conftest import Folders, Triton, World
 
 TWO = ("m.2", "1")
 
@@ -87,3 +88,24 @@ async def test_a_stale_copy_of_somebody_else_stays_where_one_of_ours_goes(world:
 
     assert triton.unloads == ["m.2"]
     assert ("m.2-theirs", "1") in triton.loaded
+
+
+async def test_a_backend_that_is_dropped_while_files_come_gets_no_load(world: World) -> None:
+    """As a reload does that changes its section: the one that came instead loads it, and owns it."""
+    before = await followed(world)
+    (state,) = world.controller.residents.backends.values()
+    assert isinstance(state.folders, Folders)
+    hold = state.folders.hold = asyncio.Event()
+    world.controller.want(ModelName("m"), VersionId("2"))
+    await world.settle()
+    await world.controller.drop_backend(state.name)
+    after = world.add_triton()
+    hold.set()
+    await world.settle()
+    await world.later(60.0)
+
+    assert "m.2" not in before.loads
+    world.controller.want(ModelName("m"), VersionId("2"))
+    await world.settle()
+    assert "m.2" in after.loads
+    assert "m.2" in await unloads(world, after)
