@@ -54,12 +54,13 @@ part_ended() {
 # Ends what still runs: first as Ctrl-C does, so that each part ends what it has begun, after a minute at once, and so
 # where Ctrl-C is pressed again.
 parts_stop() {
-  local pid left=600
+  local pid left=600 dying=100
   trap 'left=0' INT TERM HUP
   for pid in "${!part_titles[@]}"; do kill -INT -- "-$pid" 2>/dev/null || true; done
   for pid in "${!part_titles[@]}"; do
     while kill -0 -- "-$pid" 2>/dev/null && [ $((left--)) -gt 0 ]; do sleep 0.1; done
     kill -KILL -- "-$pid" 2>/dev/null || true
+    while kill -0 -- "-$pid" 2>/dev/null && [ $((dying--)) -gt 0 ]; do sleep 0.1; done
   done
   rm -rf "$parts_folder"
 }
