@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from router.artifacts.digest import digest_of
+from router.artifacts.digest import digest_of, digest_of_hashes, file_digest
 from router.errors import InvalidInput, InvalidName, InvalidReference, RegistryUnavailable
 from router.model import Contract, ModelName, TensorSpec, Version
 from router.ports import NewVersion
@@ -37,9 +37,8 @@ def files(tmp_path: Path) -> Path:
 
 def new(files: Path, **more: Any) -> NewVersion:
     """A new version of `digits`."""
-    return NewVersion(
-        **{"model": DIGITS, "files": files, "format": "onnx", "digest": digest_of(files), **more}
-    )
+    digest = more.pop("digest", None) or digest_of(files)
+    return NewVersion(**{"model": DIGITS, "files": files, "format": "onnx", "digest": digest, **more})
 
 
 async def registered(root: Path, version: NewVersion) -> Version:
@@ -158,11 +157,12 @@ async def test_what_cannot_be_is_refused_and_leaves_nothing(
 
 @pytest.mark.parametrize("name", [".hidden", "new\nline"])
 async def test_files_with_odd_names_are_refused(root: Path, tmp_path: Path, name: str) -> None:
-    """As they would be when they are fetched."""
+    """As they would be when they are fetched; also where the digest is theirs."""
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / name).write_text("")
+    digest = digest_of_hashes({name: file_digest(tmp_path / "m" / name)})
     with pytest.raises(InvalidInput, match="cannot be a file of a version"):
-        await FolderRegistry("local", root).register(new(tmp_path / "m"))
+        await FolderRegistry("local", root).register(new(tmp_path / "m", digest=digest))
 
 
 async def test_links_and_empty_folders_are_refused(root: Path, files: Path, tmp_path: Path) -> None:
