@@ -37,7 +37,7 @@ def files(tmp_path: Path) -> Path:
 
 def new(files: Path, **more: Any) -> NewVersion:
     """A new version of `digits`."""
-    digest = more.pop("digest", None) or digest_of(files)
+    digest = more.pop("digest") if "digest" in more else digest_of(files)
     return NewVersion(**{"model": DIGITS, "files": files, "format": "onnx", "digest": digest, **more})
 
 
