@@ -263,7 +263,7 @@ class SageMakerWorld:
             "access_key": lambda: "tests",
             "secret_key": lambda: "tests",
             "poll": 0.02,
-            "timeout": 5.0,
+            "timeout": 60.0,
         }
         self.registry = sagemaker_registry.TYPE.open("local", options)
         self._known: list[str] = []
@@ -360,7 +360,7 @@ class S3World:
             "access_key": lambda: server.access_key,
             "secret_key": lambda: server.secret_key,
             "poll": 0.02,
-            "timeout": 5.0,
+            "timeout": 60.0,
         }
         self.registry = s3.TYPE.open("local", options)
 

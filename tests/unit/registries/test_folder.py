@@ -85,7 +85,7 @@ async def test_a_disk_that_gives_a_file_in_pieces_gives_all_of_it(
 ) -> None:
     """As disks over a network may: half a file could be read as one that names fewer versions."""
     read = os.read
-    monkeypatch.setattr(folder.os, "read", lambda file, most: read(file, min(most, 10)))
+    monkeypatch.setattr("router.registries.folder.os.read", lambda file, most: read(file, min(most, 10)))
     model = await digits(registry)
 
     assert (model.stages, model.aliases) == ({"production": "1"}, {"champion": "2"})
@@ -103,7 +103,7 @@ async def test_a_file_of_unknown_size_is_not_read_byte_by_byte(
         asked.append(most)
         return read(file, most)
 
-    monkeypatch.setattr(folder.os, "read", counted)
+    monkeypatch.setattr("router.registries.folder.os.read", counted)
     file = os.open(root / "digits/model.yaml", os.O_RDONLY)
     data = folder._read_all(file, 0)
     os.close(file)

@@ -99,7 +99,7 @@ async def opened(bucket: Bucket, s3_proxy: Proxy) -> AsyncIterator[Open]:
             "access_key": lambda: "stagegate-tests",
             "secret_key": lambda: "not-a-secret-0123456789",
             "poll": 0.02,
-            "timeout": 5.0,
+            "timeout": 60.0,
         }
         found = s3.TYPE.open("local", {**given, **options})
         assert isinstance(found, S3Registry)

@@ -112,7 +112,7 @@ async def opened(line: Line) -> AsyncIterator[Open]:
             "access_key": lambda: "tests",
             "secret_key": lambda: secrets.token_hex(4),
             "poll": 0.02,
-            "timeout": 5.0,
+            "timeout": 60.0,
         }
         found = adapter.TYPE.open("sm", {**given, **options})
         assert isinstance(found, SageMakerRegistry)
