@@ -109,7 +109,7 @@ def stub_of(triton: TritonProcess, model: str) -> int:
 async def load_again(triton: TritonProcess) -> None:
     """The models of a Triton that was started again."""
     server = TritonServer(triton.backend())
-    await asyncio.gather(*(server.load(TritonName(model), timeout=60) for model in MODELS))
+    await asyncio.gather(*(server.load(TritonName(model), timeout=240) for model in MODELS))
     await server.close()
 
 
@@ -161,12 +161,11 @@ async def test_a_model_whose_process_died_is_found_out(pair: Pair) -> None:
         wait_until("it is passed over", lambda: bool(pair.ejected()), 120)
         for _ in range(50):
             client.infer("other", inputs(metadata))
-        # Three clients: two could be on their way there when the fifth error came.
-        assert 1 <= len(load.failures) <= 7
-        failed, before = len(load.failures), len(load.versions)
+        before = len(load.versions)
         wait_until("the other answers", lambda: len(load.versions) > before + 100)
 
-    assert len(load.failures) == failed, load.failures
+    # Three clients: two could be on their way there when the fifth error came, and hear of it later.
+    assert 1 <= len(load.failures) <= 7, load.failures
     (line,) = pair.ejected()
     assert 'backend="one"' in line
     assert 'model="digits"' in line

@@ -30,15 +30,16 @@ PUSHBACK = "grpc-retry-pushback-ms"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
-    """A gateway before a Triton with a model that takes 50 ms, on one instance, and one that takes none."""
+    """A gateway before a Triton with models that take 50 ms, half a second and none, each on one instance."""
     folder = tmp_path_factory.mktemp("overload")
     write_model(folder / "models", "slow", "import time; self.sleep = time.sleep", "self.sleep(0.05)")
+    write_model(folder / "models", "late", "import time; self.sleep = time.sleep", "self.sleep(0.5)")
     write_model(folder / "models", "quick")
     async with TritonProcess(
         find_triton(), TritonOptions("theirs", folder / "models", folder / "work")
     ) as triton:
         server = TritonServer(triton.backend())
-        for name in ("slow", "quick"):
+        for name in ("slow", "late", "quick"):
             await server.load(TritonName(name), timeout=60)
         await server.close()
         body = (
@@ -48,7 +49,8 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gat
         running = await asyncio.to_thread(start_gateway, folder, "gateway", body, folder)
         # Until its Triton was asked for its configuration, a version is let through as an unknown one is.
         async with grpc.aio.insecure_channel(running.inference) as channel:
-            await infer(service_pb2_grpc.GRPCInferenceServiceStub(channel), "slow")
+            for name in ("slow", "late"):
+                await infer(service_pb2_grpc.GRPCInferenceServiceStub(channel), name)
         wait_until("all models are there", lambda: "quick" in running.cli("models").stdout)
         yield running
         running.stop()
@@ -129,14 +131,17 @@ async def test_what_would_be_answered_too_late_is_not_begun(
     gateway: Gateway, stub: service_pb2_grpc.GRPCInferenceServiceStub
 ) -> None:
     """A request with less time than the queue takes is refused long before its deadline."""
-    request = service_pb2.ModelInferRequest(model_name="slow")
+    request = service_pb2.ModelInferRequest(model_name="late")
     request.inputs.add(name="x", datatype="FP32", shape=[2])
     request.raw_input_contents.append(np.array([1, 2], np.float32).tobytes())
-    usual = [asyncio.create_task(infer(stub, "slow")) for _ in range(QUEUE)]
-    await asyncio.sleep(0)
+    usual = [asyncio.create_task(infer(stub, "late")) for _ in range(QUEUE + LET_THROUGH)]
+    await asyncio.to_thread(
+        wait_until, "a queue", lambda: sample(gateway, "stagegate_queued_requests", model="late") >= QUEUE - 1
+    )
 
+    # The queue takes at least seven times a quarter of a second.
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await stub.ModelInfer(request, timeout=0.15)
+        await stub.ModelInfer(request, timeout=1)
 
     await asyncio.gather(*usual)
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -145,11 +145,13 @@ async def test_it_knows_of_requests_that_others_sent(install: TritonInstall, tmp
         before = await server.last_used(DOUBLE, "1")
         asked = time.time()
         await asyncio.to_thread(ask, process.backend().grpc, [1.0])
-        after = await server.last_used(DOUBLE, "1")
+        # Triton counts a request after it has answered it.
+        async with asyncio.timeout(30):
+            while (after := await server.last_used(DOUBLE, "1")) is None:  # noqa: ASYNC110 - Triton tells nobody
+                await asyncio.sleep(0.01)
         await server.close()
 
     assert before is None
-    assert after is not None
     assert asked - 1 < after < time.time() + 1
 
 
