@@ -183,11 +183,8 @@ class ArtifactCache:
         with self._locked():
             if _read_entry_of(entry, digest) is not None or self._move_in(work, entry, kept):
                 held = _lock(entry / "entry.json", fcntl.LOCK_SH)
-        try:
-            yield held >= 0
-        finally:
-            if held >= 0:
-                os.close(held)
+        with _until_done(held) as is_held:
+            yield is_held
 
     def _move_in(self, work: Path, entry: Path, kept: Sequence[Kept]) -> bool:
         """Give files their place; what is there is damaged. False where there is no room."""
@@ -307,11 +304,8 @@ class ArtifactCache:
         held = -1
         with contextlib.suppress(OSError), self._locked():
             held = _lock(entry / "entry.json", fcntl.LOCK_SH)
-        try:
-            yield held >= 0
-        finally:
-            if held >= 0:
-                os.close(held)
+        with _until_done(held) as is_held:
+            yield is_held
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -404,6 +398,16 @@ def _is_linked(entry: Path) -> bool:
             if (entry / "files" / one.path).lstat().st_nlink > 1:
                 return True
     return False
+
+
+@contextlib.contextmanager
+def _until_done(held: int) -> Iterator[bool]:
+    """Whether there is a lock, which is given up at the end; `held` is its descriptor, -1 for none."""
+    try:
+        yield held >= 0
+    finally:
+        if held >= 0:
+            os.close(held)
 
 
 def _lock(path: Path, how: int) -> int:

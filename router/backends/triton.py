@@ -208,13 +208,7 @@ class TritonServer:
             BackendUnavailable: it does not answer.
         """
         request = service_pb2.ModelConfigRequest(name=name, version=version)
-        try:
-            answer = await self._stub().ModelConfig(request, timeout=self._timeout)
-        except grpc.aio.AioRpcError as problem:
-            if await self._is_away(problem):
-                raise self._away(problem) from None
-            return Capacity()
-        # gRPC gives None for an answer that is no message of that kind.
+        answer = await self._told(self._stub().ModelConfig, request)
         return Capacity() if answer is None else capacity_of(answer.config)
 
     async def last_used(self, name: TritonName, version: str = "") -> float | None:
@@ -226,14 +220,23 @@ class TritonServer:
             BackendUnavailable: it does not answer.
         """
         request = service_pb2.ModelStatisticsRequest(name=name, version=version)
+        answer = await self._told(self._stub().ModelStatistics, request)
+        last = max((told.last_inference for told in answer.model_stats), default=0) if answer else 0
+        return last / 1_000 or None
+
+    async def _told(self, call: Callable[..., Awaitable[_Answer]], request: object) -> _Answer | None:
+        """What a ready model tells of itself; None where it does not.
+
+        Raises:
+            BackendUnavailable: its Triton does not answer.
+        """
         try:
-            answer = await self._stub().ModelStatistics(request, timeout=self._timeout)
+            # gRPC gives None for an answer that is no message of that kind.
+            return await call(request, timeout=self._timeout)
         except grpc.aio.AioRpcError as problem:
             if await self._is_away(problem):
                 raise self._away(problem) from None
             return None
-        last = max((told.last_inference for told in answer.model_stats), default=0) if answer else 0
-        return last / 1_000 or None
 
     async def close(self) -> None:
         """Close its channel. A later call opens a new one."""
